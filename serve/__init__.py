@@ -1,0 +1,1 @@
+"""The online path of Argus: cluster file, router, protocol skins."""
