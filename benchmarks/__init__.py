@@ -1,0 +1,1 @@
+"""Load generators, peers and measurements. The online path imports nothing from here."""

@@ -1,0 +1,200 @@
+"""The adapter contract, and the pipeline that runs an adapter.
+
+A model is an `Adapter`: `preprocess` (CPU, per item) -> `forward` (model, per batch) -> `postprocess` (CPU, per item).
+`Pipeline` gives it what every model needs and none should write again: a bounded pool for the CPU work, the batcher, a
+thread of its own for the forward pass, deadlines and a health probe. The event loop of the replica never blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, ParamSpec, Protocol, TypeVar
+
+from deployments.batching import Batcher, BatchLimits, BatchObserver
+from deployments.messages import Call, ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult, ModelInfo
+from serve.errors import ArgusError, DeadlineExceeded, InvalidMedia, Overloaded, Unavailable
+
+Item = TypeVar("Item")
+Prepared = TypeVar("Prepared")
+Raw = TypeVar("Raw")
+Result = TypeVar("Result")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Waiting CPU jobs a worker; beyond that the replica says so instead of growing.
+_PENDING_PER_WORKER = 256
+# A forward pass that runs this long, in seconds, has hung: the replica reports itself unhealthy and is replaced.
+STALL_S = 120.0
+
+
+class Replica(Protocol):
+    """What the router calls on a model deployment. A `kind: custom` model is any class that has this."""
+
+    async def info(self) -> ModelInfo:
+        """Answers once the model is ready."""
+
+    async def check_health(self) -> None:
+        """Called by Ray Serve every few seconds; raises when the replica must be replaced."""
+
+    async def classify(self, request: ClassifyRequest, call: Call) -> ClassifyResult:
+        """For models with the task `classify`."""
+
+    async def embed(self, request: EmbedRequest, call: Call) -> EmbedResult:
+        """For models with the task `embed`."""
+
+
+class Adapter(ABC, Generic[Item, Prepared, Raw, Result]):
+    """One model. `preprocess` and `postprocess` may run in several threads at once, `forward` in one only."""
+
+    @abstractmethod
+    def preprocess(self, item: Item) -> Prepared:
+        """Decodes and shapes one item. Raises an `InvalidRequest` for what the model cannot take."""
+
+    @abstractmethod
+    def forward(self, batch: Sequence[Prepared]) -> Sequence[Raw | BaseException]:
+        """Runs one batch; all of `batch` share a lane. An exception in a result's place fails that item alone."""
+
+    def postprocess(self, item: Item, raw: Raw) -> Result:
+        """Turns one output into its result; by default the output itself."""
+        return raw  # type: ignore[return-value]
+
+    def lane(self, prepared: Prepared) -> Hashable:
+        """Items of different lanes never share a batch."""
+        return None
+
+    def cost(self, prepared: Prepared) -> float:
+        """The item's share of `BatchLimits.max_cost`."""
+        return 1.0
+
+    @abstractmethod
+    def probe(self) -> Item:
+        """A small real item: it warms the model up, and it is what a health check runs."""
+
+
+class CpuPool:
+    """A bounded pool of threads for work that releases the GIL: decoding, resizing, tokenising."""
+
+    def __init__(self, workers: int) -> None:
+        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="cpu")
+        self._most = workers * _PENDING_PER_WORKER
+        self._pending = 0
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs `function` in a worker.
+
+        Raises:
+            Overloaded: as many jobs wait as the pool takes.
+        """
+        if self._pending >= self._most:
+            raise Overloaded(f"The preprocessing queue is full ({self._most} waiting).", retry_after_s=1.0)
+        self._pending += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: function(*args, **kwargs))
+        finally:
+            self._pending -= 1
+
+    def close(self) -> None:
+        """Drops what waits; what runs ends by itself."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+class Pipeline(Generic[Item, Prepared, Raw, Result]):
+    """Runs an adapter: item in, result out, batches in between."""
+
+    def __init__(
+        self,
+        adapter: Adapter[Item, Prepared, Raw, Result],
+        limits: BatchLimits,
+        *,
+        workers: int = 2,
+        observer: BatchObserver | None = None,
+        preprocess_took: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self._adapter = adapter
+        self._pool = CpuPool(workers)
+        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._batcher: Batcher[Prepared, Raw] = Batcher(self._forward, limits, observer=observer)
+        self._preprocess_took = preprocess_took
+
+    @property
+    def waiting(self) -> int:
+        """Items in the batcher's queue."""
+        return self._batcher.waiting
+
+    async def run(self, item: Item, deadline: float) -> Result:
+        """Takes one item through the three stages.
+
+        Args:
+            deadline: on `time.monotonic()`.
+
+        Raises:
+            ArgusError: what the stages and the batcher raise; see `Batcher.submit`.
+        """
+        prepared = await self._preprocess(item, deadline)
+        raw = await self._batcher.submit(
+            prepared, cost=self._adapter.cost(prepared), lane=self._adapter.lane(prepared), deadline=deadline
+        )
+        return self._adapter.postprocess(item, raw)
+
+    async def run_all(self, items: Sequence[Item], deadline: float) -> list[Result | Exception]:
+        """Takes many items through; an error stays in its item's place. Cancelling this cancels them all."""
+        if len(items) == 1:
+            return [await self._run_kept(items[0], deadline)]
+        return list(await asyncio.gather(*(self._run_kept(item, deadline) for item in items)))
+
+    async def _run_kept(self, item: Item, deadline: float) -> Result | Exception:
+        try:
+            return await self.run(item, deadline)
+        except ArgusError as error:
+            return error
+
+    async def _preprocess(self, item: Item, deadline: float) -> Prepared:
+        def job() -> Prepared:
+            started = time.monotonic()
+            if started >= deadline:
+                raise DeadlineExceeded("The deadline passed before preprocessing began.")
+            prepared = self._adapter.preprocess(item)
+            self._preprocess_took(time.monotonic() - started)
+            return prepared
+
+        try:
+            return await self._pool.run(job)
+        except ArgusError:
+            raise
+        except Exception as error:
+            # The item passed validation and still broke a decoder or tokenizer: it is the item that is bad.
+            raise InvalidMedia(f"This input cannot be processed: {type(error).__name__}: {error}") from error
+
+    async def _forward(self, batch: list[Prepared]) -> Sequence[Raw | BaseException]:
+        return await asyncio.get_running_loop().run_in_executor(self._model_thread, self._adapter.forward, batch)
+
+    async def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> None:
+        """Runs the probe in batches of the given sizes, so that the first client does not pay for it."""
+        for size in batch_sizes:
+            prepared = [self._adapter.preprocess(self._adapter.probe()) for _ in range(size)]
+            await self._forward(prepared)
+
+    async def check(self, timeout_s: float) -> None:
+        """The health check's body: the real path, end to end. A busy model is healthy, a hung one is not.
+
+        Raises:
+            Unavailable: a forward pass has hung, or the probe failed.
+        """
+        if (stalled := self._batcher.running_for()) > STALL_S:
+            raise Unavailable(f"A forward pass has been running for {stalled:.0f} s.")
+        try:
+            await self.run(self._adapter.probe(), time.monotonic() + timeout_s)
+        except (Overloaded, DeadlineExceeded):
+            return  # busy; a hang shows above
+        except ArgusError as error:
+            raise Unavailable(f"The health probe failed: {error.message}") from error
+
+    async def close(self) -> None:
+        """Refuses what waits and lets the running batch end."""
+        self._pool.close()
+        await self._batcher.close()
+        self._model_thread.shutdown(wait=False)

@@ -1,0 +1,130 @@
+"""One memory budget a model, turned into everything that enforces it.
+
+A model's `gpu_memory_gb` becomes Ray's `num_gpus` (what the scheduler packs), torch's per-process memory fraction (what
+the allocator may take) and, for vLLM, its utilisation. Sizes are in GB of 1e9 bytes, as GPU vendors state them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+# A CUDA context, cuBLAS workspaces and kernels live outside torch's allocator, so its cap leaves this much room.
+CONTEXT_GB = 0.5
+# Ray keeps four decimals of a resource.
+_RAY_PRECISION = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """GPU memory that a kind of model needs, in GB: as required for its published checkpoint.
+
+    Attributes:
+        minimum: at 16 bits, below which it does not load.
+        recommended: at 16 bits, with room for batches.
+        four_bit: with 4-bit weights, where a figure is stated.
+    """
+
+    minimum: float
+    recommended: float
+    four_bit: float | None = None
+
+
+NEEDS: Mapping[str, MemoryNeed] = {
+    "clip": MemoryNeed(2, 4),
+    "blip2": MemoryNeed(6, 12),
+    "llava": MemoryNeed(14, 24, four_bit=5),
+    "florence2": MemoryNeed(4, 8),
+}
+
+
+def gpu_fraction(budget_gb: float, gpu_memory_gb: float) -> float:
+    """Ray's `num_gpus` for a budget: a fraction of one GPU, or a whole number of GPUs when it needs more than one.
+
+    Rounded up to Ray's precision, so that fractions that Ray packs together never sum to more memory than there is.
+    """
+    share = budget_gb / gpu_memory_gb
+    if share > 1:
+        return float(math.ceil(share))
+    return math.ceil(round(share * _RAY_PRECISION, 6)) / _RAY_PRECISION
+
+
+def allocator_fraction(budget_gb: float, gpu_memory_gb: float) -> float:
+    """torch's `set_per_process_memory_fraction`: the budget less the CUDA context, as a share of the device.
+
+    Raises:
+        ValueError: the budget does not even hold a CUDA context.
+    """
+    if budget_gb <= CONTEXT_GB:
+        raise ValueError(f"gpu_memory_gb is {budget_gb:g}; a CUDA context alone takes {CONTEXT_GB:g}")
+    return min(1.0, (budget_gb - CONTEXT_GB) / gpu_memory_gb)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one model's replicas ask of each node pool."""
+
+    model: str
+    budget_gb: float
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How claims fall onto the GPUs of one pool.
+
+    Attributes:
+        used_gb: per GPU, in the order in which they fill.
+        homeless: names of models with a replica for which no GPU has room.
+    """
+
+    used_gb: tuple[float, ...]
+    homeless: tuple[str, ...]
+
+    @property
+    def total_gb(self) -> float:
+        return sum(self.used_gb)
+
+
+def pack(claims: Sequence[Claim], gpus: int, gpu_memory_gb: float) -> Packing:
+    """First-fit decreasing: a fraction cannot straddle two GPUs, so a sum that fits may still not pack.
+
+    Within 11/9 of the optimum plus one GPU (Johnson 1973, "Near-optimal bin packing algorithms").
+    """
+    free = [gpu_memory_gb] * gpus
+    homeless: list[str] = []
+    for claim in sorted(claims, key=lambda claim: -claim.budget_gb):
+        for _ in range(claim.replicas):
+            if not _place(claim.budget_gb, free, gpu_memory_gb) and claim.model not in homeless:
+                homeless.append(claim.model)
+    return Packing(tuple(gpu_memory_gb - left for left in free), tuple(homeless))
+
+
+def _place(budget_gb: float, free: list[float], gpu_memory_gb: float) -> bool:
+    whole = math.ceil(budget_gb / gpu_memory_gb) if budget_gb > gpu_memory_gb else 0
+    empty = [i for i, left in enumerate(free) if left == gpu_memory_gb]
+    if whole:
+        if len(empty) < whole:
+            return False
+        for i in empty[:whole]:
+            free[i] = 0.0
+        return True
+    for i, left in enumerate(free):
+        if left + 1e-9 >= budget_gb:
+            free[i] = left - budget_gb
+            return True
+    return False
+
+
+def cap_allocator(budget_gb: float) -> None:
+    """Caps this process' torch allocator on the current CUDA device; without CUDA there is nothing to cap.
+
+    Raises:
+        ValueError: see `allocator_fraction`.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        total_gb = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 1e9
+        torch.cuda.set_per_process_memory_fraction(allocator_fraction(budget_gb, total_gb))

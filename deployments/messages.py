@@ -1,0 +1,122 @@
+"""What the router sends to models and what comes back: plain dataclasses that pickle fast and import no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """An image file (JPEG, PNG, ...), its header already checked at the edge."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RawImage:
+    """Decoded pixels: (height, width, 3) uint8, RGB."""
+
+    pixels: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class PixelValues:
+    """An image that the client has preprocessed: (3, height, width) float32, resized and normalised."""
+
+    values: Float32
+
+
+Image = EncodedImage | RawImage | PixelValues
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What travels with every call.
+
+    Attributes:
+        request_id: for logs and traces.
+        timeout_s: seconds left when the call was sent; clocks differ between nodes, so no absolute time travels.
+    """
+
+    request_id: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyRequest:
+    """Zero-shot classification of images against one label set.
+
+    Attributes:
+        images: at least one.
+        labels: at least one, distinct.
+        templates: prompts with one `{}` for the label, or the name of a template set.
+        multi_label: probabilities independent of each other instead of summing to one.
+    """
+
+    images: tuple[Image, ...]
+    labels: tuple[str, ...]
+    templates: tuple[str, ...] | str = "default"
+    multi_label: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """One image against all labels, in the request's order.
+
+    Attributes:
+        probabilities: (labels,) float32.
+        logits: (labels,) float32: similarities times the model's scale, before temperature and softmax.
+    """
+
+    probabilities: Float32
+    logits: Float32
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyResult:
+    """An entry of `images` is the error that this image alone met."""
+
+    images: tuple[Scores | Exception, ...]
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """Embeddings of images and texts, mixed as the caller likes."""
+
+    inputs: tuple[Image | str, ...]
+    normalize: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedResult:
+    """An entry of `vectors` is a (dimension,) float32 array, or the error that this input alone met.
+
+    Attributes:
+        tokens: text tokens read, for usage figures.
+    """
+
+    vectors: tuple[Float32 | Exception, ...]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a model says of itself.
+
+    Attributes:
+        dimension: length of its embeddings.
+        image_size: side of its input, in pixels.
+        device: `cpu` or `cuda`.
+        load_s: seconds from start to ready.
+    """
+
+    dimension: int
+    image_size: int
+    device: str
+    load_s: float

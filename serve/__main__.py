@@ -1,0 +1,5 @@
+"""`python -m serve` is `argus`."""
+
+from serve.cli import main
+
+main()

@@ -1,0 +1,101 @@
+"""From a cluster file to a Ray Serve application: one deployment a model, and the router in front."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from ray import serve
+from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import LoggingConfig
+
+from deployments.gpu import gpu_fraction
+from serve.config.budget import problems
+from serve.config.cluster import ClusterFile
+from serve.config.load import ConfigErrors
+from serve.config.models import SERVED_KINDS, ClipModel, CustomModel, Model, VectorIndexModel
+from serve.router import Router, image_limits
+
+ROUTER = "router"
+
+
+def served_models(cluster: ClusterFile) -> dict[str, Model]:
+    """The models of the file that this release can start."""
+    return {name: model for name, model in cluster.models.items() if model.kind in SERVED_KINDS}
+
+
+def build(cluster: ClusterFile) -> serve.Application:
+    """The application.
+
+    Raises:
+        ConfigErrors: the models do not fit onto the nodes; the sums are in the message.
+    """
+    if found := problems(cluster):
+        raise ConfigErrors(f"{cluster.name}: " + "; ".join(found), tuple(found))
+    handles = {name: _deployment(cluster, name, model) for name, model in served_models(cluster).items()}
+    router = serve.deployment(
+        name=ROUTER,
+        num_replicas=cluster.router.replicas,
+        # The router's own admission answers before Ray's limit is met, with our error and for every protocol.
+        max_ongoing_requests=2 * cluster.router.max_ongoing_requests,
+        ray_actor_options={"num_cpus": cluster.router.num_cpus},
+    )(serve.ingress()(Router))
+    return router.bind(cluster, handles)
+
+
+def logging_config(cluster: ClusterFile) -> LoggingConfig:
+    """JSON lines; our own request line takes the place of Ray Serve's access log."""
+    return LoggingConfig(encoding="JSON", log_level=cluster.log_level, enable_access_log=False)
+
+
+def _deployment(cluster: ClusterFile, name: str, model: Model) -> serve.Application:
+    factory, arguments = _implementation(cluster, name, model)
+    pool = cluster.node_pools[cluster.pool_of(name)]
+    threads = str(model.placement.threads)
+    options: dict[str, Any] = {
+        "num_cpus": model.placement.num_cpus,
+        # Read by OpenMP and MKL when they load, so it must be there before the replica imports torch.
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
+    }
+    if model.gpu_memory_gb:
+        options["num_gpus"] = gpu_fraction(model.gpu_memory_gb, pool.gpu_memory_gb)
+        options["accelerator_type"] = pool.gpu
+    scaling = model.autoscaling
+    fixed = scaling.min_replicas == scaling.max_replicas
+    in_flight = model.batching.max_queue + 2 * model.batching.max_items
+    deployment = serve.deployment(
+        name=name,
+        num_replicas=scaling.min_replicas if fixed else None,
+        autoscaling_config=None
+        if fixed
+        else AutoscalingConfig(
+            min_replicas=scaling.min_replicas,
+            max_replicas=scaling.max_replicas,
+            target_ongoing_requests=scaling.target_ongoing_requests,
+            upscale_delay_s=scaling.upscale_delay_s,
+            downscale_delay_s=scaling.downscale_delay_s,
+        ),
+        max_ongoing_requests=in_flight,
+        max_queued_requests=model.batching.max_queue,
+        health_check_period_s=10,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=20,
+        ray_actor_options=options,
+    )(factory)
+    return deployment.bind(*arguments)
+
+
+def _implementation(cluster: ClusterFile, name: str, model: Model) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The class of a model's replicas and its arguments. Imported here: the driver needs no torch for the others."""
+    if isinstance(model, ClipModel):
+        from deployments.clip import ClipReplica
+
+        return ClipReplica, (name, model, image_limits(cluster))
+    if isinstance(model, VectorIndexModel):
+        from deployments.vector_index import VectorIndex
+
+        return VectorIndex, (model.path, model.max_bytes)
+    assert isinstance(model, CustomModel)
+    module, _, attribute = model.implementation.partition(":")
+    return getattr(importlib.import_module(module), attribute), (name, model)

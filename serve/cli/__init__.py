@@ -1,0 +1,41 @@
+"""The `argus` command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from serve.cli import bench, call, config, doctor, status, up
+from serve.cli.console import errors
+from serve.config.load import ConfigErrors
+from serve.errors import ArgusError
+
+app = typer.Typer(
+    help="Argus serves vision models: one cluster file, one request path, HTTP and gRPC.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(up.up)
+app.command()(up.down)
+app.command()(status.status)
+app.command()(status.models)
+app.command()(doctor.doctor)
+app.add_typer(call.app, name="call")
+app.add_typer(config.app, name="config")
+app.add_typer(bench.app, name="bench")
+
+
+def main() -> None:
+    """Runs the command; an error of ours is one line a problem, never a traceback."""
+    try:
+        app()
+    except ConfigErrors as error:
+        for problem in error.problems:
+            errors.print(f"[red]error[/red] {problem}", highlight=False)
+        sys.exit(2)
+    except ArgusError as error:
+        where = f" ({error.param})" if error.param else ""
+        errors.print(f"[red]error[/red] {error.message}{where}", highlight=False)
+        sys.exit(1)

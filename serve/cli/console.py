@@ -1,0 +1,34 @@
+"""Output of the command line: results on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from serve.config.cluster import ClusterFile
+from serve.config.load import PROFILES, load_file, load_profile
+from serve.errors import ConfigError
+
+output = Console()
+errors = Console(stderr=True)
+
+ProfileOption = Annotated[
+    str | None, typer.Option("--profile", help=f"Shipped cluster file: {', '.join(PROFILES)}; demo by default.")
+]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="Your own cluster file.")]
+NameOption = Annotated[str, typer.Option("--name", help="Name of the running cluster, as in its cluster file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def cluster_file(profile: str | None, config: Path | None) -> ClusterFile:
+    """The cluster file that the options name.
+
+    Raises:
+        ConfigError: both are given, or the file is wrong.
+    """
+    if profile is not None and config is not None:
+        raise ConfigError("Give either --profile or --config, not both.")
+    return load_file(config) if config is not None else load_profile(profile or "demo")

@@ -1,0 +1,6 @@
+def status() -> None:
+    """S."""
+
+
+def models() -> None:
+    """M."""

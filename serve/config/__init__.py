@@ -1,0 +1,17 @@
+"""Typed configuration: the cluster file, its profiles, and the checks that need more than one section."""
+
+from serve.config.cluster import ClusterFile
+from serve.config.load import PROFILES, load_file, load_profile
+from serve.config.models import SERVED_KINDS, ClipModel, CustomModel, Model, VectorIndexModel
+
+__all__ = [
+    "PROFILES",
+    "SERVED_KINDS",
+    "ClipModel",
+    "ClusterFile",
+    "CustomModel",
+    "Model",
+    "VectorIndexModel",
+    "load_file",
+    "load_profile",
+]

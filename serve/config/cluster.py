@@ -1,0 +1,158 @@
+"""The cluster file: which models, providers and cascades exist, where they run, and every limit.
+
+Everything else (the Serve application, budgets, status) is derived from it. `argus config schema` prints its JSON
+schema, `argus config check` says what is wrong with one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from serve.config.models import Model, Name, Section
+
+MIB = 1024 * 1024
+
+
+class NodePool(Section):
+    """A kind of node."""
+
+    gpu: str | None = Field(None, description="Ray's accelerator name, such as T4, A10G, L4, A100, H100; none on CPU.")
+    gpus: int = Field(0, ge=0, description="GPUs a node.")
+    gpu_memory_gb: float = Field(0, ge=0, description="Memory of one GPU, in GB (1e9 bytes).")
+    cpus: int = Field(2, ge=1, description="CPU cores a node.")
+    memory_gb: float = Field(8, gt=0, description="Main memory a node, in GB.")
+    min_nodes: int = Field(1, ge=0, description="Fewest nodes; what must fit is checked against these.")
+    max_nodes: int = Field(1, ge=1, description="Most nodes.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> NodePool:
+        if self.gpus and not self.gpu_memory_gb:
+            raise ValueError(f"gpus is {self.gpus} but gpu_memory_gb is 0; state the memory of one GPU")
+        if self.min_nodes > self.max_nodes:
+            raise ValueError(f"min_nodes is {self.min_nodes}, max_nodes is {self.max_nodes}; min must not exceed max")
+        return self
+
+
+class Provider(Section):
+    """A model that someone else hosts. Declared here; the router uses it from a later release on."""
+
+    kind: Literal["openai", "gemini", "anthropic", "oip"] = Field(description="API that it speaks.")
+    model: str = Field(min_length=1, description="Model name at the provider.")
+    base_url: str | None = Field(None, description="Address, for compatible servers; the provider's own by default.")
+    api_key_env: str | None = Field(
+        None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="Environment variable that holds the key; never the key."
+    )
+
+
+class CascadeStep(Section):
+    """One step of a cascade."""
+
+    use: str = Field(description="Name of a model or provider of this file.")
+    task: str = Field(min_length=1, description="Task that the step asks of it.")
+
+
+class Cascade(Section):
+    """An ordered list of steps. Declared here; the router runs it from a later release on."""
+
+    steps: tuple[CascadeStep, ...] = Field(min_length=1, description="Tried in order.")
+
+
+class Router(Section):
+    """The router deployment."""
+
+    replicas: int = Field(1, ge=1, le=64, description="Router replicas.")
+    num_cpus: float = Field(1, ge=0, description="CPU cores that Ray reserves for a router replica.")
+    max_ongoing_requests: int = Field(256, ge=1, description="Requests in progress a router replica.")
+
+
+class Server(Section):
+    """Addresses. Nothing listens beyond loopback unless a public host is named here or by `argus up --host`."""
+
+    host: str = Field("127.0.0.1", description="Address of HTTP and gRPC; 0.0.0.0 for all, which needs keys.")
+    http_port: int = Field(8000, ge=1, le=65535, description="HTTP port.")
+    grpc_port: int = Field(9000, ge=1, le=65535, description="gRPC port.")
+    metrics_port: int = Field(9090, ge=1, le=65535, description="Prometheus metrics of this node, on loopback.")
+    tuned_ingress: bool = Field(
+        True, description="HAProxy and Ray Serve's throughput flags; falls back to the plain proxy without the binary."
+    )
+
+
+class Limits(Section):
+    """Bounds at the edge, checked before anything queues."""
+
+    max_body_bytes: int = Field(20 * MIB, ge=1024, le=1024 * MIB, description="Largest request body.")
+    max_image_pixels: int = Field(50_000_000, ge=1, description="Most pixels of an image, before any resize.")
+    max_image_side: int = Field(16_384, ge=1, description="Longest side of an image, in pixels.")
+    min_image_side: int = Field(4, ge=1, description="Shortest side of an image, in pixels.")
+    max_inputs: int = Field(256, ge=1, description="Most images or texts in one request.")
+    max_labels: int = Field(1000, ge=1, description="Most labels in one classification.")
+    max_text_chars: int = Field(10_000, ge=1, description="Longest label, text or template, in characters.")
+    default_timeout_s: float = Field(30, gt=0, description="Deadline of a request that states none, in seconds.")
+    max_timeout_s: float = Field(300, gt=0, description="Longest deadline that a client may ask for, in seconds.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Limits:
+        if self.default_timeout_s > self.max_timeout_s:
+            raise ValueError(
+                f"default_timeout_s is {self.default_timeout_s:g}, max_timeout_s is {self.max_timeout_s:g}; "
+                "the default must not exceed the maximum"
+            )
+        return self
+
+
+class UrlFetch(Section):
+    """Whether and how an image may be named by URL."""
+
+    enabled: bool = Field(False, description="Off by default: the server then fetches nothing on a client's word.")
+    timeout_s: float = Field(10, gt=0, description="Seconds for a whole fetch.")
+    max_redirects: int = Field(3, ge=0, le=10, description="Redirects followed, each checked like the first address.")
+    allow_hosts: tuple[str, ...] = Field(
+        (), description="`host` or `host:port` trusted although private, such as an internal object store."
+    )
+
+
+class ApiKey(Section):
+    """One client."""
+
+    name: Name = Field(description="Shown in logs and metrics.")
+    sha256: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key in hexadecimal: `argus config hash-key` makes it."
+    )
+
+
+class Auth(Section):
+    """API keys. With none, every caller is `anonymous`."""
+
+    keys: tuple[ApiKey, ...] = Field((), description="Accepted keys.")
+
+    @model_validator(mode="after")
+    def _unique(self) -> Auth:
+        names = [key.name for key in self.keys]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two keys are named {name!r}; names must be unique")
+        return self
+
+
+class ClusterFile(Section):
+    """The whole file."""
+
+    name: Name = Field(description="Name of the cluster.")
+    node_pools: dict[Name, NodePool] = Field(min_length=1, description="Kinds of nodes.")
+    models: dict[Name, Model] = Field(min_length=1, description="Models that we host.")
+    providers: dict[Name, Provider] = Field({}, description="Models that others host.")
+    cascades: dict[Name, Cascade] = Field({}, description="Compositions of models and providers.")
+    router: Router = Field(Router(), description="The router deployment.")
+    server: Server = Field(Server(), description="Addresses and ports.")
+    limits: Limits = Field(Limits(), description="Bounds at the edge.")
+    url_fetch: UrlFetch = Field(UrlFetch(), description="Images by URL.")
+    auth: Auth = Field(Auth(), description="API keys.")
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="Least level logged.")] = (
+        "INFO"
+    )
+
+    def pool_of(self, model: str) -> str:
+        """The name of the pool on which `model` runs: its own choice, else the only pool."""
+        return self.models[model].placement.pool or next(iter(self.node_pools))

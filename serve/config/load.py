@@ -1,0 +1,183 @@
+"""From YAML to a checked `ClusterFile`, or to errors that name the key, the value and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from serve.config.cluster import ClusterFile
+from serve.config.models import CheckpointModel
+from serve.errors import ConfigError
+
+_FOLDER = Path(__file__).parent / "profiles"
+PROFILES = tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
+DEMO_CHECKPOINTS = Path(__file__).parents[2] / "demo" / "checkpoints"
+
+
+class ConfigErrors(ConfigError):
+    """Everything that is wrong with one file, one line each in `problems`."""
+
+    def __init__(self, message: str, problems: tuple[str, ...] = (), **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.problems = problems
+
+
+def load_profile(name: str) -> ClusterFile:
+    """A shipped cluster file by name.
+
+    Raises:
+        ConfigErrors: there is no such profile.
+    """
+    if name not in PROFILES:
+        raise _errors("--profile", [f"profile {name!r} does not exist; it must be one of {', '.join(PROFILES)}"])
+    return load_file(_FOLDER / f"{name}.yaml")
+
+
+def load_file(path: Path) -> ClusterFile:
+    """Reads and checks a cluster file. Relative checkpoint paths become absolute.
+
+    Raises:
+        ConfigErrors: with one line for each problem found.
+    """
+    return parse(_read(path), source=str(path), folder=path.parent)
+
+
+def parse(data: Mapping[str, Any], *, source: str = "cluster file", folder: Path = Path()) -> ClusterFile:
+    """Checks a cluster file given as a mapping; see `load_file`."""
+    try:
+        cluster = ClusterFile.model_validate(data)
+    except ValidationError as error:
+        raise _errors(source, [_describe(detail) for detail in error.errors(include_url=False)]) from None
+    if problems := list(_cross_check(cluster)):
+        raise _errors(source, problems)
+    return _with_paths(cluster, folder)
+
+
+def _errors(source: str, problems: list[str]) -> ConfigErrors:
+    return ConfigErrors(f"{source}: " + "; ".join(problems), tuple(problems))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file with its `extends` merged in: the named profile or file first, this file's keys over it."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _errors(str(path), [f"cannot be read: {error.strerror}"]) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise _errors(str(path), [f"is not YAML: {' '.join(str(error).split())}"]) from None
+    if not isinstance(data, dict):
+        raise _errors(str(path), [f"holds a {type(data).__name__}; it must be a mapping with name, node_pools, models"])
+    base = data.pop("extends", None)
+    if base is None:
+        return data
+    if base not in PROFILES:
+        raise _errors(str(path), [f"extends: got {base!r}; it must be one of {', '.join(PROFILES)}"])
+    return _merge(_read(_FOLDER / f"{base}.yaml"), data)
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _describe(detail: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in _without_tags(detail["loc"]))
+    if detail["type"] == "extra_forbidden":
+        known = _fields_at(detail["loc"][:-1])
+        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
+        return f"{key}: unknown key; {hint}"
+    if detail["type"] == "missing":
+        return f"{key}: is missing; it is required"
+    message = detail["msg"].removeprefix("Value error, ")
+    value = repr(detail["input"])
+    shown = value if len(value) <= 80 else value[:77] + "..."
+    return f"{key or 'file'}: got {shown}; {message[0].lower()}{message[1:]}"
+
+
+def _without_tags(loc: tuple[int | str, ...]) -> list[int | str]:
+    """Pydantic puts the discriminator's value behind a model's name; the file has no such key."""
+    return [part for i, part in enumerate(loc) if not (i == 2 and loc[0] == "models")]
+
+
+def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields allowed at `loc`."""
+    kind: Any = ClusterFile
+    for part in loc:
+        kind = _child(kind, part)
+    return sorted(kind.model_fields) if _is_model(kind) else []
+
+
+def _child(kind: Any, part: int | str) -> Any:
+    if _is_model(kind):
+        field = kind.model_fields.get(part)
+        return field.annotation if field else None
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) in (dict, tuple):
+        return arguments[1] if typing.get_origin(kind) is dict else arguments[0]
+    for option in _flatten(arguments):
+        tags = typing.get_args(option.model_fields["kind"].annotation) if "kind" in option.model_fields else ()
+        if part in tags:
+            return option
+    return None
+
+
+def _flatten(options: Iterable[Any]) -> Iterable[type[BaseModel]]:
+    for option in options:
+        if _is_model(option):
+            yield option
+        else:
+            yield from _flatten(typing.get_args(option))
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _cross_check(cluster: ClusterFile) -> Iterable[str]:
+    """Problems that only show across sections."""
+    pools = ", ".join(cluster.node_pools)
+    for name, model in cluster.models.items():
+        pool = model.placement.pool
+        if pool is not None and pool not in cluster.node_pools:
+            yield f"models.{name}.placement.pool: got {pool!r}; it must be one of {pools}"
+        elif pool is None and len(cluster.node_pools) > 1:
+            yield f"models.{name}.placement.pool: is missing; with several node_pools it must be one of {pools}"
+    for name in cluster.models.keys() & cluster.providers.keys():
+        yield f"providers.{name}: a model has the same name; names must be unique across models and providers"
+    callable_names = sorted(cluster.models.keys() | cluster.providers.keys())
+    for name, cascade in cluster.cascades.items():
+        for i, step in enumerate(cascade.steps):
+            if step.use not in callable_names:
+                yield (
+                    f"cascades.{name}.steps.{i}.use: got {step.use!r}; it must be a model or provider of this file: "
+                    f"{', '.join(callable_names)}"
+                )
+
+
+def _with_paths(cluster: ClusterFile, folder: Path) -> ClusterFile:
+    models = {
+        name: model.model_copy(update={"checkpoint": _resolve(model.checkpoint, folder)})
+        if isinstance(model, CheckpointModel)
+        else model
+        for name, model in cluster.models.items()
+    }
+    return cluster.model_copy(update={"models": models})
+
+
+def _resolve(checkpoint: str, folder: Path) -> str:
+    if checkpoint.startswith("demo:"):
+        return str(DEMO_CHECKPOINTS / checkpoint.removeprefix("demo:"))
+    if checkpoint.startswith(("./", "../", "/")):
+        return str((folder / checkpoint).resolve())
+    return checkpoint

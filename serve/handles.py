@@ -1,0 +1,71 @@
+"""Calls to model deployments: Ray's handles in, Ray's errors out as ours, the deadline kept."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Protocol
+
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from serve.context import RequestContext
+from serve.errors import ArgusError, DeadlineExceeded, ModelFailed, Overloaded, Unavailable
+
+
+class ModelHandle(Protocol):
+    """One model, as the data plane sees it."""
+
+    async def call(self, method: str, context: RequestContext, *args: Any, **kwargs: Any) -> Any:
+        """Calls a method of some replica.
+
+        Raises:
+            ArgusError: whatever went wrong, already one of ours.
+        """
+
+
+class ServeHandle:
+    """A Ray Serve deployment.
+
+    Args:
+        name: the model's name, for messages.
+        handle: Ray's handle.
+    """
+
+    def __init__(self, name: str, handle: DeploymentHandle[Any]) -> None:
+        self._name = name
+        self._handle = handle
+        self._methods: dict[str, Any] = {}
+
+    async def call(self, method: str, context: RequestContext, *args: Any, **kwargs: Any) -> Any:
+        """See `ModelHandle.call`. A caller that is cancelled, or too late, cancels the call below it."""
+        remote = self._methods.get(method)
+        if remote is None:
+            remote = self._methods[method] = getattr(self._handle, method)
+        remaining = context.remaining_s()
+        try:
+            response = remote.remote(*args, **kwargs)
+            # asyncio.timeout cancels the await, and cancelling a response's await cancels the request at the replica.
+            async with asyncio.timeout(remaining):
+                return await response
+        except TimeoutError:
+            raise DeadlineExceeded(f"Model {self._name!r} did not answer within the deadline.") from None
+        except ArgusError:
+            raise
+        except Exception as error:
+            raise self._translate(error, context) from error
+
+    def _translate(self, error: Exception, context: RequestContext) -> ArgusError:
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, ArgusError):
+            return cause
+        if isinstance(cause, BackPressureError):
+            return Overloaded(f"Every replica of {self._name!r} is busy and its queue is full.", retry_after_s=1.0)
+        if isinstance(cause, DeploymentUnavailableError | RayServeException) or (
+            isinstance(error, RayError) and not isinstance(error, RayTaskError)
+        ):
+            return Unavailable(f"Model {self._name!r} cannot be reached now.", retry_after_s=1.0)
+        if time.monotonic() >= context.deadline:
+            return DeadlineExceeded(f"Model {self._name!r} did not answer within the deadline.")
+        return ModelFailed(f"Model {self._name!r} failed: {type(cause).__name__}: {cause}")

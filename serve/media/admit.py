@@ -1,0 +1,90 @@
+"""The door for images: whatever way one arrives, it is fetched, measured and checked here, once, before it queues."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from deployments.messages import EncodedImage, Image, PixelValues, RawImage
+from serve.context import RequestContext
+from serve.errors import ArgusError, InvalidMedia
+from serve.media.image import ImageLimits, inspect_image
+from serve.media.source import MediaBytes, classify_source, parse_base64, parse_data_uri
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An image named in text: a URL, a data URI, or bare base64."""
+
+    text: str
+
+
+MediaSource = MediaBytes | Reference | RawImage | PixelValues
+
+
+class Fetcher(Protocol):
+    """Fetches a URL under the cluster's policy."""
+
+    async def fetch(self, url: str, deadline_s: float | None = None) -> MediaBytes: ...
+
+
+class ImageDoor:
+    """Admits images.
+
+    Args:
+        limits: sizes in bytes and pixels.
+        fetcher: for images named by URL.
+    """
+
+    def __init__(self, limits: ImageLimits, fetcher: Fetcher) -> None:
+        self._limits = limits
+        self._fetcher = fetcher
+
+    async def admit(self, source: MediaSource, context: RequestContext, param: str) -> Image:
+        """A checked image. Only its header has been read; the pixels are decoded beside the model.
+
+        Raises:
+            ArgusError: why it is refused, `param` set.
+        """
+        try:
+            if isinstance(source, PixelValues):
+                return source
+            if isinstance(source, RawImage):
+                self._check_pixels(source.pixels.shape)
+                return source
+            media = await self._bytes(source, context)
+            inspect_image(media.data, self._limits, declared_type=media.declared_type)
+            return EncodedImage(media.data)
+        except ArgusError as error:
+            raise error.at(param) from error.__cause__
+
+    async def _bytes(self, source: MediaBytes | Reference, context: RequestContext) -> MediaBytes:
+        if isinstance(source, MediaBytes):
+            return source
+        kind = classify_source(source.text)
+        if kind == "url":
+            return await self._fetcher.fetch(source.text, context.remaining_s())
+        parse = parse_data_uri if kind == "data_uri" else parse_base64
+        return parse(source.text, max_bytes=self._limits.max_bytes)
+
+    def _check_pixels(self, shape: tuple[int, ...]) -> None:
+        height, width = shape[:2]
+        limits = self._limits
+        if max(height, width) > limits.max_side or height * width > limits.max_pixels:
+            raise InvalidMedia(
+                f"The image is {width} x {height} pixels; at most {limits.max_side} a side and {limits.max_pixels} "
+                "in all are accepted.",
+                code="image_too_large",
+            )
+        if min(height, width) < limits.min_side:
+            raise InvalidMedia(
+                f"The image is {width} x {height} pixels; a side must have at least {limits.min_side}.",
+                code="image_too_small",
+            )
+
+
+def raw_image(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> RawImage:
+    """Wraps (height, width, 3) uint8 pixels."""
+    return RawImage(np.ascontiguousarray(pixels))

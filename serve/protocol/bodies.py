@@ -1,0 +1,215 @@
+"""Request bodies: read within the limit, and turned into fields and images whatever their content type.
+
+An image may come as a raw body (`image/*`, fields in the query), as a multipart file (fields beside it), or named in a
+JSON body (URL, data URI, base64). The routes see one `Submission` for all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from serve.context import RequestContext
+from serve.errors import Cancelled, InvalidRequest, PayloadTooLarge, UnsupportedMedia
+from serve.media.admit import MediaSource, Reference
+from serve.media.source import MediaBytes
+
+_MAX_FIELDS = 4096
+_IMAGE_FIELDS = ("image", "images", "image[]", "images[]", "file", "files")
+
+Body = TypeVar("Body", bound="Fields")
+
+
+class Fields(BaseModel):
+    """Base of every request body: unknown fields are refused by name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _split(value: Any) -> Any:
+    """Lists from forms and queries: repeated fields, a JSON array, or values with commas between them."""
+    if isinstance(value, str):
+        if value.lstrip().startswith("["):
+            try:
+                return orjson.loads(value)
+            except orjson.JSONDecodeError:
+                return value
+        return [part.strip() for part in value.split(",")]
+    return value
+
+
+TextList = Annotated[list[str], BeforeValidator(_split)]
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a client sent.
+
+    Attributes:
+        fields: everything but the image files.
+        images: image files, with the request field each came from.
+    """
+
+    fields: dict[str, Any]
+    images: list[tuple[str, MediaSource]] = field(default_factory=list)
+
+
+def context_of(request: Request) -> RequestContext:
+    """The context that the edge attached."""
+    context: RequestContext = request.scope["state"]["context"]
+    return context
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        PayloadTooLarge: more than `limit` bytes, by its own statement or in fact.
+        Cancelled: the client left in the middle.
+    """
+    stated = request.headers.get("content-length", "")
+    if stated.isdigit() and int(stated) > limit:
+        raise _too_large(limit)
+    chunks, size = [], 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise _too_large(limit)
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise Cancelled("The client left while sending the body.") from None
+    return b"".join(chunks)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body is larger than {limit} bytes.", param="body")
+
+
+async def read_submission(request: Request, limit: int) -> Submission:
+    """Fields and images of a request.
+
+    Raises:
+        UnsupportedMedia: a content type that is none of JSON, multipart/form-data, image/*.
+        InvalidRequest: a body that does not parse.
+        PayloadTooLarge: see `read_body`.
+    """
+    body = await read_body(request, limit)
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "application/json" or kind.endswith("+json"):
+        return Submission(_json_object(body))
+    if kind == "multipart/form-data":
+        return await _multipart(request.headers, body)
+    if kind.startswith("image/") or kind == "application/octet-stream":
+        return Submission(_collected(request.query_params.multi_items()), [("body", MediaBytes(body, content_type))])
+    raise UnsupportedMedia(
+        f"Content type {kind or 'none'!r} is not accepted; send application/json, multipart/form-data or image/*.",
+        param="content-type",
+    )
+
+
+async def read_json(request: Request, limit: int, kind: type[Body]) -> Body:
+    """A JSON body as a checked `kind`.
+
+    Raises:
+        InvalidRequest: not JSON, or a field that is missing, unknown or wrong.
+        PayloadTooLarge: see `read_body`.
+    """
+    return validate(_json_object(await read_body(request, limit)), kind)
+
+
+def validate(fields: Mapping[str, Any], kind: type[Body]) -> Body:
+    """Checks fields; the first wrong one is named.
+
+    Raises:
+        InvalidRequest: codes `missing_field`, `unknown_field`, `invalid_field`.
+    """
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+        if first["type"] == "missing":
+            raise InvalidRequest(f"Field {param!r} is required.", code="missing_field", param=param) from None
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(sorted(kind.model_fields))
+            message = f"Field {param!r} is not known here; known fields are {known}."
+            raise InvalidRequest(message, code="unknown_field", param=param) from None
+        message = f"Field {param or 'body'!r}: {first['msg'].removeprefix('Value error, ')}."
+        raise InvalidRequest(message, code="invalid_field", param=param or "body") from None
+
+
+def references(image: str | None, images: list[str] | None) -> list[tuple[str, MediaSource]]:
+    """Images named in a JSON body or a form field."""
+    named: list[tuple[str, MediaSource]] = [] if image is None else [("image", Reference(image))]
+    return named + [(f"images[{i}]", Reference(text)) for i, text in enumerate(images or ())]
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"The body is not JSON: {error}.", code="invalid_json", param="body") from None
+    if not isinstance(data, dict):
+        raise InvalidRequest("The body must be a JSON object.", code="invalid_json", param="body")
+    return data
+
+
+class _InMemoryParser(MultiPartParser):
+    # The body is in memory already and bounded; Starlette would write parts above 1 MB to disk.
+    spool_max_size = 1 << 40
+
+
+async def _multipart(headers: Headers, body: bytes) -> Submission:
+    async def stream() -> AsyncIterator[bytes]:
+        yield body
+
+    parser = _InMemoryParser(
+        headers,
+        stream(),  # type: ignore[arg-type]
+        max_files=_MAX_FIELDS,
+        max_fields=_MAX_FIELDS,
+        max_part_size=max(1, len(body)),
+    )
+    try:
+        form: FormData = await parser.parse()
+    except (MultiPartException, KeyError, ValueError, UnicodeDecodeError, LookupError) as error:
+        message = getattr(error, "message", None) or str(error)
+        raise InvalidRequest(f"The multipart body does not parse: {message}.", code="invalid_multipart") from None
+    texts: list[tuple[str, str]] = []
+    images: list[tuple[str, MediaSource]] = []
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            if name not in _IMAGE_FIELDS:
+                message = f"File field {name[:80]!r} is not known; send files as 'image'."
+                raise InvalidRequest(message, code="unknown_field", param=name[:80])
+            images.append((_file_param(name, len(images)), MediaBytes(await value.read(), value.content_type)))
+        else:
+            texts.append((name, value))
+    await form.close()
+    return Submission(_collected(texts), images)
+
+
+def _file_param(name: str, position: int) -> str:
+    return "image" if position == 0 and name in ("image", "file") else f"images[{position}]"
+
+
+def _collected(items: list[tuple[str, str]]) -> dict[str, Any]:
+    """Repeated fields become lists."""
+    fields: dict[str, Any] = {}
+    for name, value in ((name.removesuffix("[]"), value) for name, value in items):
+        if name not in fields:
+            fields[name] = value
+        elif isinstance(fields[name], list):
+            fields[name].append(value)
+        else:
+            fields[name] = [fields[name], value]
+    return fields

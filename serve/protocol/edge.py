@@ -1,0 +1,165 @@
+"""The edge of the HTTP side, as one ASGI middleware: who asks, how long they will wait, and one shape of error.
+
+Written against ASGI itself (https://asgi.readthedocs.io/en/latest/specs/www.html) because it stands in front of every
+request; a stack of framework middlewares costs more than the router's own work. Two things are Ray Serve's, around
+us: it generates a missing `X-Request-ID` and returns it, and it cancels the request when the client goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import orjson
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+
+from serve.auth import ANONYMOUS, Authenticator
+from serve.config.cluster import Limits
+from serve.context import RequestContext, deadline_from, parse_timeout_ms, request_id_from
+from serve.errors import ArgusError, Cancelled, InvalidRequest, MethodNotAllowed, NotFound
+from serve.metrics import Recorder, RequestRecord, log
+from serve.resilience.admission import Admission
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+TIMEOUT_HEADER = "x-argus-timeout-ms"
+# Answered without a key, and also when the router is full: probes must tell "busy" from "dead".
+_OPEN_PATHS = frozenset({"/v1/healthz", "/v1/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})
+# One label for whatever was asked for and does not exist, so that a scanner cannot create series.
+_NO_ROUTE = "unmatched"
+
+
+class Edge:
+    """Wraps an ASGI app.
+
+    Args:
+        app: its routes find their `RequestContext` in `scope["state"]["context"]`.
+        authenticator: who is calling.
+        limits: deadlines.
+        admission: requests in progress, shared with the gRPC side.
+        recorder: where ends of requests are reported.
+    """
+
+    def __init__(
+        self, app: App, authenticator: Authenticator, limits: Limits, admission: Admission, recorder: Recorder
+    ) -> None:
+        self._app = app
+        self._authenticator = authenticator
+        self._limits = limits
+        self._admission = admission
+        self._recorder = recorder
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send)
+        try:
+            await self._answer(exchange, receive)
+        except ArgusError as error:
+            await exchange.fail(error)
+        except HTTPException as error:
+            await exchange.fail(_from_http(error))
+        except asyncio.CancelledError:
+            exchange.outcome = Cancelled.default_code
+            raise
+        except Exception:
+            log.exception("unhandled error", extra={"request_id": exchange.request_id})
+            await exchange.fail(ArgusError("An internal error occurred; the log has it under this request id."))
+        finally:
+            self._recorder.record(exchange.record())
+
+    async def _answer(self, exchange: _Exchange, receive: Receive) -> None:
+        if exchange.scope["path"] in _OPEN_PATHS:
+            self._attach_context(exchange)
+            await self._app(exchange.scope, receive, exchange.send)
+            return
+        headers = exchange.headers
+        exchange.client = self._authenticator.client(headers.get("authorization"), headers.get("x-api-key"))
+        with self._admission.slot():
+            self._attach_context(exchange)
+            await self._app(exchange.scope, receive, exchange.send)
+
+    def _attach_context(self, exchange: _Exchange) -> None:
+        stated = exchange.headers.get(TIMEOUT_HEADER)
+        timeout_s = None if stated is None else parse_timeout_ms(stated, TIMEOUT_HEADER)
+        deadline = deadline_from(timeout_s, self._limits, exchange.started)
+        context = RequestContext(exchange.request_id, exchange.client, deadline)
+        exchange.scope.setdefault("state", {})["context"] = context
+
+
+class _Exchange:
+    """One request and what has been sent for it."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.scope = scope
+        self.headers = Headers(scope=scope)
+        self.started = time.monotonic()
+        self.request_id = request_id_from(self.headers.get("x-request-id"))
+        self.client = ANONYMOUS
+        self.status = 0
+        self.outcome = "ok"
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+
+    async def fail(self, error: ArgusError) -> None:
+        """Sends the error, unless the response has begun: then all that is left is to cut it."""
+        self.outcome = error.code
+        if self.status:
+            raise error
+        body = orjson.dumps(error_response(error, self.request_id, self.scope["path"]))
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        if error.retry_after_s is not None:
+            headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+        if error.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        if isinstance(error, MethodNotAllowed) and error.param:
+            headers.append((b"allow", error.param.encode()))
+        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+    def record(self) -> RequestRecord:
+        route = getattr(self.scope.get("route"), "path", _NO_ROUTE)
+        seconds = time.monotonic() - self.started
+        return RequestRecord(self.request_id, "http", route, self.client, self.outcome, self.status, seconds)
+
+
+def error_response(error: ArgusError, request_id: str, path: str) -> dict[str, Any]:
+    """The body of an error: one object, except under `/v2`, whose protocol wants a string with the fields beside it."""
+    fields = error_fields(error, request_id)
+    if path == "/v2" or path.startswith("/v2/"):
+        return {**fields, "error": error.message}
+    return {"error": fields}
+
+
+def error_fields(error: ArgusError, request_id: str) -> dict[str, str | None]:
+    """The one shape of an error; `type` is there for OpenAI's clients."""
+    kind = "invalid_request_error" if isinstance(error, InvalidRequest) else f"{error.default_code}_error"
+    return {
+        "code": error.code,
+        "message": error.message,
+        "param": error.param,
+        "type": kind,
+        "request_id": request_id,
+    }
+
+
+def _from_http(error: HTTPException) -> ArgusError:
+    """The framework raises only for what has no route."""
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        return MethodNotAllowed(f"The method is not allowed here; allowed: {allowed}.", param=allowed)
+    if error.status_code == 404:
+        return NotFound("There is no such route; /docs lists them.", code="route_not_found")
+    return InvalidRequest(str(error.detail))

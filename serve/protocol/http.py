@@ -1,0 +1,46 @@
+"""The HTTP application: every skin's routes over one data plane, behind one edge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+
+from serve.auth import Authenticator
+from serve.dataplane import DataPlane
+from serve.indexes import IndexService
+from serve.metrics import Recorder
+from serve.protocol import indexes, native, oip_http, openai
+from serve.protocol.edge import App, Edge
+from serve.protocol.oip import InferenceService
+from serve.resilience.admission import Admission
+
+DESCRIPTION = "Vision models behind one data plane: zero-shot classification, embeddings and image search."
+
+
+def build(
+    plane: DataPlane,
+    search: IndexService,
+    inference: InferenceService,
+    authenticator: Authenticator,
+    admission: Admission,
+    recorder: Recorder,
+    version: str,
+) -> App:
+    """An ASGI app."""
+    app = _Routes(title="Argus", version=version, description=DESCRIPTION, redoc_url=None)
+    limits = plane.limits
+    app.include_router(native.build(plane))
+    app.include_router(openai.build(plane))
+    app.include_router(indexes.build(search, limits.max_body_bytes))
+    app.include_router(oip_http.build(inference, limits.max_body_bytes, version))
+    return Edge(app, authenticator, limits, admission, recorder)
+
+
+class _Routes(FastAPI):
+    """FastAPI's routing and documentation without its error handling: errors reach the edge, which says them."""
+
+    def build_middleware_stack(self) -> Any:
+        """Called once by FastAPI. The exit stack is what its own routes need; it closes uploaded files."""
+        return AsyncExitStackMiddleware(self.router)

