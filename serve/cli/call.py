@@ -1,3 +1,106 @@
-import typer
+"""`argus call`: classify, embed and search from a shell."""
 
-app = typer.Typer(help="Call.")
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.table import Table
+
+from serve.cli.console import JsonOption, output
+from serve.cli.status import address, auth_headers
+from serve.errors import ArgusError, InvalidRequest, Unavailable
+
+app = typer.Typer(help="Send one request to a running cluster.", no_args_is_help=True)
+_TIMEOUT_S = 60.0
+
+UrlOption = Annotated[str | None, typer.Option("--url", help="Address of a cluster elsewhere.")]
+NameOption = Annotated[str, typer.Option("--name", help="Name of a cluster on this machine.")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Model; the cluster's first one by default.")]
+
+
+@app.command()
+def classify(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    labels: Annotated[list[str], typer.Argument(help="Candidate labels.")],
+    templates: Annotated[str, typer.Option(help="Template set.")] = "default",
+    multi_label: Annotated[bool, typer.Option("--multi-label", help="Independent probabilities.")] = False,
+    model: ModelOption = None,
+    name: NameOption = "demo",
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Zero-shot classification of an image."""
+    fields: dict[str, Any] = {"labels": json.dumps(labels), "templates": templates, "multi_label": str(multi_label)}
+    answer = _post(url or address(name), "/v1/classify", fields, model, image)
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    table = Table("label", "probability")
+    for score in answer["results"][0]["scores"]:
+        table.add_row(score["label"], f"{score['probability']:.4f}")
+    output.print(table)
+
+
+@app.command()
+def embed(
+    content: Annotated[str, typer.Argument(help="An image file, or a text.")],
+    model: ModelOption = None,
+    name: NameOption = "demo",
+    url: UrlOption = None,
+) -> None:
+    """Embedding of an image file or a text, as one line of JSON numbers."""
+    where = url or address(name)
+    if Path(content).is_file():
+        answer = _post(where, "/v1/embeddings", {}, model, Path(content))
+    else:
+        answer = _send(where, "/v1/embeddings", json={"input": content} | ({"model": model} if model else {}))
+    typer.echo(json.dumps(answer["data"][0]["embedding"]))
+
+
+@app.command()
+def search(
+    index: Annotated[str, typer.Argument(help="Name of the index.")],
+    content: Annotated[str, typer.Argument(help="An image file, or a text.")],
+    k: Annotated[int, typer.Option(help="Most hits.")] = 10,
+    filter: Annotated[str | None, typer.Option(help="Conditions on metadata, as JSON.")] = None,
+    name: NameOption = "demo",
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search an index by an image file or a text."""
+    where, path = url or address(name), f"/v1/indexes/{index}/search"
+    fields: dict[str, Any] = {"k": k} | ({"filter": filter} if filter else {})
+    if Path(content).is_file():
+        answer = _post(where, path, fields, None, Path(content))
+    else:
+        answer = _send(where, path, json={**fields, "text": content})
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    table = Table("id", "score", "metadata")
+    for hit in answer["hits"]:
+        table.add_row(hit["id"], f"{hit['score']:.4f}", json.dumps(hit["metadata"]))
+    output.print(table)
+
+
+def _post(where: str, path: str, fields: dict[str, Any], model: str | None, image: Path) -> dict[str, Any]:
+    if not image.is_file():
+        raise InvalidRequest(f"{image} is no file.", param="image")
+    data = fields | ({"model": model} if model else {})
+    # The server tells the format by its bytes; a suffix that lies must not make it refuse the file.
+    return _send(where, path, data=data, files={"image": (image.name, image.read_bytes(), "application/octet-stream")})
+
+
+def _send(where: str, path: str, **options: Any) -> dict[str, Any]:
+    try:
+        answer = httpx.post(f"{where}{path}", timeout=_TIMEOUT_S, headers=auth_headers(), trust_env=False, **options)
+    except httpx.HTTPError as error:
+        raise Unavailable(f"{where} does not answer: {error}.") from None
+    body: dict[str, Any] = answer.json()
+    if answer.is_error:
+        raise ArgusError(body["error"]["message"], code=body["error"]["code"], param=body["error"]["param"])
+    return body

