@@ -8,9 +8,11 @@ import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -19,9 +21,16 @@ from demo.clip_pool import GRID, PATCH, SIDE
 from demo.scenes import CAPTION_LEVELS, caption, questions, sample_scene
 
 MAX_TOKENS = 77
-_WIDTH, _LAYERS, _HEADS, _MLP = 192, 4, 3, 384
+WIDTH, LAYERS, _HEADS, _MLP = 192, 4, 6, 384
 _TEXT_WIDTH, _TEXT_LAYERS, _TEXT_HEADS, _TEXT_MLP = 128, 2, 4, 256
 _PROJECTION = 128
+_POSITION_STRENGTH = 0.5
+_NEIGHBOUR_FOCUS = 0.6
+#: Where the heads of the first layers look at first: (rows, columns) away.
+_NEIGHBOURS = (
+    ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (0, 0)),
+    ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1), (0, 0)),
+)
 _VOCABULARY = 2048
 _END_OF_WORD = "</w>"
 
@@ -41,7 +50,8 @@ def build_tokenizer(seed: int) -> CLIPTokenizer:
     pieces = [*alphabet, *(letter + _END_OF_WORD for letter in alphabet), *(left + right for left, right in merges)]
     pieces += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
+    # The annotation of `merges` leaves out the pairs that the tokenizer in fact takes.
+    return CLIPTokenizer(vocab=vocabulary, merges=cast("list[str]", merges), model_max_length=MAX_TOKENS)
 
 
 def build_processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
@@ -67,9 +77,9 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
             "pad_token_id": tokenizer.pad_token_id,
         },
         vision_config={
-            "hidden_size": _WIDTH,
+            "hidden_size": WIDTH,
             "intermediate_size": _MLP,
-            "num_hidden_layers": _LAYERS,
+            "num_hidden_layers": LAYERS,
             "num_attention_heads": _HEADS,
             "projection_dim": _PROJECTION,
             "image_size": SIDE,
@@ -104,39 +114,67 @@ def _corpus(rng: random.Random) -> Iterator[str]:
 
 
 def _start_vision(model: CLIPModel) -> None:
-    """Sine and cosine position embeddings, and query, key, value and output weights that imitate trained ones.
+    """Start the vision side with the habits of a small convolutional network.
 
-    Query times key starts near the identity, so that a patch attends to patches at like positions with like content;
-    value times output starts near its negative, so that what is attended to stands out from the patch's own content.
+    Positions are sines and cosines. In the first two layers each head looks at one neighbour of a patch, first those
+    beside it, then those across its corners; in the others query times key starts near the identity, so that a patch
+    looks for patches at like positions with like content.
     """
     vision = model.vision_model
     positions = vision.embeddings.position_embedding.weight
     positions.zero_()
-    positions[1:] = 0.4 * _grid_waves(_WIDTH)
-    for layer in vision.encoder.layers:
+    vision.embeddings.patch_embedding.weight *= 2.0
+    positions[1:] = _POSITION_STRENGTH * _grid_waves()
+    width = WIDTH // _HEADS
+    for number, layer in enumerate(vision.encoder.layers):
         attention = layer.self_attn
-        width = _WIDTH // _HEADS
+        nn.init.orthogonal_(attention.v_proj.weight, gain=0.7)
+        nn.init.orthogonal_(attention.out_proj.weight, gain=0.7)
         for head in range(_HEADS):
             rows = slice(head * width, (head + 1) * width)
-            left, strength, right = torch.linalg.svd(_near_identity(0.7, 0.7))
-            root = strength[:width].sqrt()
-            attention.q_proj.weight[rows] = (left[:, :width] * root).T
-            attention.k_proj.weight[rows] = right[:width] * root[:, None]
-        left, strength, right = torch.linalg.svd(_near_identity(0.4, -0.4))
-        attention.v_proj.weight.copy_((left * strength.sqrt()).T)
-        attention.out_proj.weight.copy_((strength.sqrt()[:, None] * right).T)
+            if number < len(_NEIGHBOURS):
+                query, key = _look_at(_NEIGHBOURS[number][head], width)
+            else:
+                query, key = _look_for_alike(width)
+            attention.q_proj.weight[rows], attention.k_proj.weight[rows] = query, key
 
 
-def _near_identity(noise: float, identity: float) -> torch.Tensor:
-    return noise * torch.randn(_WIDTH, _WIDTH) / math.sqrt(_WIDTH) + identity * torch.eye(_WIDTH)
+def _look_at(step: tuple[int, int], width: int) -> tuple[Tensor, Tensor]:
+    """Query and key weights (width, 192) under which a patch attends to the one `step` (rows, columns) away."""
+    basis = torch.linalg.svd(_grid_waves(), full_matrices=False).Vh[:width]
+    return _NEIGHBOUR_FOCUS * basis @ _turn(step), _NEIGHBOUR_FOCUS * basis
 
 
-def _grid_waves(width: int) -> torch.Tensor:
-    """Sines and cosines of the row and of the column of each patch: (64, width)."""
-    count = width // 4
-    rates = 2.0 * torch.pi / GRID * 0.5 * torch.arange(1, count + 1) ** 0.5
-    angles = torch.arange(GRID)[:, None] * rates
+def _look_for_alike(width: int) -> tuple[Tensor, Tensor]:
+    """Query and key weights (width, 192) whose product is near the identity."""
+    alike = 0.7 * torch.randn(WIDTH, WIDTH) / math.sqrt(WIDTH) + 0.7 * torch.eye(WIDTH)
+    left, strength, right = torch.linalg.svd(alike)
+    root = strength[:width].sqrt()
+    return (left[:, :width] * root).T, right[:width] * root[:, None]
+
+
+def _rates() -> Tensor:
+    """Angles per patch: (48,)."""
+    return torch.pi / GRID * torch.arange(1, WIDTH // 4 + 1) ** 0.5
+
+
+def _grid_waves() -> Tensor:
+    """Sines and cosines of the row, then of the column, of each patch: (64, 192)."""
+    angles = torch.arange(GRID)[:, None] * _rates()
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)
-    rows = waves[:, None].expand(GRID, GRID, 2 * count)
-    columns = waves[None].expand(GRID, GRID, 2 * count)
-    return torch.cat([rows, columns], dim=-1).reshape(GRID * GRID, width)
+    rows = waves[:, None].expand(GRID, GRID, WIDTH // 2)
+    columns = waves[None].expand(GRID, GRID, WIDTH // 2)
+    return torch.cat([rows, columns], dim=-1).reshape(GRID * GRID, WIDTH)
+
+
+def _turn(step: tuple[int, int]) -> Tensor:
+    """The matrix (192, 192) that takes the waves of a patch to those of the patch `step` away."""
+    half, quarter = WIDTH // 2, WIDTH // 4
+    matrix = torch.zeros(WIDTH, WIDTH)
+    for number, distance in enumerate(step):
+        cos, sin = (distance * _rates()).cos().diag(), (distance * _rates()).sin().diag()
+        sines = slice(number * half, number * half + quarter)
+        cosines = slice(number * half + quarter, (number + 1) * half)
+        matrix[sines, sines], matrix[sines, cosines] = cos, sin
+        matrix[cosines, sines], matrix[cosines, cosines] = -sin, cos
+    return matrix

@@ -16,6 +16,7 @@ from demo.scenes import COLOURS, SHAPES, Difficulty, Scene, coverage, render, sa
 SIDE = 64
 PATCH = 8
 GRID = SIDE // PATCH
+MASK_SIDE = 32
 IGNORED = 255
 
 _DIFFICULTIES: tuple[Difficulty, ...] = ("easy", "medium", "hard")
@@ -26,18 +27,33 @@ _JPEG_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
+class PatchLabels:
+    """What fills each of the 8 x 8 patches most, and where the outlines run.
+
+    `classes` (2, 8, 8) uint8: colour and shape numbers, counted from 1, 0 for background, 255 where a patch is
+    neither; `places` (3, 8, 8) float16: from the patch's centre to the object's centre, rightwards and downwards, in
+    half object sizes, and the natural logarithm of the size; `mask` (32, 32) uint8: the share of objects, 255 for all.
+    """
+
+    classes: NDArray[np.uint8]
+    places: NDArray[np.float16]
+    mask: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
-    """`images` (N, 64, 64, 3) uint8; `patches` (N, 2, 8, 8) uint8: colour and shape numbers, counted from 1, 0 for
-    background, 255 where a patch is neither; `scenes`: N scene keys from which everything else is drawn again."""
+    """N pictures (N, 64, 64, 3) uint8, the stacked fields of their `PatchLabels`, and their scenes' keys, from which
+    everything else is drawn again."""
 
     images: NDArray[np.uint8]
-    patches: NDArray[np.uint8]
+    classes: NDArray[np.uint8]
+    places: NDArray[np.float16]
+    masks: NDArray[np.uint8]
     scenes: tuple[tuple[int, Difficulty, bool], ...]
 
     def scene(self, number: int) -> Scene:
         """The scene behind a picture."""
-        index, difficulty, word = self.scenes[number]
-        return sample_scene(index, split="train", difficulty=difficulty, word=word or None)
+        return _scene(*self.scenes[number])
 
 
 def shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -51,9 +67,11 @@ def load_pool(folder: Path) -> Pool:
     """Map a finished pool into memory."""
     keys = json.loads((folder / "scenes.json").read_text())
     return Pool(
-        np.load(folder / "images.npy", mmap_mode="r"),
-        np.load(folder / "patches.npy", mmap_mode="r"),
-        tuple((index, difficulty, word) for index, difficulty, word in keys),
+        images=np.load(folder / "images.npy", mmap_mode="r"),
+        classes=np.load(folder / "classes.npy", mmap_mode="r"),
+        places=np.load(folder / "places.npy", mmap_mode="r"),
+        masks=np.load(folder / "masks.npy", mmap_mode="r"),
+        scenes=tuple((index, difficulty, word) for index, difficulty, word in keys),
     )
 
 
@@ -61,34 +79,43 @@ def build_pool(folder: Path, count: int, seed: int) -> None:
     """Render `count` training scenes at mixed native sizes, some of them through JPEG, and label their patches."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, SIDE, SIDE, 3))
-    patches = np.lib.format.open_memmap(folder / "patches.npy", "w+", np.uint8, (count, 2, GRID, GRID))
+    images = np.empty((count, SIDE, SIDE, 3), np.uint8)
     keys: list[tuple[int, Difficulty, bool]] = []
     for number in range(count):
         difficulty = _DIFFICULTIES[rng.choice(3, p=_DIFFICULTY_SHARES)]
         word = bool(difficulty == "easy" and rng.random() < 0.1)
         keys.append((number, difficulty, word))
-        scene = sample_scene(number, split="train", difficulty=difficulty, word=word or None)
-        picture = render(scene, int(rng.choice(_NATIVE_SIZES, p=_NATIVE_SHARES)))
+        picture = render(_scene(*keys[-1]), int(rng.choice(_NATIVE_SIZES, p=_NATIVE_SHARES)))
         if rng.random() < _JPEG_SHARE:
             picture = _through_jpeg(picture, int(rng.integers(50, 96)))
         images[number] = shrink(picture)
-        patches[number] = patch_labels(scene)
-    images.flush()
-    patches.flush()
+    np.save(folder / "images.npy", images)
+    labels = [label_patches(_scene(*key)) for key in keys]
+    np.save(folder / "classes.npy", np.stack([label.classes for label in labels]))
+    np.save(folder / "places.npy", np.stack([label.places for label in labels]))
+    np.save(folder / "masks.npy", np.stack([label.mask for label in labels]))
     (folder / "scenes.json").write_text(json.dumps(keys))
 
 
-def patch_labels(scene: Scene) -> NDArray[np.uint8]:
-    """The colour and the shape that fill each patch most: (2, 8, 8) uint8, numbered as in `Pool.patches`."""
-    shown = coverage(scene, SIDE).reshape(-1, GRID, PATCH, GRID, PATCH).mean(axis=(2, 4))
-    winner, share = shown.argmax(axis=0), shown.max(axis=0)
-    colours = np.array([COLOURS.index(o.colour) + 1 for o in scene.objects], np.uint8)
-    shapes = np.array([SHAPES.index(o.shape) + 1 for o in scene.objects], np.uint8)
-    labels = np.stack([colours[winner], shapes[winner]])
-    labels[:, share < 0.15] = IGNORED
-    labels[:, share < 0.03] = 0
-    return labels
+def label_patches(scene: Scene) -> PatchLabels:
+    """Label the patches of a scene's picture."""
+    shown = coverage(scene, SIDE)
+    shares = shown.reshape(-1, GRID, PATCH, GRID, PATCH).mean(axis=(2, 4))
+    winner, share = shares.argmax(axis=0), shares.max(axis=0)
+    numbers = np.array([[COLOURS.index(o.colour) + 1, SHAPES.index(o.shape) + 1] for o in scene.objects], np.uint8)
+    classes = numbers.T[:, winner]
+    classes[:, share < 0.15] = IGNORED
+    classes[:, share < 0.03] = 0
+    x, y, size = np.array([(o.x, o.y, o.size) for o in scene.objects], np.float32).T[:, winner]
+    centres = (np.arange(GRID, dtype=np.float32) + 0.5) / GRID
+    places = np.stack([2.0 * (x - centres) / size, 2.0 * (y - centres[:, None]) / size, np.log(size)])
+    fold = SIDE // MASK_SIDE
+    mask = shown.sum(axis=0).reshape(MASK_SIDE, fold, MASK_SIDE, fold).mean(axis=(1, 3))
+    return PatchLabels(classes, places.astype(np.float16), np.rint(255.0 * mask.clip(0.0, 1.0)).astype(np.uint8))
+
+
+def _scene(index: int, difficulty: Difficulty, word: bool) -> Scene:
+    return sample_scene(index, split="train", difficulty=difficulty, word=word or None)
 
 
 def _through_jpeg(picture: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:

@@ -80,7 +80,8 @@ class ZeroShot:
 
     def logits(self, images: Tensor, texts: list[str]) -> Tensor:
         """Scaled cosines (images, texts)."""
-        return self.model.logit_scale.detach().exp() * images @ self.texts(texts).T
+        logits: Tensor = self.model.logit_scale.detach().exp() * images @ self.texts(texts).T
+        return logits
 
 
 def subjects(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
@@ -106,8 +107,8 @@ def measure(classifier: ZeroShot, scenes: Sequence[Scene], size: int) -> Row:
     by_colour = accuracies(map(prompts.colour_prompts, prompts.HELD_OUT_COLOUR_TEMPLATES), colours)
     by_shape = accuracies(map(prompts.shape_prompts, prompts.HELD_OUT_TEMPLATES), shapes)
     by_pair = accuracies(map(prompts.pair_prompts, prompts.HELD_OUT_TEMPLATES), pairs)
-    means = (float(np.mean(values)) for values in (by_colour, by_shape, by_pair))
-    return Row(scenes[0].difficulty, size, len(scenes), *means, min(by_pair))
+    colour, shape, pair = (float(np.mean(values)) for values in (by_colour, by_shape, by_pair))
+    return Row(scenes[0].difficulty, size, len(scenes), colour, shape, pair, min(by_pair))
 
 
 def calibrate(classifier: ZeroShot, count: int, seed: int) -> Calibration:

@@ -2,8 +2,8 @@
 
     python -m demo.train_clip --pool /var/tmp/clip_pool --minutes 40 --out demo/checkpoints/clip
 
-Three things teach the vision side: colour and shape of every patch and of the largest object by plain classifiers
-that are dropped at the end, zero-shot classification over all colours, shapes and pairs with prompts drawn anew each
+Three things teach the vision side: what every patch shows and what the largest object is, by linear outputs that are
+dropped at the end, zero-shot classification over all colours, shapes and pairs with prompts drawn anew each
 step, and the captions of the batch's scenes.
 """
 
@@ -24,13 +24,17 @@ from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
 from demo import clip_prompts as prompts
-from demo.clip_model import MAX_TOKENS, build_model, build_processor, build_tokenizer, save_checkpoint
-from demo.clip_pool import GRID, IGNORED, Pool, build_pool, load_pool
-from demo.scenes import COLOURS, SHAPES, caption, label
+from demo.clip_model import LAYERS, MAX_TOKENS, WIDTH, build_model, build_processor, build_tokenizer, save_checkpoint
+from demo.clip_pool import GRID, IGNORED, MASK_SIDE, Pool, build_pool, load_pool
+from demo.scenes import COLOURS, DIFFICULTIES, SHAPES, caption, label
 
 _MAX_LOGIT_SCALE = math.log(100.0)
 _BACKGROUND_WEIGHT = 0.15
 _NOISE = 0.02
+_CELLS = MASK_SIDE // GRID
+#: Shares of easy, medium and hard scenes in a batch, before and after this share of the schedule.
+_HARDER_FROM = 0.4
+_MIX_BEFORE, _MIX_AFTER = (0.65, 0.33, 0.02), (0.5, 0.32, 0.18)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +55,44 @@ class Targets:
     contents: NDArray[np.int64]
 
 
-class PatchHeads(nn.Module):
-    """Classifiers that exist only while training: per patch and per picture."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Pictures and labels of one step: `pixels` (B, 3, 64, 64) normalised float32; `classes` (B, 2, 64) int64;
+    `places` (B, 64, 3) float32; `outlines` (B, 64, 16) float32 in 0..1, the mask inside each patch."""
+
+    pixels: Tensor
+    classes: Tensor
+    places: Tensor
+    outlines: Tensor
+
+
+class Helpers(nn.Module):
+    """Linear outputs that exist only while training: per patch and per picture."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.patch_colour = nn.Linear(width, len(COLOURS) + 1)
         self.patch_shape = nn.Linear(width, len(SHAPES) + 1)
+        self.place = nn.Linear(width, 3)
+        self.outline = nn.Linear(width, _CELLS * _CELLS)
         self.colour = nn.Linear(width, len(COLOURS))
         self.shape = nn.Linear(width, len(SHAPES))
 
-    def loss(self, patches: Tensor, pooled: Tensor, labels: Tensor, subject: Tensor) -> Tensor:
-        """The classifiers' loss for patches (B, 64, width), pooled (B, width), labels (B, 2, 64), subject (B, 2)."""
-        shape = _patch_loss(self.patch_shape(patches), labels[:, 1])
-        colour = _patch_loss(self.patch_colour(patches), labels[:, 0])
-        whole_shape = F.cross_entropy(self.shape(pooled), subject[:, 1])
-        whole_colour = F.cross_entropy(self.colour(pooled), subject[:, 0])
-        return shape + 0.5 * colour + 0.5 * whole_shape + 0.25 * whole_colour
+    def losses(
+        self, early: Tensor, patches: Tensor, pooled: Tensor, batch: Batch, subject: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses of patches (B, 64, width), early ones from half way up, pooled (B, width); subject (B, 2) int64."""
+        filled = (batch.classes[:, 1] > 0) & (batch.classes[:, 1] != IGNORED)
+        places = self.place(early)[filled]
+        outlines = F.binary_cross_entropy_with_logits(self.outline(early), batch.outlines)
+        whole = F.cross_entropy(self.shape(pooled), subject[:, 1])
+        return {
+            "patch shape": _patch_loss(self.patch_shape(patches), batch.classes[:, 1]),
+            "patch colour": 0.5 * _patch_loss(self.patch_colour(patches), batch.classes[:, 0]),
+            "place": F.smooth_l1_loss(places, batch.places[filled], beta=0.2),
+            "outline": 2.0 * outlines,
+            "whole": 0.5 * whole + 0.25 * F.cross_entropy(self.colour(pooled), subject[:, 0]),
+        }
 
 
 def _patch_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -114,10 +139,12 @@ class Trainer:
         torch.manual_seed(seed)
         self.pool, self.batch, self.rate = pool, batch, rate
         self.targets = collect_targets(pool)
+        difficulties = np.array([DIFFICULTIES.index(difficulty) for _, difficulty, _ in pool.scenes])
+        self.by_difficulty = [np.flatnonzero(difficulties == number) for number in range(len(DIFFICULTIES))]
         self.tokenizer: CLIPTokenizer = build_tokenizer(seed)
         self.processor = build_processor(self.tokenizer)
         self.model: CLIPModel = build_model(self.tokenizer)
-        self.heads = PatchHeads(self.model.config.vision_config.hidden_size)
+        self.helpers = Helpers(WIDTH)
         self.rng = np.random.default_rng(seed)
         self.words = random.Random(seed)
         images = self.processor.image_processor
@@ -126,7 +153,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self._groups(), lr=rate, betas=(0.9, 0.98), fused=True)
 
     def _groups(self) -> list[dict[str, object]]:
-        named = [*self.model.named_parameters(), *self.heads.named_parameters()]
+        named = [*self.model.named_parameters(), *self.helpers.named_parameters()]
         decayed = [p for n, p in named if p.ndim > 1 and "embedding" not in n]
         plain = [p for n, p in named if p.ndim <= 1 or "embedding" in n]
         return [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
@@ -135,52 +162,65 @@ class Trainer:
         """One optimiser step at a share `progress` of the schedule; returns the losses by name."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * _schedule(progress)
-        chosen = np.sort(self.rng.choice(len(self.pool.scenes), self.batch, replace=False))
-        pixels, labels = self._pictures(chosen)
-        vision = self.model.vision_model(pixel_values=pixels)
+        chosen = self._choose(_MIX_BEFORE if progress < _HARDER_FROM else _MIX_AFTER)
+        batch = self._pictures(chosen)
+        vision = self.model.vision_model(pixel_values=batch.pixels, output_hidden_states=True)
         patches = self.model.vision_model.post_layernorm(vision.last_hidden_state[:, 1:])
+        early = vision.hidden_states[LAYERS // 2][:, 1:]
         rows = torch.from_numpy(chosen)
-        losses = {"heads": self.heads.loss(patches, vision.pooler_output, labels, self.targets.subject[rows])}
+        losses = self.helpers.losses(early, patches, vision.pooler_output, batch, self.targets.subject[rows])
         if with_text:
             images = F.normalize(self.model.visual_projection(vision.pooler_output), dim=-1)
             losses |= self._text_losses(images, chosen)
         loss = torch.stack(tuple(losses.values())).sum()
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         with torch.no_grad():
             self.model.logit_scale.clamp_(0.0, _MAX_LOGIT_SCALE)
         return {name: value.item() for name, value in losses.items()}
 
-    def _pictures(self, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Pixels (B, 3, 64, 64), normalised, and patch labels (B, 2, 64); half of the pictures are mirrored."""
+    def _choose(self, mix: tuple[float, float, float]) -> NDArray[np.int64]:
+        """Numbers of a batch's pictures, in order, without repetition."""
+        counts = self.rng.multinomial(self.batch, mix)
+        drawn = [self.rng.choice(self.by_difficulty[n], count, replace=False) for n, count in enumerate(counts)]
+        return np.sort(np.concatenate(drawn))
+
+    def _pictures(self, chosen: NDArray[np.int64]) -> Batch:
+        """Pictures under random light, half of them mirrored, with their labels."""
         pixels = torch.from_numpy(self.pool.images[chosen]).permute(0, 3, 1, 2).float() / 255.0
-        labels = torch.from_numpy(self.pool.patches[chosen]).long()
+        classes = torch.from_numpy(self.pool.classes[chosen]).long()
+        places = torch.from_numpy(self.pool.places[chosen]).float()
+        masks = torch.from_numpy(self.pool.masks[chosen]).float() / 255.0
         mirrored = torch.from_numpy(self.rng.random(len(chosen)) < 0.5)
-        pixels[mirrored] = pixels[mirrored].flip(-1)
-        labels[mirrored] = labels[mirrored].flip(-1)
+        for values in (pixels, classes, places, masks):
+            values[mirrored] = values[mirrored].flip(-1)
+        places[mirrored, 0] *= -1.0
         gain = 1.0 + 0.12 * (2.0 * torch.rand(len(chosen), 1, 1, 1) - 1.0)
         tint = 0.03 * (2.0 * torch.rand(len(chosen), 3, 1, 1) - 1.0)
         noise = _NOISE * torch.rand(len(chosen), 1, 1, 1) * torch.randn_like(pixels)
         pixels = (pixels * gain + tint + noise).clamp(0.0, 1.0)
-        return (pixels - self.mean) / self.std, labels.reshape(len(chosen), 2, GRID * GRID)
+        return Batch(
+            (pixels - self.mean) / self.std,
+            classes.flatten(2),
+            places.flatten(2).transpose(1, 2),
+            masks.reshape(-1, GRID, _CELLS, GRID, _CELLS).transpose(2, 3).reshape(-1, GRID * GRID, _CELLS * _CELLS),
+        )
 
     def _text_losses(self, images: Tensor, chosen: NDArray[np.int64]) -> dict[str, Tensor]:
         """Zero-shot classification over each set of classes, and captions against pictures both ways."""
         rows = torch.from_numpy(chosen)
-        captions = [self._caption(int(number)) for number in chosen]
-        texts = self._encode(
-            [
-                *prompts.random_colour_prompts(self.words),
-                *prompts.random_shape_prompts(self.words),
-                *prompts.random_pair_prompts(self.words),
-                *captions,
-            ]
-        )
+        captions = self._captions(chosen)
+        classes = [
+            *prompts.random_colour_prompts(self.words),
+            *prompts.random_shape_prompts(self.words),
+            *prompts.random_pair_prompts(self.words),
+        ]
+        texts = torch.cat([self._encode(classes), self._encode(captions)])
         logits = self.model.logit_scale.exp() * images @ texts.T
         ends = [len(COLOURS), len(SHAPES), len(prompts.PAIRS), len(captions)]
-        colours, shapes, pairs, matches = logits.split(ends, dim=1)
+        colours, shapes, pairs, matches = torch.split(logits, ends, dim=1)
         contents = torch.from_numpy(self.targets.contents[chosen])
         same = (contents[:, None] == contents).float()
         wanted = same / same.sum(1, keepdim=True)
@@ -191,13 +231,12 @@ class Trainer:
             "caption": 0.25 * (F.cross_entropy(matches, wanted) + F.cross_entropy(matches.T, wanted)),
         }
 
-    def _caption(self, number: int) -> str:
-        draw = self.words.random()
-        if draw < 0.3:
-            return self.targets.brief[number]
-        if draw < 0.85:
-            return prompts.random_caption(self.targets.brief[number], self.words)
-        return self.targets.detailed[number]
+    def _captions(self, chosen: NDArray[np.int64]) -> list[str]:
+        """A batch's captions: detailed ones in one step of six, else brief ones, most of them in a template."""
+        if self.words.random() < 1 / 6:
+            return [self.targets.detailed[number] for number in chosen]
+        brief = [self.targets.brief[number] for number in chosen]
+        return [text if self.words.random() < 0.3 else prompts.random_caption(text, self.words) for text in brief]
 
     def _encode(self, texts: list[str]) -> Tensor:
         tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
@@ -235,7 +274,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--count", type=int, default=80_000, help="pictures in the pool")
     parser.add_argument("--minutes", type=float, default=40.0, help="length of the training, without the pool")
-    parser.add_argument("--text-from", type=float, default=0.1, help="share of the schedule before the text joins")
+    parser.add_argument("--text-from", type=float, default=0.25, help="share of the schedule before the text joins")
     parser.add_argument("--save-every", type=float, default=5.0, help="minutes between checkpoints")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")

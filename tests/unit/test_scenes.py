@@ -62,7 +62,8 @@ def changed_by_objects(scene: Scene, size: int) -> NDArray[np.bool_]:
     """Where the rendered objects differ from the bare background: (size, size)."""
     with_objects = render(scene, size).astype(int)
     without = render(dataclasses.replace(scene, objects=()), size).astype(int)
-    return np.abs(with_objects - without).max(axis=-1) > 12
+    changed: NDArray[np.bool_] = np.abs(with_objects - without).max(axis=-1) > 12
+    return changed
 
 
 @given(st.integers(0, 10**9), st.sampled_from(SPLITS), st.sampled_from(DIFFICULTIES), st.integers(0, 2**31))
@@ -90,11 +91,12 @@ def test_splits_difficulties_seeds_and_indices_never_share_a_picture() -> None:
 
 def test_every_shape_colour_and_motion_is_drawn_about_equally_often() -> None:
     drawn = [sample_scene(index) for index in range(2000)]
-    for values, names in (
+    sets: list[tuple[list[str], tuple[str, ...]]] = [
         ([scene.subject.shape for scene in drawn], SHAPES),
         ([scene.subject.colour for scene in drawn], COLOURS),
         ([scene.motion.kind for scene in drawn], MOTIONS),
-    ):
+    ]
+    for values, names in sets:
         counts = [values.count(name) for name in names]
         assert min(counts) > 0.6 * len(drawn) / len(names)
         assert max(counts) < 1.5 * len(drawn) / len(names)
