@@ -22,6 +22,7 @@ from deployments.messages import (
 )
 from deployments.templates import resolve
 from serve.config.cluster import ClusterFile, Limits
+from serve.config.load import checkpoint_label
 from serve.config.models import CheckpointModel, CustomModel, Model
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest, ModelFailed, NotFound
@@ -89,7 +90,7 @@ class DataPlane:
             name: ModelCard(
                 name,
                 model.kind,
-                model.checkpoint if isinstance(model, CheckpointModel) else None,
+                checkpoint_label(model.checkpoint) if isinstance(model, CheckpointModel) else None,
                 model.revision if isinstance(model, CheckpointModel) else None,
                 tasks_of(model),
             )

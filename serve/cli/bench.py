@@ -1,3 +1,58 @@
+"""`argus bench`: measurements of Argus beside its alternatives, each in one run on one machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
-app = typer.Typer(help="Benchmarks.")
+from serve.cli.console import output
+
+if TYPE_CHECKING:
+    from benchmarks.report import Report
+
+app = typer.Typer(help="Measure Argus beside its alternatives.", no_args_is_help=True)
+
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the record of this run to a file.")]
+Check = Annotated[bool, typer.Option("--check", help="Exit with status 1 when the goal is missed.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A short run that shows whether it works; figures mean little.")]
+
+
+@app.command()
+def batching(
+    quick: Quick = False,
+    wait_ms: Annotated[float, typer.Option(min=0, help="Longest wait for company, for both batchers.")] = 10.0,
+    seed: Annotated[int, typer.Option(help="Seed of the arrivals and of the order.")] = 1,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """Our batcher beside Ray's @serve.batch, over forward times and loads (about 6 minutes)."""
+    from benchmarks import batching as benchmark
+
+    _finish(benchmark.run(quick=quick, wait_ms=wait_ms, seed=seed), json, check)
+
+
+@app.command()
+def overhead(
+    quick: Quick = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Times each system is loaded.")] = 5,
+    seconds: Annotated[float, typer.Option(min=1, help="Seconds of load each time.")] = 8.0,
+    connections: Annotated[int, typer.Option(min=1, help="Connections of the load generator.")] = 32,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """Our router with every feature beside a bare Ray Serve application, on a no-op model (about 4 minutes)."""
+    from benchmarks import overhead as benchmark
+
+    rounds, seconds = (1, 2.0) if quick else (rounds, seconds)
+    _finish(benchmark.run(rounds=rounds, seconds=seconds, connections=connections), json, check)
+
+
+def _finish(report: Report, json: Path | None, check: bool) -> None:
+    report.show(output)
+    if json is not None:
+        report.save(json)
+        output.print(f"Record: {json}", highlight=False)
+    if check and not report.met:
+        raise typer.Exit(1)

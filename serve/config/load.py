@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from serve.config.cluster import ClusterFile
-from serve.config.models import CheckpointModel
+from serve.config.models import CheckpointModel, VectorIndexModel
 from serve.errors import ConfigError
 
 _FOLDER = Path(__file__).parent / "profiles"
@@ -166,12 +166,12 @@ def _cross_check(cluster: ClusterFile) -> Iterable[str]:
 
 
 def _with_paths(cluster: ClusterFile, folder: Path) -> ClusterFile:
-    models = {
-        name: model.model_copy(update={"checkpoint": _resolve(model.checkpoint, folder)})
-        if isinstance(model, CheckpointModel)
-        else model
-        for name, model in cluster.models.items()
-    }
+    models: dict[str, Any] = dict(cluster.models)
+    for name, model in cluster.models.items():
+        if isinstance(model, CheckpointModel):
+            models[name] = model.model_copy(update={"checkpoint": _resolve(model.checkpoint, folder)})
+        elif isinstance(model, VectorIndexModel):
+            models[name] = model.model_copy(update={"path": str(Path(model.path).absolute())})
     return cluster.model_copy(update={"models": models})
 
 
@@ -181,3 +181,11 @@ def _resolve(checkpoint: str, folder: Path) -> str:
     if checkpoint.startswith(("./", "../", "/")):
         return str((folder / checkpoint).resolve())
     return checkpoint
+
+
+def checkpoint_label(checkpoint: str) -> str:
+    """How a checkpoint is shown to clients: hub ids as they are, folders without the path of this machine."""
+    path = Path(checkpoint)
+    if not path.is_absolute():
+        return checkpoint
+    return f"demo:{path.name}" if path.parent == DEMO_CHECKPOINTS else path.name

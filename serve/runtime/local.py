@@ -72,6 +72,8 @@ class LocalCluster:
         from serve.app import logging_config
         from serve.protocol.grpc_server import SERVICER_FUNCTIONS
 
+        # Progress is ours to tell; warnings still come through.
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         server = self._cluster.server
         serve.start(
             proxy_location="HeadOnly",

@@ -1,0 +1,71 @@
+"""One main cluster for the session: the demo CLIP, a random ViT-B/32, an index, and a scripted model."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from demo.scenes import render, sample_scene
+from tests.e2e import cluster as clusters
+from tests.e2e.checkpoints import random_vit_b32
+
+
+@pytest.fixture(scope="session")
+def vit_b32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP of the exact ViT-B/32 configuration with random weights."""
+    return random_vit_b32(tmp_path_factory.mktemp("vit-b32"))
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory, vit_b32: Path) -> Iterator[clusters.Cluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    content = {
+        "extends": "demo",
+        "models": {
+            "index": {"path": str(folder / "indexes")},
+            "vit": {"kind": "clip", "checkpoint": str(vit_b32), "placement": {"num_cpus": 0.2}},
+            "scripted": {
+                "kind": "custom",
+                "implementation": "tests.e2e.models:Scripted",
+                "tasks": ["classify", "embed"],
+                "placement": {"num_cpus": 0.1},
+            },
+        },
+        "url_fetch": {"enabled": True},
+    }
+    running = clusters.start("e2e", content, folder)
+    yield running
+    clusters.stop(running)
+
+
+@pytest.fixture(scope="session")
+def photo() -> npt.NDArray[np.uint8]:
+    """A real photo, (512, 512, 3)."""
+    from skimage.data import astronaut
+
+    return np.asarray(astronaut(), np.uint8)
+
+
+@pytest.fixture(scope="session")
+def photo_jpeg(photo: npt.NDArray[np.uint8]) -> bytes:
+    return encode(photo, "JPEG", quality=90)
+
+
+@pytest.fixture(scope="session")
+def scene_png() -> bytes:
+    """Test scene 84: one red star."""
+    scene = sample_scene(84, split="test", difficulty="easy")
+    assert [(o.colour, o.shape) for o in scene.objects] == [("red", "star")]
+    return encode(render(scene, 224), "PNG")
+
+
+def encode(pixels: npt.NDArray[np.uint8], format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format, **options)
+    return buffer.getvalue()
