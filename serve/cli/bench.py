@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serve.cli.console import output
+from serve.cli.console import errors, output
+from serve.errors import ConfigError
 
 if TYPE_CHECKING:
     from benchmarks.report import Report
@@ -47,6 +48,45 @@ def overhead(
 
     rounds, seconds = (1, 2.0) if quick else (rounds, seconds)
     _finish(benchmark.run(rounds=rounds, seconds=seconds, connections=connections), json, check)
+
+
+@app.command()
+def serving(
+    only: Annotated[
+        list[str] | None, typer.Option(help="Measure this system alone; may be given several times.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="vit-b32 (random weights), demo (demo/checkpoints/clip), or both.")
+    ] = "both",
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in progress.")] = 32,
+    duration: Annotated[float, typer.Option(min=1, help="Seconds measured, for each system.")] = 30.0,
+    decode: Annotated[str, typer.Option(help="How JPEG is decoded, in every system: exact or scaled.")] = "exact",
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """Argus beside plain Ray Serve, LitServe and Triton on one CLIP (about 8 minutes a model)."""
+    from benchmarks import serving as benchmark
+    from benchmarks.systems import SYSTEMS
+
+    _one_of("--model", model, (*benchmark.MODELS, "both"))
+    _one_of("--decode", decode, ("exact", "scaled"))
+    for name in only or ():
+        _one_of("--only", name, tuple(SYSTEMS))
+    report = benchmark.run(
+        models=benchmark.MODELS if model == "both" else (model,),
+        only=only or tuple(SYSTEMS),
+        connections=concurrency,
+        seconds=3.0 if quick else duration,
+        decode=decode,
+        progress=errors,
+    )
+    _finish(report, json, check)
+
+
+def _one_of(option: str, given: str, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise ConfigError(f"{option}: got {given!r}; it must be one of {', '.join(known)}")
 
 
 def _finish(report: Report, json: Path | None, check: bool) -> None:

@@ -6,14 +6,15 @@ Ray is imported inside the functions: its settings must be in the environment fi
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from serve.config.cluster import ClusterFile
 from serve.errors import ConfigError, Unavailable
@@ -116,10 +117,12 @@ class LocalCluster:
         import ray
         from ray import serve
 
-        with contextlib.suppress(Exception):
-            serve.shutdown()  # type: ignore[no-untyped-call]
-        shutdown: Any = ray.shutdown
-        shutdown()
+        shut_serve, shut_ray = cast("Callable[[], None]", serve.shutdown), cast("Callable[[], None]", ray.shutdown)
+        # Ray reports the end of its own controller as a failed task of that controller.
+        with contextlib.redirect_stderr(io.StringIO()):
+            with contextlib.suppress(Exception):
+                shut_serve()
+            shut_ray()
 
 
 def states(application: Any) -> list[DeploymentState]:
