@@ -6,6 +6,7 @@ is imported, in the process from which all others descend.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -18,16 +19,26 @@ from serve import loopback
 # Largest message between two deployments. Ray's default of 4 MiB refuses a large photo on its way to a model.
 _MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 
-# HAProxy's statistics and metrics listen on every interface, with no option against it; its admin socket's folder is
-# ours. Ray checks the pid of what it started, hence `exec`.
+# What the wrapper changes in the configuration that Ray writes, which has no options for it:
+# statistics and metrics listen on every interface, and errors of HAProxy's own making all become a plain 500.
+# Ray checks the pid of what it started, hence `exec`.
 _WRAPPER = """#!/bin/sh
 previous=
 for argument in "$@"; do
-  [ "$previous" = "-f" ] && sed -i 's/^\\( *bind\\) \\*\\{{0,1\\}}:\\([0-9]*\\)/\\1 127.0.0.1:\\2/' "$argument"
+  [ "$previous" = "-f" ] && sed -i \\
+    -e 's/^\\( *bind\\) \\*\\{{0,1\\}}:\\([0-9]*\\)/\\1 127.0.0.1:\\2/' \\
+    -e 's|^\\( *errorfile \\(50[234]\\)\\) .*|\\1 {folder}/\\2.http|' "$argument"
   previous=$argument
 done
 exec {binary} "$@"
 """
+
+# HAProxy's code -> what the client gets: status line, code and message in the one shape of an error.
+_PROXY_ERRORS = {
+    502: ("503 Service Unavailable", "unavailable", "The router went away while it answered; try again."),
+    503: ("503 Service Unavailable", "unavailable", "No router is available now; try again."),
+    504: ("504 Gateway Timeout", "deadline_exceeded", "The router did not answer in time."),
+}
 
 
 def haproxy_binary() -> str | None:
@@ -83,9 +94,7 @@ def environment(run_dir: Path, binary: str | None) -> Mapping[str, str]:
 def _haproxy_environment(run_dir: Path, binary: str) -> dict[str, str]:
     folder = run_dir / "ha"
     folder.mkdir(mode=0o700, exist_ok=True)
-    wrapper = folder / "haproxy"
-    wrapper.write_text(_WRAPPER.format(binary=binary), encoding="utf-8")
-    wrapper.chmod(0o700)
+    wrapper = write_wrapper(folder, binary)
     ports = free_ports(4)
     return {
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -104,6 +113,19 @@ def _haproxy_environment(run_dir: Path, binary: str) -> dict[str, str]:
         # Time for load balancers elsewhere to notice a draining replica; here HAProxy is the only one.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     }
+
+
+def write_wrapper(folder: Path, binary: str) -> Path:
+    """The script that Ray starts in HAProxy's place, and the error files that it points HAProxy to."""
+    for code, (status, name, message) in _PROXY_ERRORS.items():
+        fields = {"code": name, "message": message, "param": None, "type": f"{name}_error", "request_id": None}
+        body = json.dumps({"error": fields})
+        head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
+        (folder / f"{code}.http").write_bytes(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+    wrapper = folder / "haproxy"
+    wrapper.write_text(_WRAPPER.format(binary=binary, folder=folder), encoding="utf-8")
+    wrapper.chmod(0o700)
+    return wrapper
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,0 +1,73 @@
+"""The HAProxy wrapper, with a real HAProxy: where it listens, and what it says when no router is there."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from serve.runtime.ingress import environment, free_ports, haproxy_binary, write_wrapper
+
+CONFIG = """
+defaults
+    mode http
+    timeout connect 1s
+    timeout client 5s
+    timeout server 5s
+    retries 0
+    errorfile 502 /nowhere/500.http
+    errorfile 503 /nowhere/500.http
+    errorfile 504 /nowhere/500.http
+frontend main
+    bind 127.0.0.1:{main}
+    default_backend routers
+backend routers
+    server gone 127.0.0.1:{gone}
+frontend prometheus
+    bind :{metrics}
+    http-request use-service prometheus-exporter
+listen stats
+    bind *:{stats}
+    stats enable
+"""
+
+
+@pytest.fixture
+def proxy(tmp_path: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    binary = haproxy_binary()
+    if binary is None:
+        pytest.skip("no HAProxy binary runs here")
+    main, gone, metrics, stats = free_ports(4)
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(CONFIG.format(main=main, gone=gone, metrics=metrics, stats=stats))
+    process = subprocess.Popen([str(write_wrapper(tmp_path, binary)), "-f", str(config)])
+    for _ in range(100):
+        if psutil.Process(process.pid).net_connections():
+            break
+        time.sleep(0.05)
+    yield main, process
+    process.terminate()
+    process.wait(timeout=10)
+
+
+def test_it_listens_on_loopback_only(proxy: tuple[int, subprocess.Popen[bytes]]) -> None:
+    _, process = proxy
+    listening = [c.laddr for c in psutil.Process(process.pid).net_connections() if c.status == psutil.CONN_LISTEN]
+    assert len(listening) == 3 and {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_a_missing_router_is_an_honest_503(proxy: tuple[int, subprocess.Popen[bytes]]) -> None:
+    answer = httpx.get(f"http://127.0.0.1:{proxy[0]}/v1/models", trust_env=False)
+    assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+    assert answer.json()["error"]["code"] == "unavailable"
+
+
+def test_without_a_binary_the_plain_proxy_is_configured(tmp_path: Path) -> None:
+    settings = environment(tmp_path, None)
+    assert not any("HAPROXY" in name or "HA_PROXY" in name for name in settings)
+    assert int(settings["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"]) > 20 * 1024 * 1024
