@@ -199,7 +199,7 @@ def reworded(template: str, rng: random.Random) -> str:
         text = " ".join(words)
         if rng.random() < 0.3:
             text += rng.choice((".", "!", "?", "..", ","))
-        if text.strip(" .?!,") not in _KEPT_BACK:
+        if text.strip(" .?!,").replace(" a {n}", " {a}") not in _KEPT_BACK:
             return text
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
 from demo import clip_prompts as prompts
-from demo.scenes import COLOURS, SHAPES, Difficulty, Scene, Split, render, sample_scene
+from demo.scenes import COLOURS, DIFFICULTIES, SHAPES, Difficulty, Scene, Split, render, sample_scene
 
 CALIBRATION_FILE = "argus.json"
 _BATCH = 128
@@ -112,19 +112,27 @@ def measure(classifier: ZeroShot, scenes: Sequence[Scene], size: int) -> Row:
 
 
 def calibrate(classifier: ZeroShot, count: int, seed: int) -> Calibration:
-    """Fit one temperature to easy scenes of the split "val" over all 80 pairs."""
+    """Fit one temperature by likelihood, over all 80 pairs, to as many scenes of each difficulty of the split "val".
+
+    The largest object's pair is the right answer. Easy scenes alone would not do: where every answer is right, the
+    likelihood has no best temperature.
+    """
     template = prompts.HELD_OUT_TEMPLATES[0]
-    scenes = draw("val", "easy", count, seed)
+    scenes = [scene for difficulty in DIFFICULTIES for scene in draw("val", difficulty, count, seed)]
     colours, shapes = subjects(scenes)
     wanted = colours * len(SHAPES) + shapes
     logits = classifier.logits(classifier.images(scenes, 224), prompts.pair_prompts(template)).double()
     candidates = np.geomspace(0.05, 20.0, 2400)
     losses = [F.cross_entropy(logits / temperature, wanted).item() for temperature in candidates]
-    best = float(candidates[int(np.argmin(losses))])
+    place = int(np.argmin(losses))
+    if place in (0, len(candidates) - 1):
+        raise ValueError(f"the likelihood has no best temperature between {candidates[0]} and {candidates[-1]}")
+    best = float(candidates[place])
     return Calibration(
         round(best, 4),
-        f'scene world, split "val", easy, seed {seed}, rendered at 224, all 80 pairs, "{template}"',
-        count,
+        f'scene world, split "val", easy, medium and hard alike, seed {seed}, rendered at 224, the largest object '
+        f'among all 80 pairs, "{prompts.fill(template, "red star")}" and so on',
+        len(scenes),
         F.cross_entropy(logits, wanted).item(),
         F.cross_entropy(logits / best, wanted).item(),
         calibration_error(logits, wanted),
@@ -178,7 +186,7 @@ def main() -> None:
         results |= fitted
     easy = draw("test", "easy", arguments.scenes, arguments.seed)
     rows = [measure(classifier, easy, size) for size in arguments.sizes]
-    for difficulty in ("medium", "hard"):
+    for difficulty in DIFFICULTIES[1:]:
         rows.append(measure(classifier, draw("test", difficulty, arguments.scenes, arguments.seed), 224))
     print(table(rows))
     results["rows"] = [asdict(row) for row in rows]
