@@ -73,7 +73,10 @@ class RouterMetrics:
         )
         self._seconds.observe(request.seconds, tags={"protocol": request.protocol, "route": request.route})
         if log.isEnabledFor(logging.INFO):
-            log.info("request", extra=asdict(request))
+            fields = asdict(request)
+            # Ray's formatter has a field `route` of its own, the application's prefix.
+            fields["operation"] = fields.pop("route")
+            log.info("request", extra=fields)
 
     def in_flight(self, count: int) -> None:
         """Requests in progress now."""
