@@ -6,18 +6,37 @@ by mistake or malice; each has the error code it must get.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 from PIL import Image
 
+from benchmarks.report import Column, Report, this_command
+from benchmarks.servers import argus
 from demo.scenes import COLOURS, SHAPES, render, sample_scene
+
+GOAL = "every good request answered right, every bad one refused with its code, no hang, resident memory flat"
+# Memory is read after a warm-up of this share of the requests: caches and arenas fill first.
+_WARM_UP_SHARE = 0.2
+# Growth from there to the end that still counts as flat, in all processes together.
+_FLAT_SHARE = 0.03
+_REQUEST_TIMEOUT_S = 60.0
+_COLUMNS = (
+    Column("kind", "request"),
+    Column("sent", "sent", "d"),
+    Column("right", "answered as it must be", "d"),
+    Column("expected", "expected"),
+)
 
 _LABELS = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
 _SCENES = 200
@@ -120,3 +139,83 @@ def _raw(data: bytes, declared: str) -> dict[str, Any]:
 def _json(data: bytes, declared: str) -> dict[str, Any]:
     uri = f"data:{declared};base64,{base64.b64encode(data).decode()}"
     return {"json": {"image": uri, "labels": _LABELS, "top_k": 1}}
+
+
+def run(*, requests: int, bad_share: float, connections: int, seed: int) -> Report:
+    """Starts the demo cluster, sends everything, reads the memory of its processes.
+
+    Raises:
+        Unavailable: the cluster did not start.
+    """
+    report = Report(
+        this_command(),
+        f"{requests} mixed requests, {bad_share:.0%} poisoned, {connections} connections",
+        GOAL,
+        _COLUMNS,
+        {"requests": requests, "bad_share": bad_share, "connections": connections, "seed": seed},
+    )
+    mixed = list(mixed_requests(requests, bad_share=bad_share, seed=seed))
+    with tempfile.TemporaryDirectory() as folder:
+        cluster = {"extends": "demo", "models": {"index": {"path": folder}}}
+        with argus("poison", cluster) as (address, _):
+            complaints, memory = asyncio.run(_send_all(mixed, address, connections))
+    wrong = Counter(kind for kind, _ in complaints)
+    for kind, sent in sorted(Counter(request.kind for request in mixed).items()):
+        codes = {request.expected for request in mixed if request.kind == kind}
+        expected = "the scene's label" if kind == "good" else ", ".join(codes)
+        report.rows.append({"kind": kind, "sent": sent, "right": sent - wrong[kind], "expected": expected})
+    report.misses.extend(text for _, text in complaints[:10])
+    warm, end = memory
+    growth = (end - warm) / warm
+    report.notes.append(
+        f"Resident memory of all processes: {warm / 1e6:.0f} MB after the first fifth, {end / 1e6:.0f} MB at the end "
+        f"({growth:+.1%})."
+    )
+    if growth > _FLAT_SHARE:
+        report.misses.append(f"resident memory grew by {growth:.1%}; flat means at most {_FLAT_SHARE:.0%}")
+    return report
+
+
+async def _send_all(
+    mixed: list[MixedRequest], address: str, connections: int
+) -> tuple[list[tuple[str, str]], tuple[int, int]]:
+    """Complaints as (kind, text), and memory after the warm-up and at the end, in bytes."""
+    complaints: list[tuple[str, str]] = []
+    warm_up = int(len(mixed) * _WARM_UP_SHARE)
+    limits = httpx.Limits(max_connections=connections)
+    async with httpx.AsyncClient(
+        base_url=address, timeout=_REQUEST_TIMEOUT_S, limits=limits, trust_env=False
+    ) as client:
+        await _send_some(mixed[:warm_up], client, connections, complaints)
+        warm = _resident(address)
+        await _send_some(mixed[warm_up:], client, connections, complaints)
+    return complaints, (warm, _resident(address))
+
+
+async def _send_some(
+    mixed: list[MixedRequest], client: httpx.AsyncClient, connections: int, complaints: list[tuple[str, str]]
+) -> None:
+    waiting = iter(mixed)
+
+    async def connection() -> None:
+        for request in waiting:
+            try:
+                complaint = request.complaint(await request.send(client))
+            except (httpx.HTTPError, ValueError, KeyError) as error:
+                complaint = f"{request.kind}: {type(error).__name__}: {error}"
+            if complaint is not None:
+                complaints.append((request.kind, complaint))
+
+    await asyncio.gather(*(connection() for _ in range(connections)))
+
+
+def _resident(address: str) -> int:
+    """Unshared memory of this cluster's replicas and of its HAProxy, in bytes."""
+    port = int(address.rpartition(":")[2])
+    parents = {c.pid for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr.port == port}
+    total = 0
+    for process in psutil.process_iter(["name", "cmdline"]):
+        title = " ".join(process.info["cmdline"] or [])
+        if process.pid in parents or "ServeReplica:argus" in title:
+            total += process.memory_full_info().uss
+    return total

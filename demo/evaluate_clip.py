@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's customary name
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
@@ -43,9 +45,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The fitted temperature, what it was fitted on, and what it changes."""
+    """What a temperature was fitted on, and what it changed.
+
+    Attributes:
+        temperature: what is left to divide logits by when serving: 1, since the fitted one is in the logit scale.
+        folded_temperature: the fitted one, that the logit scale was divided by.
+    """
 
     temperature: float
+    folded_temperature: float
     fitted_on: str
     samples: int
     nll_before: float
@@ -129,6 +137,7 @@ def calibrate(classifier: ZeroShot, count: int, seed: int) -> Calibration:
         raise ValueError(f"the likelihood has no best temperature between {candidates[0]} and {candidates[-1]}")
     best = float(candidates[place])
     return Calibration(
+        1.0,
         round(best, 4),
         f'scene world, split "val", easy, medium and hard alike, seed {seed}, rendered at 224, the largest object '
         f'among all 80 pairs, "{prompts.fill(template, "red star")}" and so on',
@@ -138,6 +147,18 @@ def calibrate(classifier: ZeroShot, count: int, seed: int) -> Calibration:
         calibration_error(logits, wanted),
         calibration_error(logits / best, wanted),
     )
+
+
+def fold(folder: Path, temperature: float) -> None:
+    """Move a temperature into the checkpoint's own logit scale: softmax(scale / T * cosine) needs none beside it.
+
+    Plain transformers then gives calibrated probabilities too, the very ones that are served.
+    """
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    scale = tensors["logit_scale"]
+    tensors["logit_scale"] = (scale.double() - math.log(temperature)).to(scale.dtype)
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def calibration_error(logits: Tensor, wanted: Tensor) -> float:
@@ -175,12 +196,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the scenes")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 224], help="native sizes of the easy scenes")
     parser.add_argument("--json", type=Path, help="write the rows and the calibration here")
-    parser.add_argument("--calibrate", action="store_true", help=f"fit the temperature, write {CALIBRATION_FILE}")
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help=f"fit and fold a temperature, write {CALIBRATION_FILE}",
+    )
     arguments = parser.parse_args()
     classifier = ZeroShot(arguments.checkpoint)
     results: dict[str, object] = {}
     if arguments.calibrate:
-        fitted = {"calibration": asdict(calibrate(classifier, arguments.scenes, arguments.seed))}
+        calibration = calibrate(classifier, arguments.scenes, arguments.seed)
+        fold(arguments.checkpoint, calibration.folded_temperature)
+        fitted = {"calibration": asdict(calibration)}
         (arguments.checkpoint / CALIBRATION_FILE).write_text(json.dumps(fitted, indent=2) + "\n")
         print(json.dumps(fitted, indent=2))
         results |= fitted

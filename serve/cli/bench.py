@@ -89,6 +89,39 @@ def _one_of(option: str, given: str, known: tuple[str, ...]) -> None:
         raise ConfigError(f"{option}: got {given!r}; it must be one of {', '.join(known)}")
 
 
+@app.command()
+def poison(
+    requests: Annotated[int, typer.Option(min=10, help="Requests in all.")] = 10_000,
+    bad_share: Annotated[float, typer.Option(min=0, max=1, help="Share of them that is poisoned.")] = 0.01,
+    connections: Annotated[int, typer.Option(min=1, help="Requests in progress.")] = 16,
+    seed: Annotated[int, typer.Option(help="Seed of the mixture.")] = 1,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """Bad images among good ones: answers, codes, hangs and memory (about 2 minutes)."""
+    from benchmarks import poison as benchmark
+
+    count = 500 if quick else requests
+    _finish(benchmark.run(requests=count, bad_share=bad_share, connections=connections, seed=seed), json, check)
+
+
+@app.command()
+def index(
+    items: Annotated[int, typer.Option(min=200, help="Vectors added.")] = 20_000,
+    searches: Annotated[int, typer.Option(min=1, help="Searches.")] = 2_000,
+    seed: Annotated[int, typer.Option(help="Seed of the vectors.")] = 1,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """Image search through the API, and a killed index that loses nothing (about 2 minutes)."""
+    from benchmarks import index as benchmark
+
+    items, searches = (1000, 100) if quick else (items, searches)
+    _finish(benchmark.run(items=items, searches=searches, seed=seed), json, check)
+
+
 def _finish(report: Report, json: Path | None, check: bool) -> None:
     report.show(output)
     if json is not None:

@@ -147,10 +147,11 @@ def test_the_auto_class_loads_the_same_processor() -> None:
     assert processor.image_processor.size["shortest_edge"] == 64
 
 
-def test_the_logit_scale_is_capped_and_the_calibration_helps() -> None:
+def test_the_temperature_is_folded_into_the_logit_scale_and_helps() -> None:
     model = CLIPModel.from_pretrained(CHECKPOINT, dtype=torch.float32)
-    assert model.logit_scale.exp().item() <= 100.5
     calibration = json.loads((CHECKPOINT / "argus.json").read_text())["calibration"]
-    assert calibration["temperature"] > 0.0
-    assert calibration["nll_after"] <= calibration["nll_before"]
+    assert calibration["temperature"] == 1.0
+    assert 0.0 < model.logit_scale.exp().item() * calibration["folded_temperature"] <= 100.5
+    assert calibration["nll_after"] < calibration["nll_before"]
+    assert calibration["ece_after"] < calibration["ece_before"]
     assert calibration["samples"] >= 1000
