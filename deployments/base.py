@@ -14,9 +14,9 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, ParamSpec, Protocol, TypeVar
 
-from deployments.batching import Batcher, BatchLimits, BatchObserver
+from deployments.batching import Batcher, BatchLimits, BatchObserver, being_cancelled
 from deployments.messages import Call, ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult, ModelInfo
-from serve.errors import ArgusError, DeadlineExceeded, InvalidMedia, Overloaded, Unavailable
+from serve.errors import ArgusError, DeadlineExceeded, InvalidMedia, ModelFailed, Overloaded, Unavailable
 
 Item = TypeVar("Item")
 Prepared = TypeVar("Prepared")
@@ -82,24 +82,42 @@ class CpuPool:
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="cpu")
         self._most = workers * _PENDING_PER_WORKER
         self._pending = 0
+        self._closed = False
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `function` in a worker.
 
         Raises:
             Overloaded: as many jobs wait as the pool takes.
+            Unavailable: the pool is closed.
         """
+        if self._closed:
+            raise _closing()
         if self._pending >= self._most:
             raise Overloaded(f"The preprocessing queue is full ({self._most} waiting).", retry_after_s=1.0)
+        job = self._executor.submit(function, *args, **kwargs)
+        # Counted until the job is over, not until its caller has left: what counts is what the workers still have.
         self._pending += 1
+        loop = asyncio.get_running_loop()
+        job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._over) if not loop.is_closed() else None)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: function(*args, **kwargs))
-        finally:
-            self._pending -= 1
+            return await asyncio.wrap_future(job)
+        except asyncio.CancelledError:
+            if self._closed and not being_cancelled():
+                raise _closing() from None
+            raise
+
+    def _over(self) -> None:
+        self._pending -= 1
 
     def close(self) -> None:
         """Drops what waits; what runs ends by itself."""
+        self._closed = True
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _closing() -> Unavailable:
+    return Unavailable("The model is shutting down.", retry_after_s=1.0)
 
 
 class Pipeline(Generic[Item, Prepared, Raw, Result]):
@@ -134,11 +152,14 @@ class Pipeline(Generic[Item, Prepared, Raw, Result]):
         Raises:
             ArgusError: what the stages and the batcher raise; see `Batcher.submit`.
         """
-        prepared = await self._preprocess(item, deadline)
-        raw = await self._batcher.submit(
-            prepared, cost=self._adapter.cost(prepared), lane=self._adapter.lane(prepared), deadline=deadline
-        )
-        return self._adapter.postprocess(item, raw)
+        prepared, cost, lane = await self._preprocess(item, deadline)
+        raw = await self._batcher.submit(prepared, cost=cost, lane=lane, deadline=deadline)
+        try:
+            return self._adapter.postprocess(item, raw)
+        except ArgusError:
+            raise
+        except Exception as error:
+            raise ModelFailed(f"The model's output cannot be read: {type(error).__name__}: {error}") from error
 
     async def run_all(self, items: Sequence[Item], deadline: float) -> list[Result | Exception]:
         """Takes many items through; an error stays in its item's place. Cancelling this cancels them all."""
@@ -152,14 +173,17 @@ class Pipeline(Generic[Item, Prepared, Raw, Result]):
         except ArgusError as error:
             return error
 
-    async def _preprocess(self, item: Item, deadline: float) -> Prepared:
-        def job() -> Prepared:
+    async def _preprocess(self, item: Item, deadline: float) -> tuple[Prepared, float, Hashable]:
+        """The prepared item, its cost and its lane, all made in the pool."""
+
+        def job() -> tuple[Prepared, float, Hashable]:
             started = time.monotonic()
             if started >= deadline:
                 raise DeadlineExceeded("The deadline passed before preprocessing began.")
             prepared = self._adapter.preprocess(item)
+            described = prepared, self._adapter.cost(prepared), self._adapter.lane(prepared)
             self._preprocess_took(time.monotonic() - started)
-            return prepared
+            return described
 
         try:
             return await self._pool.run(job)
@@ -173,10 +197,16 @@ class Pipeline(Generic[Item, Prepared, Raw, Result]):
         return await asyncio.get_running_loop().run_in_executor(self._model_thread, self._adapter.forward, batch)
 
     async def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> None:
-        """Runs the probe in batches of the given sizes, so that the first client does not pay for it."""
+        """Runs the probe in batches of the given sizes, so that the first client does not pay for it.
+
+        Raises:
+            ModelFailed: the model fails on its own probe.
+        """
+        prepared = await self._pool.run(lambda: self._adapter.preprocess(self._adapter.probe()))
         for size in batch_sizes:
-            prepared = [self._adapter.preprocess(self._adapter.probe()) for _ in range(size)]
-            await self._forward(prepared)
+            for result in await self._forward([prepared] * size):
+                if isinstance(result, BaseException):
+                    raise ModelFailed(f"The model fails on its probe: {result}") from result
 
     async def check(self, timeout_s: float) -> None:
         """The health check's body: the real path, end to end. A busy model is healthy, a hung one is not.

@@ -287,7 +287,7 @@ class Batcher(Generic[In, Out]):
             if len(results) != len(batch):
                 return ModelFailed(f"The model returned {len(results)} results for {len(batch)} items.")
         except asyncio.CancelledError as cancelled:
-            if _being_cancelled():
+            if being_cancelled():
                 for entry in batch:
                     _fail(entry, Unavailable("The model is shutting down.", retry_after_s=1.0))
                 raise
@@ -308,7 +308,8 @@ def _why_dead(entry: _Entry[In, Out]) -> str:
     return "cancelled" if entry.result.cancelled() else "deadline"
 
 
-def _being_cancelled() -> bool:
+def being_cancelled() -> bool:
+    """Whether the CancelledError in hand is meant for this task, rather than for something that it awaits."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

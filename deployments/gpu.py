@@ -63,7 +63,7 @@ def allocator_fraction(budget_gb: float, gpu_memory_gb: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one model's replicas ask of each node pool."""
+    """What one model's replicas ask of a node pool."""
 
     model: str
     budget_gb: float
@@ -75,8 +75,8 @@ class Packing:
     """How claims fall onto the GPUs of one pool.
 
     Attributes:
-        used_gb: per GPU, in the order in which they fill.
-        homeless: names of models with a replica for which no GPU has room.
+        used_gb: of each GPU.
+        homeless: names of models with a replica for which there is no room.
     """
 
     used_gb: tuple[float, ...]
@@ -84,35 +84,39 @@ class Packing:
 
     @property
     def total_gb(self) -> float:
+        """Of all GPUs together."""
         return sum(self.used_gb)
 
 
-def pack(claims: Sequence[Claim], gpus: int, gpu_memory_gb: float) -> Packing:
-    """First-fit decreasing: a fraction cannot straddle two GPUs, so a sum that fits may still not pack.
+def pack(claims: Sequence[Claim], gpus: int, gpu_memory_gb: float, *, nodes: int = 1) -> Packing:
+    """First-fit decreasing over `nodes` of `gpus` each, in the units in which Ray places fractions.
 
-    Within 11/9 of the optimum plus one GPU (Johnson 1973, "Near-optimal bin packing algorithms").
+    A fraction cannot straddle two GPUs, and the whole GPUs of a replica lie on one node, so a sum that fits may still
+    not pack. Within 11/9 of the optimum plus one GPU (Johnson 1973, "Near-optimal bin packing algorithms").
     """
-    free = [gpu_memory_gb] * gpus
+    free = [[_RAY_PRECISION] * gpus for _ in range(nodes)]
     homeless: list[str] = []
     for claim in sorted(claims, key=lambda claim: -claim.budget_gb):
+        units = round(gpu_fraction(claim.budget_gb, gpu_memory_gb) * _RAY_PRECISION) if gpus else 0
         for _ in range(claim.replicas):
-            if not _place(claim.budget_gb, free, gpu_memory_gb) and claim.model not in homeless:
+            if not any(_place(units, node) for node in free) and claim.model not in homeless:
                 homeless.append(claim.model)
-    return Packing(tuple(gpu_memory_gb - left for left in free), tuple(homeless))
+    used = (_RAY_PRECISION - left for node in free for left in node)
+    return Packing(tuple(units * gpu_memory_gb / _RAY_PRECISION for units in used), tuple(homeless))
 
 
-def _place(budget_gb: float, free: list[float], gpu_memory_gb: float) -> bool:
-    whole = math.ceil(budget_gb / gpu_memory_gb) if budget_gb > gpu_memory_gb else 0
-    empty = [i for i, left in enumerate(free) if left == gpu_memory_gb]
-    if whole:
-        if len(empty) < whole:
+def _place(units: int, node: list[int]) -> bool:
+    """Takes `units` from one GPU of the node, or whole GPUs if there are more than one GPU's; False if it cannot."""
+    if units > _RAY_PRECISION:
+        whole = [i for i, left in enumerate(node) if left == _RAY_PRECISION][: units // _RAY_PRECISION]
+        if len(whole) * _RAY_PRECISION < units:
             return False
-        for i in empty[:whole]:
-            free[i] = 0.0
+        for i in whole:
+            node[i] = 0
         return True
-    for i, left in enumerate(free):
-        if left + 1e-9 >= budget_gb:
-            free[i] = left - budget_gb
+    for i, left in enumerate(node):
+        if left >= units:
+            node[i] = left - units
             return True
     return False
 

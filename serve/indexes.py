@@ -83,6 +83,12 @@ class IndexService:
         """
         if not items:
             raise InvalidRequest("At least one item is needed.", code="no_input", param="items")
+        if len(items) > self._plane.limits.max_inputs:
+            raise InvalidRequest(
+                f"There are {len(items)} items; at most {self._plane.limits.max_inputs} are accepted in one request.",
+                code="too_many_inputs",
+                param="items",
+            )
         params = [item.param for item in items]
         vectors = await self._vectors(name, [item.content for item in items], params, context)
         records = [Item(item.id, vector, item.metadata) for item, vector in zip(items, vectors, strict=True)]

@@ -63,7 +63,7 @@ def hash_key_command(
 def _budget_table(pools: list[PoolBudget]) -> Table:
     table = Table("node pool", "GPU memory", "fullest GPU", "CPU cores", title="What must fit on the fewest nodes")
     for pool in pools:
-        fullest = f"{max(pool.packing.used_gb):g} GB" if pool.packing.used_gb else "no GPU"
+        fullest = f"{max(pool.packing.used_gb):.1f} GB" if pool.packing.used_gb else "no GPU"
         asked, available = pool.cpus
         table.add_row(pool.pool, pool.sum_line(), fullest, f"{asked:g} of {available:g}")
     return table

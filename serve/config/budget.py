@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from deployments.gpu import CONTEXT_GB, NEEDS, Claim, Packing, pack
 from serve.config.cluster import ClusterFile
-from serve.config.models import CheckpointModel
+from serve.config.models import CheckpointModel, Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,42 +39,74 @@ def budgets(cluster: ClusterFile) -> list[PoolBudget]:
     """One budget for each node pool, in the file's order."""
     result = []
     for pool_name, pool in cluster.node_pools.items():
-        models = {name: model for name, model in cluster.models.items() if cluster.pool_of(name) == pool_name}
+        models = _models_of(cluster, pool_name)
         claims = tuple(
-            Claim(name, model.gpu_memory_gb, max(1, model.autoscaling.min_replicas))
-            for name, model in models.items()
-            if model.gpu_memory_gb
+            Claim(name, model.gpu_memory_gb, _replicas(model)) for name, model in models.items() if model.gpu_memory_gb
         )
-        gpus = pool.gpus * max(1, pool.min_nodes)
-        asked = sum(m.placement.num_cpus * max(1, m.autoscaling.min_replicas) for m in models.values())
+        nodes = max(1, pool.min_nodes)
+        asked = sum(model.placement.num_cpus * _replicas(model) for model in models.values())
         result.append(
             PoolBudget(
                 pool_name,
                 claims,
-                pack(claims, gpus, pool.gpu_memory_gb),
-                gpus * pool.gpu_memory_gb,
-                (asked, float(pool.cpus * max(1, pool.min_nodes))),
+                pack(claims, pool.gpus, pool.gpu_memory_gb, nodes=nodes),
+                nodes * pool.gpus * pool.gpu_memory_gb,
+                (asked, float(pool.cpus * nodes)),
             )
         )
     return result
+
+
+def _models_of(cluster: ClusterFile, pool: str) -> dict[str, Model]:
+    return {name: model for name, model in cluster.models.items() if cluster.pool_of(name) == pool}
+
+
+def _replicas(model: Model) -> int:
+    """Replicas that must fit on the fewest nodes: a model that scales to zero still needs room for one."""
+    return max(1, model.autoscaling.min_replicas)
 
 
 def problems(cluster: ClusterFile) -> list[str]:
     """Why the cluster file cannot run, one line each; empty when everything fits."""
     found = [line for name in cluster.models for line in _model_problems(cluster, name)]
     for budget in budgets(cluster):
-        if budget.packing.homeless:
+        pool = cluster.node_pools[budget.pool]
+        if pool.gpus and budget.packing.homeless:
             found.append(
-                f"node_pools.{budget.pool}: GPU memory does not suffice: {budget.sum_line()}; "
-                f"no room for {', '.join(budget.packing.homeless)}"
+                f"node_pools.{budget.pool}: GPU memory does not suffice: {budget.sum_line()} on "
+                f"{max(1, pool.min_nodes)} x {pool.gpus} GPUs; no room for {', '.join(budget.packing.homeless)}"
             )
-        asked, available = budget.cpus
-        if asked > available:
-            found.append(
-                f"node_pools.{budget.pool}.cpus: its models reserve {asked:g} cores (placement.num_cpus), "
-                f"its fewest nodes have {available:g}"
+        found.extend(_core_problems(cluster, budget))
+    return found + _router_problems(cluster)
+
+
+def _core_problems(cluster: ClusterFile, budget: PoolBudget) -> Iterator[str]:
+    asked, available = budget.cpus
+    per_node = cluster.node_pools[budget.pool].cpus
+    for name, model in _models_of(cluster, budget.pool).items():
+        if model.placement.num_cpus > per_node:
+            yield (
+                f"models.{name}.placement.num_cpus: got {model.placement.num_cpus:g}; a node of pool "
+                f"{budget.pool!r} has {per_node}"
             )
-    return found
+    if asked > available:
+        yield (
+            f"node_pools.{budget.pool}.cpus: its models reserve {asked:g} cores (placement.num_cpus), "
+            f"its fewest nodes have {available:g}"
+        )
+
+
+def _router_problems(cluster: ClusterFile) -> list[str]:
+    """Routers may run in any pool, so they are counted against all cores together."""
+    router = cluster.router.num_cpus * cluster.router.replicas
+    models = sum(budget.cpus[0] for budget in budgets(cluster))
+    available = sum(budget.cpus[1] for budget in budgets(cluster))
+    if models <= available < models + router:
+        return [
+            f"router.num_cpus: got {cluster.router.num_cpus:g} for {cluster.router.replicas} replicas; with the "
+            f"models' {models:g} that makes {models + router:g} cores, and the fewest nodes have {available:g}"
+        ]
+    return []
 
 
 def _model_problems(cluster: ClusterFile, name: str) -> list[str]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from serve.config.cluster import ClusterFile
-from serve.config.models import CheckpointModel, VectorIndexModel
+from serve.config.models import KINDS, CheckpointModel, VectorIndexModel
 from serve.errors import ConfigError
+from serve.validation import fields_at, real_path
 
 _FOLDER = Path(__file__).parent / "profiles"
 PROFILES = tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
@@ -27,6 +27,28 @@ class ConfigErrors(ConfigError):
     def __init__(self, message: str, problems: tuple[str, ...] = (), **fields: Any) -> None:
         super().__init__(message, **fields)
         self.problems = problems
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.message, self.problems, self.code, self.param)
+
+    def at(self, param: str) -> ConfigErrors:
+        """See `ArgusError.at`."""
+        return _rebuild(self.message, self.problems, self.code, param)
+
+
+def _rebuild(message: str, problems: tuple[str, ...], code: str, param: str | None) -> ConfigErrors:
+    return ConfigErrors(message, problems, code=code, param=param)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error: the second would silently replace the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"key {key!r} stands twice in one mapping, line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep)
 
 
 def load_profile(name: str) -> ClusterFile:
@@ -54,7 +76,7 @@ def parse(data: Mapping[str, Any], *, source: str = "cluster file", folder: Path
     try:
         cluster = ClusterFile.model_validate(data)
     except ValidationError as error:
-        raise _errors(source, [_describe(detail) for detail in error.errors(include_url=False)]) from None
+        raise _errors(source, _problems(error.errors(include_url=False))) from None
     if problems := list(_cross_check(cluster)):
         raise _errors(source, problems)
     return _with_paths(cluster, folder)
@@ -65,9 +87,9 @@ def _errors(source: str, problems: list[str]) -> ConfigErrors:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The file with its `extends` merged in: the named profile or file first, this file's keys over it."""
+    """The file with its `extends` merged in: the named profile first, this file's keys over it."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
     except OSError as error:
         raise _errors(str(path), [f"cannot be read: {error.strerror}"]) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -90,58 +112,38 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _problems(errors: Sequence[ErrorDetails]) -> list[str]:
+    """One line a problem; a list that is too short only because an entry of it is wrong is not one of its own."""
+    places = [error["loc"] for error in errors]
+    return [
+        _describe(error)
+        for error in errors
+        if error["type"] != "too_short"
+        or not any(len(p) > len(error["loc"]) and p[: len(error["loc"])] == error["loc"] for p in places)
+    ]
+
+
 def _describe(detail: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in _without_tags(detail["loc"]))
-    if detail["type"] == "extra_forbidden":
-        known = _fields_at(detail["loc"][:-1])
+    kind = detail["type"]
+    path = real_path(ClusterFile, detail["loc"], unknown_key=kind == "extra_forbidden")
+    key = ".".join(str(part) for part in path)
+    if kind == "extra_forbidden":
+        known = fields_at(ClusterFile, detail["loc"][:-1])
         close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
         return f"{key}: unknown key; {hint}"
-    if detail["type"] == "missing":
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        found = detail["input"].get("kind") if isinstance(detail["input"], dict) else None
+        said = "is missing" if found is None else f"got {found!r}"
+        return f"{key}.kind: {said}; it must be one of {', '.join(KINDS)}"
+    if kind == "missing":
         return f"{key}: is missing; it is required"
     message = detail["msg"].removeprefix("Value error, ")
+    if path and path[-1] == "sha256":  # whoever pastes the key itself must not find it in a log
+        return f"{key}: is no SHA-256 in hexadecimal; `argus config hash-key` makes it from a key"
     value = repr(detail["input"])
     shown = value if len(value) <= 80 else value[:77] + "..."
     return f"{key or 'file'}: got {shown}; {message[0].lower()}{message[1:]}"
-
-
-def _without_tags(loc: tuple[int | str, ...]) -> list[int | str]:
-    """Pydantic puts the discriminator's value behind a model's name; the file has no such key."""
-    return [part for i, part in enumerate(loc) if not (i == 2 and loc[0] == "models")]
-
-
-def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields allowed at `loc`."""
-    kind: Any = ClusterFile
-    for part in loc:
-        kind = _child(kind, part)
-    return sorted(kind.model_fields) if _is_model(kind) else []
-
-
-def _child(kind: Any, part: int | str) -> Any:
-    if _is_model(kind):
-        field = kind.model_fields.get(part)
-        return field.annotation if field else None
-    arguments = typing.get_args(kind)
-    if typing.get_origin(kind) in (dict, tuple):
-        return arguments[1] if typing.get_origin(kind) is dict else arguments[0]
-    for option in _flatten(arguments):
-        tags = typing.get_args(option.model_fields["kind"].annotation) if "kind" in option.model_fields else ()
-        if part in tags:
-            return option
-    return None
-
-
-def _flatten(options: Iterable[Any]) -> Iterable[type[BaseModel]]:
-    for option in options:
-        if _is_model(option):
-            yield option
-        else:
-            yield from _flatten(typing.get_args(option))
-
-
-def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _cross_check(cluster: ClusterFile) -> Iterable[str]:

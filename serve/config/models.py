@@ -12,7 +12,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 class Section(BaseModel):
     """Unknown keys are refused: a misspelt limit that is silently ignored is worse than no limit."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Batching(Section):
@@ -84,7 +84,7 @@ class CheckpointModel(ModelBase):
 class ClipModel(CheckpointModel):
     """CLIP or SigLIP: zero-shot classification, image and text embeddings."""
 
-    kind: Literal["clip"]
+    kind: Literal["clip"] = Field(description="Kind of model.")
     image_decode: Literal["exact", "scaled"] = Field(
         "exact",
         description="`exact` decodes at full size, so results equal those of plain transformers; `scaled` lets JPEG "
@@ -96,7 +96,7 @@ class ClipModel(CheckpointModel):
 class VectorIndexModel(ModelBase):
     """Named FAISS indexes: image search. One replica, since an index has one writer."""
 
-    kind: Literal["vector_index"]
+    kind: Literal["vector_index"] = Field(description="Kind of model.")
     path: str = Field("var/indexes", description="Folder of the durable store, relative to the working directory.")
     max_bytes: int = Field(2_000_000_000, ge=1_000_000, description="Bound on vectors and metadata held in memory.")
 
@@ -110,25 +110,25 @@ class VectorIndexModel(ModelBase):
 class GenerativeModel(CheckpointModel):
     """A vision-language model that writes text."""
 
-    kind: Literal["llava", "blip2", "video_llava"]
+    kind: Literal["llava", "blip2", "video_llava"] = Field(description="Kind of model.")
 
 
 class Florence2Model(CheckpointModel):
     """Florence-2: captions, detection, grounding and OCR by task prompt."""
 
-    kind: Literal["florence2"]
+    kind: Literal["florence2"] = Field(description="Kind of model.")
 
 
 class VideoClassifierModel(CheckpointModel):
     """VideoMAE or TimeSformer: classes of a clip."""
 
-    kind: Literal["video_classifier"]
+    kind: Literal["video_classifier"] = Field(description="Kind of model.")
 
 
 class CustomModel(ModelBase):
     """A model of your own: any class with the interface of deployments.base.Replica."""
 
-    kind: Literal["custom"]
+    kind: Literal["custom"] = Field(description="Kind of model.")
     implementation: str = Field(
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="`package.module:Class`, importable on every node."
     )
@@ -140,5 +140,6 @@ Model = Annotated[
     Field(discriminator="kind"),
 ]
 
+KINDS = ("clip", "vector_index", "llava", "blip2", "video_llava", "florence2", "video_classifier", "custom")
 # Kinds that this release can start. The others may be declared, so that budgets can be planned before they arrive.
 SERVED_KINDS = frozenset({"clip", "vector_index", "custom"})

@@ -6,12 +6,14 @@ JSON body (URL, data URI, base64). The routes see one `Submission` for all three
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -20,6 +22,7 @@ from serve.context import RequestContext
 from serve.errors import Cancelled, InvalidRequest, PayloadTooLarge, UnsupportedMedia
 from serve.media.admit import MediaSource, Reference
 from serve.media.source import MediaBytes
+from serve.validation import fields_at, most_telling, real_path
 
 _MAX_FIELDS = 4096
 _IMAGE_FIELDS = ("image", "images", "image[]", "images[]", "file", "files")
@@ -45,7 +48,13 @@ def _split(value: Any) -> Any:
     return value
 
 
+def _listed(value: Any) -> Any:
+    """Like `_split` without the commas: a data URI holds one."""
+    return [value] if isinstance(value, str) and not value.lstrip().startswith("[") else _split(value)
+
+
 TextList = Annotated[list[str], BeforeValidator(_split)]
+ImageList = Annotated[list[str], BeforeValidator(_listed)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +83,8 @@ async def read_body(request: Request, limit: int) -> bytes:
         PayloadTooLarge: more than `limit` bytes, by its own statement or in fact.
         Cancelled: the client left in the middle.
     """
-    stated = request.headers.get("content-length", "")
-    if stated.isdigit() and int(stated) > limit:
+    stated = parse_length(request.headers.get("content-length"))
+    if stated is not None and stated > limit:
         raise _too_large(limit)
     chunks, size = [], 0
     try:
@@ -87,6 +96,11 @@ async def read_body(request: Request, limit: int) -> bytes:
     except ClientDisconnect:
         raise Cancelled("The client left while sending the body.") from None
     return b"".join(chunks)
+
+
+def parse_length(text: str | None) -> int | None:
+    """A header that states a number of bytes; None when it does not."""
+    return int(text) if text is not None and re.fullmatch(r"[0-9]{1,15}", text) else None
 
 
 def _too_large(limit: int) -> PayloadTooLarge:
@@ -135,12 +149,16 @@ def validate(fields: Mapping[str, Any], kind: type[Body]) -> Body:
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+        first = most_telling(kind, error.errors(include_url=False))
+        is_unknown = first["type"] == "extra_forbidden"
+        path = real_path(kind, first["loc"], unknown_key=is_unknown)
+        param = "".join(f"[{part}]" if isinstance(part, int) else f".{part[:80]}" for part in path).lstrip(".")
+        if first["type"].startswith("union_tag"):  # of several kinds of object, told apart by one field
+            param += "." + first["ctx"]["discriminator"].strip("'")
         if first["type"] == "missing":
             raise InvalidRequest(f"Field {param!r} is required.", code="missing_field", param=param) from None
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(sorted(kind.model_fields))
+        if is_unknown:
+            known = ", ".join(fields_at(kind, first["loc"][:-1]))
             message = f"Field {param!r} is not known here; known fields are {known}."
             raise InvalidRequest(message, code="unknown_field", param=param) from None
         message = f"Field {param or 'body'!r}: {first['msg'].removeprefix('Value error, ')}."
@@ -172,8 +190,13 @@ async def _multipart(headers: Headers, body: bytes) -> Submission:
     async def stream() -> AsyncIterator[bytes]:
         yield body
 
+    # RFC 7578, section 5.1.2: fields are UTF-8. A charset that the client names would choose our decoder.
+    _, options = parse_options_header(headers["content-type"])
+    if b"boundary" not in options:
+        raise InvalidRequest("The multipart body has no boundary.", code="invalid_multipart", param="content-type")
+    utf8 = Headers(raw=[(b"content-type", b"multipart/form-data; boundary=" + options[b"boundary"])])
     parser = _InMemoryParser(
-        headers,
+        utf8,
         stream(),  # type: ignore[arg-type]
         max_files=_MAX_FIELDS,
         max_fields=_MAX_FIELDS,

@@ -82,7 +82,7 @@ class Edge:
             await self._app(exchange.scope, receive, exchange.send)
             return
         headers = exchange.headers
-        exchange.client = self._authenticator.client(headers.get("authorization"), headers.get("x-api-key"))
+        exchange.client = self._authenticator.client(_utf8(headers, "authorization"), _utf8(headers, "x-api-key"))
         with self._admission.slot():
             self._attach_context(exchange)
             await self._app(exchange.scope, receive, exchange.send)
@@ -153,6 +153,12 @@ def error_fields(error: ArgusError, request_id: str) -> dict[str, str | None]:
         "type": kind,
         "request_id": request_id,
     }
+
+
+def _utf8(headers: Headers, name: str) -> str | None:
+    """ASGI hands header bytes over as Latin-1; keys are hashed as the UTF-8 that they were sent in."""
+    value = headers.get(name)
+    return None if value is None else value.encode("latin-1").decode("utf-8", "surrogateescape")
 
 
 def _from_http(error: HTTPException) -> ArgusError:

@@ -6,6 +6,8 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from serve.auth import Authenticator
 from serve.dataplane import DataPlane
@@ -43,4 +45,19 @@ class _Routes(FastAPI):
 
     def build_middleware_stack(self) -> Any:
         """Called once by FastAPI. The exit stack is what its own routes need; it closes uploaded files."""
-        return AsyncExitStackMiddleware(self.router)
+        return AsyncExitStackMiddleware(self._route)
+
+    async def _route(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self.router(scope, receive, send)
+        except HTTPException as error:
+            if error.status_code == 405:  # the framework names the first route's methods only
+                raise HTTPException(405, headers={"Allow": ", ".join(sorted(self._allowed(scope)))}) from None
+            raise
+
+    def _allowed(self, scope: Any) -> set[str]:
+        found: set[str] = set()
+        for route in self.router.routes:
+            if route.matches(scope)[0] is not Match.NONE:
+                found |= getattr(route, "methods", None) or set()
+        return found

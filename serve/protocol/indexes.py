@@ -14,7 +14,7 @@ from serve.indexes import IndexService, NewItem, Query
 from serve.media.admit import MediaSource, Reference
 from serve.protocol.bodies import Fields, context_of, read_json, read_submission, validate
 from serve.protocol.native import json
-from serve.protocol.openapi import ERRORS, image_body, json_body, json_response
+from serve.protocol.openapi import ERRORS, image_body, json_body, json_response, merged
 
 
 class IndexFields(Fields):
@@ -108,7 +108,7 @@ def build(service: IndexService, max_body_bytes: int) -> APIRouter:
     @router.post(
         "/{name}/items",
         summary="Add items",
-        openapi_extra=image_body(ItemFileFields, raw=True) | json_body(ItemsFields),
+        openapi_extra=merged(image_body(ItemFileFields), json_body(ItemsFields)),
         responses=json_response("How many were added.", ERRORS),
     )
     async def add(name: str, request: Request) -> Response:

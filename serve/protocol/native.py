@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from serve.context import RequestContext
 from serve.dataplane import Classified, DataPlane
 from serve.errors import ArgusError, InvalidRequest
-from serve.protocol.bodies import Fields, TextList, context_of, read_submission, references, validate
+from serve.protocol.bodies import Fields, ImageList, TextList, context_of, read_submission, references, validate
 from serve.protocol.edge import error_fields
 from serve.protocol.openapi import ERRORS, image_body, json_response
 
@@ -25,7 +25,7 @@ class ClassifyFields(Fields):
     labels: TextList = Field(description="Candidate labels, distinct; in forms and queries separated by commas.")
     model: str | None = Field(None, description="A classifying model; the cluster's first one when left out.")
     image: str | None = Field(None, description="One image: URL, data URI or base64. Files go beside the fields.")
-    images: TextList | None = Field(None, description="Several images.")
+    images: ImageList | None = Field(None, description="Several images.")
     templates: str | list[str] = Field(
         "default", description="Name of a template set (default, plain, ensemble), or prompts with one {} each."
     )

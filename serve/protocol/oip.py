@@ -8,7 +8,9 @@ Each function of a model is a model of its own here: `clip.classify`, `clip.imag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +28,7 @@ from serve.media.source import MediaBytes
 VERSION = "1"
 SERVER_NAME = "argus"
 _MAX_ELEMENTS = 1 << 31
+_MAX_RANK = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +85,34 @@ class ModelSpec:
     outputs: tuple[TensorSpec, ...]
 
 
-def check_shape(name: str, shape: Sequence[int], count: int | None = None) -> tuple[int, ...]:
-    """The shape, if no side is negative and it holds `count` elements.
+def check_shape(name: str, shape: Sequence[int], count: int) -> tuple[int, ...]:
+    """The shape, if it is one that an array of `count` elements can have.
 
     Raises:
         InvalidRequest: `invalid_shape`.
     """
-    elements = 1
-    for side in shape:
-        if side < 0:
-            raise InvalidRequest(f"Shape {list(shape)} has a negative side.", code="invalid_shape", param=name)
-        elements *= side
-    if elements > _MAX_ELEMENTS or (count is not None and elements != count):
+    if len(shape) > _MAX_RANK or any(not 0 <= side <= _MAX_ELEMENTS for side in shape):
+        raise InvalidRequest(
+            f"A shape has at most {_MAX_RANK} sides from 0 to {_MAX_ELEMENTS}.", code="invalid_shape", param=name
+        )
+    elements = math.prod(shape)
+    if elements != count:
         raise InvalidRequest(
             f"Shape {list(shape)} holds {elements} elements, the data {count}.", code="invalid_shape", param=name
         )
     return tuple(shape)
+
+
+def shaped(name: str, flat: npt.NDArray[Any], shape: Sequence[int]) -> npt.NDArray[Any]:
+    """`flat` in the given shape.
+
+    Raises:
+        InvalidRequest: `invalid_shape`.
+    """
+    try:
+        return flat.reshape(check_shape(name, shape, flat.size))
+    except ValueError:  # sides that multiply beyond what numpy indexes, beside one of 0
+        raise InvalidRequest("No array has this shape.", code="invalid_shape", param=name) from None
 
 
 def array_from_bytes(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> npt.NDArray[Any]:
@@ -111,8 +126,7 @@ def array_from_bytes(name: str, datatype: str, shape: Sequence[int], raw: bytes)
         raise InvalidRequest(
             f"{len(raw)} bytes are no whole number of {datatype}.", code="invalid_tensor_data", param=name
         )
-    flat = np.frombuffer(raw, dtype)
-    return flat.reshape(check_shape(name, shape, flat.size))
+    return shaped(name, np.frombuffer(raw, dtype), shape)
 
 
 def numeric_dtype(name: str, datatype: str) -> np.dtype[Any]:
@@ -235,15 +249,21 @@ class InferenceService:
         templates: Sequence[str] | str = _parameter(request, "template_set", str, "default")
         if "TEMPLATES" in request.inputs:
             templates = _texts(request, "TEMPLATES")
-        answer = await self._plane.classify(
-            images,
-            _texts(request, "LABELS"),
-            context,
-            model=model,
-            templates=templates,
-            multi_label=_parameter(request, "multi_label", bool, False),
-            params=params,
-        )
+        names = {
+            "labels": "LABELS",
+            "templates": "TEMPLATES" if "TEMPLATES" in request.inputs else "template_set",
+            "images": "IMAGE" if "IMAGE" in request.inputs else "PIXELS",
+        }
+        with _blaming(names):
+            answer = await self._plane.classify(
+                images,
+                _texts(request, "LABELS"),
+                context,
+                model=model,
+                templates=templates,
+                multi_label=_parameter(request, "multi_label", bool, False),
+                params=params,
+            )
         scores = _all_good(answer.images)
         return {
             "PROBABILITIES": _float_tensor("PROBABILITIES", [one.probabilities for one in scores]),
@@ -269,8 +289,21 @@ class InferenceService:
         context: RequestContext,
     ) -> dict[str, Tensor]:
         normalize = _parameter(request, "normalize", bool, True)
-        answer = await self._plane.embed(inputs, context, model=model, normalize=normalize, params=params)
+        with _blaming({"input": next(iter(request.inputs))}):
+            answer = await self._plane.embed(inputs, context, model=model, normalize=normalize, params=params)
         return {"EMBEDDING": _float_tensor("EMBEDDING", _all_good(answer.result.vectors))}
+
+
+@contextmanager
+def _blaming(names: Mapping[str, str]) -> Iterator[None]:
+    """The data plane names its own arguments in errors; the client sent tensors."""
+    try:
+        yield
+    except ArgusError as error:
+        head, bracket, rest = (error.param or "").partition("[")
+        if head not in names:
+            raise
+        raise error.at(f"{names[head]}{bracket}{rest}") from error.__cause__
 
 
 def _check_names(request: InferRequest, inputs: tuple[str, ...], parameters: tuple[str, ...]) -> None:
@@ -294,7 +327,7 @@ def _parameter(request: InferRequest, name: str, kind: type[Any], default: Any) 
 def _texts(request: InferRequest, name: str) -> list[str]:
     tensor = _required(request, name)
     if tensor.datatype != "BYTES":
-        raise InvalidRequest(f"{name} must be BYTES, not {tensor.datatype}.", code="wrong_datatype", param=name)
+        raise InvalidRequest(f"{name} must be BYTES, not {tensor.datatype[:20]}.", code="wrong_datatype", param=name)
     try:
         return [item if isinstance(item, str) else bytes(item).decode() for item in tensor.data]
     except UnicodeDecodeError:
@@ -315,7 +348,7 @@ def _images(request: InferRequest) -> tuple[list[MediaSource], list[str]]:
         tensor = request.inputs["IMAGE"]
         if tensor.datatype != "BYTES":
             raise InvalidRequest(
-                f"IMAGE must be BYTES (files), not {tensor.datatype}; decoded images go into PIXELS.",
+                f"IMAGE must be BYTES (files), not {tensor.datatype[:20]}; decoded images go into PIXELS.",
                 code="wrong_datatype",
                 param="IMAGE",
             )
@@ -338,8 +371,8 @@ def _pixels(tensor: Tensor) -> list[MediaSource]:
             raise InvalidRequest("PIXELS holds values that are not finite.", code="invalid_tensor_data", param="PIXELS")
         return [PixelValues(np.ascontiguousarray(image, np.float32)) for image in images]
     raise InvalidRequest(
-        f"PIXELS has type {tensor.datatype} and shape {list(tensor.shape)}; it must be UINT8 [n, height, width, 3] "
-        "or, already normalised, FP32 [n, 3, side, side].",
+        f"PIXELS has type {tensor.datatype[:20]} and shape {list(tensor.shape)}; it must be "
+        "UINT8 [n, height, width, 3] or, already normalised, FP32 [n, 3, side, side].",
         code="invalid_shape",
         param="PIXELS",
     )

@@ -34,6 +34,7 @@ from serve.protocol.oip import (
     bytes_elements,
     check_shape,
     numeric_dtype,
+    shaped,
 )
 from serve.resilience.admission import Admission
 
@@ -41,6 +42,9 @@ Reply = TypeVar("Reply")
 
 # Seconds between two looks at the models' health for a `Watch`.
 _WATCH_PERIOD_S = 5.0
+# Details and trailers travel in one header block, of which clients accept 8 KiB by default.
+_MAX_DETAILS = 1000
+_MAX_TRAILER = 200
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 # Where a tensor's values stand when they are not in raw_input_contents.
 _CONTENTS = {
@@ -174,6 +178,7 @@ class GrpcSkin:
 
     async def _unimplemented(self, request: Any, grpc_context: GrpcContext) -> Any:
         _report(Unsupported("This RPC of Triton's is not part of what Argus serves."), "", grpc_context)
+        return pb.ServerLiveResponse()  # Ray serialises whatever is returned; empty, it is any message
 
     ModelConfig = ModelStatistics = RepositoryIndex = RepositoryModelLoad = RepositoryModelUnload = _unimplemented
     SystemSharedMemoryStatus = SystemSharedMemoryRegister = SystemSharedMemoryUnregister = _unimplemented
@@ -259,13 +264,18 @@ class _Status:
 
 def _report(error: ArgusError, request_id: str, grpc_context: GrpcContext) -> None:
     grpc_context.set_code(_CODES[int(error.grpc_code)])
-    grpc_context.set_details(error.message)
+    grpc_context.set_details(error.message[:_MAX_DETAILS])
     trailers = [("argus-code", error.code), ("argus-request-id", request_id)]
     if error.param is not None:
-        trailers.append(("argus-param", error.param.encode("ascii", "replace").decode()))
+        trailers.append(("argus-param", error.param))
     if error.retry_after_s is not None:
         trailers.append(("retry-after", str(max(1, round(error.retry_after_s)))))
-    grpc_context.set_trailing_metadata(trailers)
+    grpc_context.set_trailing_metadata([(name, _metadata_value(value)) for name, value in trailers])
+
+
+def _metadata_value(text: str) -> str:
+    """Metadata values are printable ASCII (gRPC over HTTP/2, "Custom-Metadata"), and headers are bounded together."""
+    return "".join(char if " " <= char <= "~" else "?" for char in text[:_MAX_TRAILER])
 
 
 def from_message(message: Any, limits: Limits) -> InferRequest:
@@ -316,7 +326,7 @@ def _tensor(tensor: Any, raw: bytes | None) -> Tensor:
         array = np.asarray(values, numeric_dtype(name, datatype))
     except (OverflowError, ValueError) as error:
         raise InvalidRequest(f"The data is not {datatype}: {error}.", code="invalid_tensor_data", param=name) from None
-    return Tensor(name, datatype, shape, array.reshape(check_shape(name, shape, array.size)))
+    return Tensor(name, datatype, shape, shaped(name, array, shape))
 
 
 def to_message(answer: InferResponse) -> Any:

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field
 
 from serve.context import RequestContext
 from serve.errors import InvalidRequest, PayloadTooLarge, UnsupportedMedia
-from serve.protocol.bodies import Fields, context_of, read_body, validate
+from serve.protocol.bodies import Fields, context_of, parse_length, read_body, validate
 from serve.protocol.native import json
 from serve.protocol.oip import (
     SERVER_NAME,
@@ -30,9 +30,11 @@ from serve.protocol.oip import (
     bytes_elements,
     check_shape,
     numeric_dtype,
+    shaped,
 )
 from serve.protocol.openapi import ERRORS, json_body, json_response
 
+_MAX_NESTING = 16
 _HEADER_LENGTH = "inference-header-content-length"
 EXTENSIONS = ("binary_tensor_data",)
 
@@ -135,21 +137,23 @@ def _decompressed(body: bytes, request: Request, limit: int) -> bytes:
         raise InvalidRequest(f"The body is not valid {encoding}: {error}.", code="invalid_encoding") from None
     if len(plain) > limit:
         raise PayloadTooLarge(f"The body inflates to more than {limit} bytes.", param="body")
-    if not inflater.eof:
-        raise InvalidRequest(f"The {encoding} body is truncated.", code="invalid_encoding", param="body")
+    if not inflater.eof or inflater.unused_data:
+        message = f"The {encoding} body is truncated, or something stands behind it."
+        raise InvalidRequest(message, code="invalid_encoding", param="body")
     return plain
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[InferFields, memoryview]:
     length = len(body)
     if header_length is not None:
-        if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(body):
+        stated = parse_length(header_length)
+        if stated is None or stated > len(body):
             raise InvalidRequest(
                 f"Inference-Header-Content-Length is {header_length[:40]!r}; the body has {len(body)} bytes.",
                 code="invalid_header_length",
                 param="Inference-Header-Content-Length",
             )
-        length = int(header_length)
+        length = stated
     try:
         data = orjson.loads(memoryview(body)[:length])
     except orjson.JSONDecodeError as error:
@@ -199,28 +203,44 @@ def _json_tensor(item: InputFields) -> Tensor:
     """JSON data may be nested or flat; BYTES are strings: text, or for an image base64, a data URI or a URL."""
     if item.data is None:
         raise InvalidRequest("The input has no data.", code="missing_field", param=item.name[:80])
+    values = _flat(item.data, item.name)
     if item.datatype == "BYTES":
-        strings = _flat(item.data)
-        if not all(isinstance(element, str) for element in strings):
-            raise InvalidRequest("BYTES data in JSON must be strings.", code="invalid_tensor_data", param=item.name)
-        return Tensor(item.name, "BYTES", check_shape(item.name, item.shape, len(strings)), strings)
+        _check_types(values, (str,), item)
+        return Tensor(item.name, "BYTES", check_shape(item.name, item.shape, len(values)), values)
     dtype = numeric_dtype(item.name, item.datatype)
+    _check_types(values, {"b": (bool,), "i": (int,), "u": (int,)}.get(dtype.kind, (int, float)), item)
     try:
-        array = np.asarray(_flat(item.data), dtype)
+        array = np.asarray(values, dtype)
     except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidRequest(
-            f"The data is not {item.datatype}: {error}.", code="invalid_tensor_data", param=item.name
-        ) from None
-    return Tensor(
-        item.name, item.datatype, tuple(item.shape), array.reshape(check_shape(item.name, item.shape, array.size))
-    )
+        message = f"The data is not {item.datatype}: {str(error)[:120]}."
+        raise InvalidRequest(message, code="invalid_tensor_data", param=item.name[:80]) from None
+    return Tensor(item.name, item.datatype, tuple(item.shape), shaped(item.name, array, item.shape))
 
 
-def _flat(data: list[Any]) -> list[Any]:
-    flat = data
-    while any(isinstance(element, list) for element in flat):
-        flat = [leaf for element in flat for leaf in (element if isinstance(element, list) else [element])]
-    return flat
+def _check_types(values: list[Any], allowed: tuple[type, ...], item: InputFields) -> None:
+    """numpy would make numbers of texts and of booleans, and cut fractions off."""
+    if not all(type(value) in allowed for value in values):
+        wanted = " or ".join(kind.__name__ for kind in allowed)
+        message = f"{item.datatype[:20]} data in JSON must be {wanted}."
+        raise InvalidRequest(message, code="invalid_tensor_data", param=item.name[:80])
+
+
+def _flat(data: list[Any], name: str) -> list[Any]:
+    """Leaves in row-major order; lists may be nested in any regular way, as Triton allows."""
+    level, depth = data, 1
+    while level and isinstance(level[0], list):
+        depth += 1
+        if depth > _MAX_NESTING or len({len(part) if isinstance(part, list) else -1 for part in level}) > 1:
+            raise _irregular(name)
+        level = [leaf for part in level for leaf in part]
+    if any(isinstance(leaf, list) for leaf in level):
+        raise _irregular(name)
+    return level
+
+
+def _irregular(name: str) -> InvalidRequest:
+    message = f"The nested lists are not regular, or nested deeper than {_MAX_NESTING}."
+    return InvalidRequest(message, code="invalid_shape", param=name[:80])
 
 
 def _binary_outputs(fields: InferFields, answer: InferResponse) -> frozenset[str]:

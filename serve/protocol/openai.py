@@ -18,7 +18,7 @@ from serve.context import RequestContext
 from serve.dataplane import DataPlane, Embedded, ModelCard
 from serve.errors import ArgusError, InvalidRequest, Unsupported
 from serve.media.admit import MediaSource, Reference
-from serve.protocol.bodies import Fields, TextList, context_of, read_submission, references, validate
+from serve.protocol.bodies import Fields, ImageList, context_of, read_submission, references, validate
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, image_body, json_response
 
@@ -58,7 +58,7 @@ class EmbeddingFields(Fields):
     )
     model: str | None = Field(None, description="An embedding model; the cluster's first one when left out.")
     image: str | None = Field(None, description="One image: URL, data URI or base64. Files go beside the fields.")
-    images: TextList | None = Field(None, description="Several images.")
+    images: ImageList | None = Field(None, description="Several images.")
     encoding_format: Literal["float", "base64"] = Field("float", description="base64 is little-endian float32.")
     dimensions: int | None = Field(None, ge=1, description="Only the model's own dimension is accepted.")
     normalize: bool = Field(True, description="Vectors of unit length.")

@@ -57,33 +57,41 @@ def json_body(kind: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": _schema(kind)}}}}
 
 
-def image_body(kind: type[BaseModel], *, raw: bool = True) -> dict[str, Any]:
+def image_body(kind: type[BaseModel]) -> dict[str, Any]:
     """A body with images: JSON, multipart with files, or a raw image with the fields in the query."""
     schema = _schema(kind)
     properties = dict(schema["properties"])
     properties["image"] = {"type": "string", "format": "binary", "description": "The file; may be repeated."}
     properties.pop("images", None)
     form = {**schema, "properties": properties}
-    content: dict[str, Any] = {
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    parameters = [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": f"With a raw image body. {field.get('description', '')}".strip(),
+        }
+        for name, field in schema["properties"].items()
+        if name not in ("image", "images")
+    ]
+    content = {
         "application/json": {"schema": schema},
         "multipart/form-data": {"schema": form},
+        **dict.fromkeys(("image/jpeg", "image/png", "image/webp"), binary),
     }
-    document: dict[str, Any] = {"requestBody": {"required": True, "content": content}}
-    if raw:
-        binary = {"schema": {"type": "string", "format": "binary"}}
-        content.update({"image/jpeg": binary, "image/png": binary, "image/webp": binary})
-        document["parameters"] = [
-            {
-                "name": name,
-                "in": "query",
-                "required": False,
-                "schema": {"type": "string"},
-                "description": f"With a raw image body. {field.get('description', '')}".strip(),
-            }
-            for name, field in schema["properties"].items()
-            if name not in ("image", "images")
-        ]
-    return document
+    return {"requestBody": {"required": True, "content": content}, "parameters": parameters}
+
+
+def merged(*documents: dict[str, Any]) -> dict[str, Any]:
+    """Bodies of several kinds for one route; a content type in two of them keeps the last one's schema."""
+    content: dict[str, Any] = {}
+    together: dict[str, Any] = {}
+    for document in documents:
+        content |= document["requestBody"]["content"]
+        together |= document
+    return {**together, "requestBody": {"required": True, "content": content}}
 
 
 def _schema(kind: type[BaseModel]) -> dict[str, Any]:

@@ -112,7 +112,7 @@ WRONG: list[tuple[str, dict[str, Any], list[str]]] = [
     ("too small", clip(batching={"max_items": 0}), ["models.clip.batching.max_items: got 0", "equal to 1"]),
     ("too large", clip(batching={"max_items": 5000}), ["models.clip.batching.max_items: got 5000", "equal to 4096"]),
     ("not above", file(limits={"default_timeout_s": 0}), ["limits.default_timeout_s: got 0", "greater than 0"]),
-    ("not a number", clip(gpu_memory_gb=float("nan")), ["models.clip.gpu_memory_gb: got nan", "equal to 0"]),
+    ("not a number", clip(gpu_memory_gb=float("nan")), ["models.clip.gpu_memory_gb: got nan", "finite"]),
     ("port", file(server={"http_port": 70_000}), ["server.http_port: got 70000", "equal to 65535"]),
     ("empty", file(models={}), ["models: got {}", "at least 1"]),
     ("no tasks", file(models={"m": {"kind": "custom", "implementation": "a:B", "tasks": []}}), ["models.m.tasks: "]),
@@ -128,7 +128,7 @@ WRONG: list[tuple[str, dict[str, Any], list[str]]] = [
     (
         "bad kind",
         file(models={"clip": {**CLIP, "kind": "clipp"}}),
-        ["models.clip", "'clipp'", "'clip'", "'vector_index'", "'custom'"],
+        ["models.clip.kind: got 'clipp'", "one of clip, vector_index", "custom"],
     ),
     ("no kind", file(models={"clip": {"checkpoint": "a/b"}}), ["models.clip", "kind"]),
     ("bad name", file(models={"My Clip": CLIP}), ["models.My Clip: got 'My Clip'", "pattern"]),
@@ -153,7 +153,11 @@ WRONG: list[tuple[str, dict[str, Any], list[str]]] = [
         file(auth={"keys": [{"name": "a", "sha256": "0" * 64}, {"name": "a", "sha256": "1" * 64}]}),
         ["auth: ", "two keys are named 'a'"],
     ),
-    ("key not hashed", file(auth={"keys": [{"name": "a", "sha256": "x"}]}), ["auth.keys.0.sha256: got 'x'", "pattern"]),
+    (
+        "key not hashed",
+        file(auth={"keys": [{"name": "a", "sha256": "x"}]}),
+        ["auth.keys.0.sha256: ", "argus config hash-key"],
+    ),
     (
         "the key itself",
         file(providers={"p": {"kind": "openai", "model": "m", "api_key_env": "sk-1"}}),

@@ -123,7 +123,7 @@ def test_cpu_cores() -> None:
         keys = {"placement": {"num_cpus": cores}, **replicas(2)}
         return problems(cluster({"a": llava(0) | keys}, cpu={"cpus": 4, "min_nodes": nodes, "max_nodes": 9}))
 
-    assert found(2) == []
+    assert found(1.5) == []
     [problem] = found(2.5)
     assert problem.startswith("node_pools.cpu.cpus: ")
     assert "reserve 5 cores" in problem

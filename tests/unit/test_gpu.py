@@ -101,7 +101,9 @@ def test_what_has_a_home_is_all_there(drawn: list[tuple[float, int]], gpus: int,
             * (claim.budget_gb if claim.budget_gb <= memory else math.ceil(claim.budget_gb / memory) * memory)
             for claim in claims
         )
-        assert packing.total_gb == pytest.approx(expected)
+        # Ray's fractions have four decimals, and each is rounded up.
+        replicas = sum(claim.replicas for claim in claims)
+        assert expected - 1e-6 <= packing.total_gb <= expected + replicas * memory / 10_000 + 1e-6
     else:
         assert set(packing.homeless) <= {claim.model for claim in claims}
         assert len(set(packing.homeless)) == len(packing.homeless)

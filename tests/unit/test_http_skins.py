@@ -209,7 +209,7 @@ BODIES: dict[str, tuple[bytes, str | None, int, str, str | None]] = {
     "form": (b"labels=a", "application/x-www-form-urlencoded", 415, "unsupported_media_type", "content-type"),
     "text": (b"{}", "text/plain", 415, "unsupported_media_type", "content-type"),
     "no type": (b"{}", None, 415, "unsupported_media_type", "content-type"),
-    "no boundary": (b"--x", "multipart/form-data", 400, "invalid_multipart", None),
+    "no boundary": (b"--x", "multipart/form-data", 400, "invalid_multipart", "content-type"),
     "no part": (b"hello", "multipart/form-data; boundary=x", 400, "invalid_multipart", None),
     "a part without a name": (
         b"--x\r\nContent-Type: image/png\r\n\r\nabc\r\n--x--\r\n",

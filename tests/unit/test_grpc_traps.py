@@ -1,0 +1,61 @@
+"""Hostile or odd gRPC messages: shapes, names and RPCs that no array, header or server has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2 as pb
+
+from serve.config.cluster import Limits
+from serve.errors import ArgusError
+from serve.protocol.oip import array_from_bytes
+from serve.protocol.oip_grpc import from_message
+from tests.unit.fakes import Site
+from tests.unit.test_oip_grpc import PNG, Context, failed, inference, skin_of
+
+LIMITS = Limits()
+
+
+@given(st.lists(st.integers(-2, 2**63 - 1) | st.just(0), max_size=70))
+def test_a_shape_of_anything(shape: list[int]) -> None:
+    try:
+        assert array_from_bytes("X", "FP32", shape, b"").shape == tuple(shape)
+    except ArgusError as error:
+        assert error.status == 400
+
+
+@pytest.mark.parametrize("shape", [[1] * 65, [0, 2**62, 2**62]])
+def test_a_shape_that_no_array_can_have(shape: list[int]) -> None:
+    message = pb.ModelInferRequest(raw_input_contents=[b"" if 0 in shape else b"\0\0\0\0"])
+    message.inputs.add(name="A", datatype="FP32", shape=shape)
+    with pytest.raises(ArgusError):
+        from_message(message, LIMITS)
+
+
+@pytest.mark.parametrize("name", ["IMA\nGE", "IMA\x00GE", "a" * 20_000])
+async def test_trailers_stay_within_what_grpc_sends(name: str) -> None:
+    """A newline makes the metadata illegal, and 20 000 characters exceed the 8 KiB of headers that clients accept."""
+    skin = skin_of(Site())
+    message = pb.ModelInferRequest(model_name="clip.classify", raw_input_contents=[b"x"])
+    message.inputs.add(name=name, datatype="BF16", shape=[1])
+    context = await failed(skin, message)  # `Context` checks that values are printable
+    assert sum(len(key) + len(value) for key, value in context.trailers.items()) < 2000
+    assert len(context.details or "") < 2000
+
+
+async def test_long_details_are_cut() -> None:
+    skin = skin_of(Site())
+    message = inference(IMAGE=[PNG], LABELS=[b"a"])
+    message.inputs[1].shape[:] = [1] * 5000 + [2]
+    context = await failed(skin, message)
+    assert len(context.details or "") < 2000
+
+
+@pytest.mark.parametrize("rpc", ["ModelConfig", "RepositoryIndex", "SystemSharedMemoryRegister", "TraceSetting"])
+async def test_an_rpc_not_offered_still_answers_a_message(rpc: str) -> None:
+    """Ray Serve's replica calls SerializeToString on whatever an RPC returns."""
+    reply: Any = await getattr(skin_of(Site()), rpc)(None, Context())
+    assert reply.SerializeToString() == b""
