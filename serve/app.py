@@ -78,6 +78,8 @@ def _deployment(cluster: ClusterFile, name: str, model: Model) -> serve.Applicat
         ),
         max_ongoing_requests=in_flight,
         max_queued_requests=model.batching.max_queue,
+        # A checkpoint that does not load the third time will not the twentieth.
+        max_constructor_retry_count=3,
         health_check_period_s=10,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=20,
@@ -97,5 +99,14 @@ def _implementation(cluster: ClusterFile, name: str, model: Model) -> tuple[Call
 
         return VectorIndex, (model.path, model.max_bytes)
     assert isinstance(model, CustomModel)
-    module, _, attribute = model.implementation.partition(":")
-    return getattr(importlib.import_module(module), attribute), (name, model)
+    return _import(model.implementation, f"models.{name}.implementation"), (name, model)
+
+
+def _import(path: str, key: str) -> Callable[..., Any]:
+    module, _, attribute = path.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        problem = f"{key}: got {path!r}, which cannot be imported: {error}"
+        raise ConfigErrors(problem, (problem,)) from None
+    return found

@@ -32,6 +32,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 TIMEOUT_HEADER = "x-argus-timeout-ms"
 # Answered without a key, and also when the router is full: probes must tell "busy" from "dead".
 _OPEN_PATHS = frozenset({"/v1/healthz", "/v1/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})
+DOCS_ASSETS = "/docs-assets"
 # One label for whatever was asked for and does not exist, so that a scanner cannot create series.
 _NO_ROUTE = "unmatched"
 
@@ -77,7 +78,8 @@ class Edge:
             self._recorder.record(exchange.record())
 
     async def _answer(self, exchange: _Exchange, receive: Receive) -> None:
-        if exchange.scope["path"] in _OPEN_PATHS:
+        path = exchange.scope["path"]
+        if path in _OPEN_PATHS or path.startswith(DOCS_ASSETS):
             self._attach_context(exchange)
             await self._app(exchange.scope, receive, exchange.send)
             return

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+from starlette.staticfiles import StaticFiles
 
 from serve.auth import Authenticator
 from serve.dataplane import DataPlane
 from serve.indexes import IndexService
 from serve.metrics import Recorder
 from serve.protocol import indexes, native, oip_http, openai
-from serve.protocol.edge import App, Edge
+from serve.protocol.edge import DOCS_ASSETS, App, Edge
 from serve.protocol.oip import InferenceService
 from serve.resilience.admission import Admission
 
@@ -31,13 +34,30 @@ def build(
     version: str,
 ) -> App:
     """An ASGI app."""
-    app = _Routes(title="Argus", version=version, description=DESCRIPTION, redoc_url=None)
+    app = _Routes(title="Argus", version=version, description=DESCRIPTION, docs_url=None, redoc_url=None)
     limits = plane.limits
     app.include_router(native.build(plane))
     app.include_router(openai.build(plane))
     app.include_router(indexes.build(search, limits.max_body_bytes))
     app.include_router(oip_http.build(inference, limits.max_body_bytes, version))
+    _add_docs(app)
     return Edge(app, authenticator, limits, admission, recorder)
+
+
+def _add_docs(app: FastAPI) -> None:
+    """The page at /docs with scripts that fastapi-offline carries: FastAPI's own takes them from a CDN."""
+    folder = files("fastapi_offline") / "static"
+    app.mount(DOCS_ASSETS, StaticFiles(directory=str(folder)))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="Argus",
+            swagger_js_url=f"{DOCS_ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{DOCS_ASSETS}/swagger-ui.css",
+            swagger_favicon_url=f"{DOCS_ASSETS}/favicon.png",
+        )
 
 
 class _Routes(FastAPI):

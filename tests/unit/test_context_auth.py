@@ -19,14 +19,14 @@ from serve.errors import DeadlineExceeded, InvalidRequest, Unauthenticated
 LIMITS = Limits(default_timeout_s=20, max_timeout_s=60)
 
 
-@pytest.mark.parametrize("given_id", ["a", "x" * 128, "0af7651916cd43dd-8448:eb211c80/319c_9b.a+b=c@d"])
+@pytest.mark.parametrize(
+    "given_id", ["a", "x" * 200, "a b", "a;b", '"', "<script>", "0af7651916cd43dd-8448:eb211c80/319c_9b.a+b=c@d"]
+)
 def test_a_harmless_request_id_is_kept(given_id: str) -> None:
     assert request_id_from(given_id) == given_id
 
 
-@pytest.mark.parametrize(
-    "given_id", [None, "", "x" * 129, "a b", "a\r\nSet-Cookie: b", "a\n", "é", "a;b", '"', "<script>", "\x00"]
-)
+@pytest.mark.parametrize("given_id", [None, "", "x" * 201, "a\r\nSet-Cookie: b", "a\n", "é", "\x00"])
 def test_any_other_is_replaced_by_a_fresh_one(given_id: str | None) -> None:
     first, second = request_id_from(given_id), request_id_from(given_id)
     assert first != second

@@ -103,8 +103,8 @@ async def test_a_request_id_is_kept(client: httpx.AsyncClient, site: Site, given
 
 
 async def test_a_request_id_that_is_not_harmless_is_replaced(client: httpx.AsyncClient) -> None:
-    error = error_of(await client.get("/nowhere", headers={"x-request-id": "a b"}), 404)
-    assert error["request_id"] not in ("", "a b")
+    error = error_of(await client.get("/nowhere", headers={"x-request-id": "x" * 300}), 404)
+    assert error["request_id"] not in ("", "x" * 300)
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/v1", "/v1/nope", "/v2/nope", "/v2/models/clip.classify/nope"])
