@@ -28,6 +28,9 @@ from typing import Generic, Protocol, TypeVar
 from deployments.forward_estimate import ForwardEstimate
 from serve.errors import ArgusError, DeadlineExceeded, ModelFailed, Overloaded, PayloadTooLarge, Unavailable
 
+# Longest wait for company, as a share of the forward pass that it delays.
+_WAIT_SHARE = 0.25
+
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -39,8 +42,9 @@ class BatchLimits:
     Attributes:
         max_items: most items in a batch.
         max_cost: most summed cost in a batch, in the adapter's unit; infinite by default.
-        max_wait_s: longest time an idle model waits for company, in seconds. It waits only for as many items as the
-            last batch held: a lone caller is never kept waiting, a herd that returns together is not split.
+        max_wait_s: longest time an idle model waits for company, in seconds, and at most a quarter of a forward pass.
+            It waits only for as many items as the last batch held: a lone caller is never kept waiting, a herd that
+            returns together is not split.
         max_queue: most items waiting; one more is refused with `Overloaded`.
     """
 
@@ -123,6 +127,7 @@ class Batcher(Generic[In, Out]):
         self._arrival = asyncio.Event()
         self._estimate = ForwardEstimate()
         self._last_size = 1
+        self._last_cost = 0.0
         self._running_since: float | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._closed = False
@@ -209,12 +214,16 @@ class Batcher(Generic[In, Out]):
             await self._linger()
             if self._waiting and (batch := self._collect()):
                 self._last_size = len(batch)
+                self._last_cost = sum(entry.cost for entry in batch)
                 await self._execute(batch)
 
     async def _linger(self) -> None:
-        """Waits, model idle, until as many items have come as the last batch held, at most `max_wait_s`."""
+        """Waits, model idle, until as many items have come as the last batch held.
+
+        At most `max_wait_s` and a share of the pass: waiting costs the latter of everyone, whatever it brings.
+        """
         wanted = min(self._last_size, self._limits.max_items)
-        until = self._clock() + self._limits.max_wait_s
+        until = self._clock() + min(self._limits.max_wait_s, _WAIT_SHARE * self._estimate.seconds(self._last_cost))
         while self._waiting < wanted and not self._closed:
             left = until - self._clock()
             if left <= 0:

@@ -160,6 +160,8 @@ class DataPlane:
         self, sources: Sequence[MediaSource], context: RequestContext, params: Sequence[str]
     ) -> list[Image | ArgusError]:
         """Checked images in order; a refused one is its error, blamed on its entry of `params`."""
+        if len(sources) == 1:  # the usual case, without the cost of tasks
+            return [await self._admit(sources[0], context, params[0])]
         return list(await asyncio.gather(*map(self._admit, sources, [context] * len(sources), params)))
 
     async def _admit(self, source: MediaSource, context: RequestContext, param: str) -> Image | ArgusError:
@@ -217,16 +219,17 @@ class DataPlane:
         for text, name in zip(inputs, names, strict=True):
             if isinstance(text, str):
                 self._check_text(text, name)
-        admitted = list(await asyncio.gather(*(self._input(i, context, n) for i, n in zip(inputs, names, strict=True))))
+        texts = {i: item for i, item in enumerate(inputs) if isinstance(item, str)}
+        media = [(i, item) for i, item in enumerate(inputs) if not isinstance(item, str)]
+        images = await self.admit([item for _, item in media], context, [names[i] for i, _ in media])
+        placed = texts | dict(zip((i for i, _ in media), images, strict=True))
+        admitted = [placed[i] for i in range(len(inputs))]
         good = tuple(item for item in admitted if not isinstance(item, ArgusError))
         if not good:
             return Embedded(card.name, EmbedResult(tuple(admitted), 0))  # type: ignore[arg-type]
         request = EmbedRequest(good, normalize)
         result: EmbedResult = await self._handles[card.name].call("embed", context, request, context.call())
         return Embedded(card.name, EmbedResult(_merge(admitted, result.vectors, names), result.tokens))
-
-    async def _input(self, item: MediaSource | str, context: RequestContext, param: str) -> Image | str | ArgusError:
-        return item if isinstance(item, str) else await self._admit(item, context, param)
 
     def _labels(self, labels: Sequence[str]) -> tuple[str, ...]:
         if not labels:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Protocol
 
 from ray.util.metrics import Counter, Gauge, Histogram
@@ -34,6 +34,18 @@ class RequestRecord:
     outcome: str
     status: int
     seconds: float
+
+    def fields(self) -> dict[str, str | int | float]:
+        """For a log line. Ray's formatter has a field `route` of its own, so ours is called `operation` there."""
+        return {
+            "request_id": self.request_id,
+            "protocol": self.protocol,
+            "operation": self.route,
+            "client": self.client,
+            "outcome": self.outcome,
+            "status": self.status,
+            "seconds": self.seconds,
+        }
 
 
 class Recorder(Protocol):
@@ -73,10 +85,7 @@ class RouterMetrics:
         )
         self._seconds.observe(request.seconds, tags={"protocol": request.protocol, "route": request.route})
         if log.isEnabledFor(logging.INFO):
-            fields = asdict(request)
-            # Ray's formatter has a field `route` of its own, the application's prefix.
-            fields["operation"] = fields.pop("route")
-            log.info("request", extra=fields)
+            log.info("request", extra=request.fields())
 
     def in_flight(self, count: int) -> None:
         """Requests in progress now."""

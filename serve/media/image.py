@@ -37,6 +37,7 @@ from serve.media.headers import (
     is_animated_gif,
     sniff_format,
 )
+from serve.media.jpeg import read_frame
 
 # Pillow warns about damaged metadata with texts that carry numbers from the file. Python remembers every text that it
 # has shown, so a stream of hostile files would grow that memory without bound. Set once: filters are process-wide.
@@ -132,6 +133,10 @@ def inspect_image(data: bytes, limits: ImageLimits, *, declared_type: str | None
     _check_bytes(data, limits)
     kind = sniff_format(data)
     _check_declared(kind, declared_type)
+    if kind == "JPEG" and (frame := read_frame(data)) is not None:
+        width, height = _displayed((frame.width, frame.height), exif_orientation(frame.exif, frame.xmp))
+        _check_size(width, height, limits)
+        return ImageInfo(kind, _media_type(kind), width, height, False)
     with _pillow_errors(kind, data):
         image, orientation = _open(kind, data)
         width, height = _displayed(image.size, orientation)

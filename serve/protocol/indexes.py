@@ -12,6 +12,7 @@ from deployments.vector_types import Hit, IndexInfo, IndexSpec, Item
 from serve.errors import InvalidRequest
 from serve.indexes import IndexService, NewItem, Query
 from serve.media.admit import MediaSource, Reference
+from serve.protocol import routes
 from serve.protocol.bodies import Fields, context_of, read_json, read_submission, validate
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, image_body, json_body, json_response, merged
@@ -79,7 +80,7 @@ class DeleteFields(Fields):
 
 def build(service: IndexService, max_body_bytes: int) -> APIRouter:
     """The routes, over the index service."""
-    router = APIRouter(prefix="/v1/indexes", tags=["image search"])
+    router = routes.router("/v1/indexes", "image search")
 
     @router.get("", summary="Every index", responses=json_response("A list of indexes.", ERRORS))
     async def list_indexes(request: Request) -> Response:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from serve.context import RequestContext
 from serve.dataplane import Classified, DataPlane
 from serve.errors import ArgusError, InvalidRequest
+from serve.protocol import routes
 from serve.protocol.bodies import Fields, ImageList, TextList, context_of, read_submission, references, validate
 from serve.protocol.edge import error_fields
 from serve.protocol.openapi import ERRORS, image_body, json_response
@@ -41,7 +42,7 @@ class ClassifyFields(Fields):
 
 def build(plane: DataPlane) -> APIRouter:
     """The routes, over a data plane."""
-    router = APIRouter(prefix="/v1", tags=["native"])
+    router = routes.router("/v1", "native")
 
     @router.post(
         "/classify",
@@ -68,15 +69,15 @@ def build(plane: DataPlane) -> APIRouter:
         return json(classification(answer, context, fields.top_k))
 
     @router.get("/healthz", summary="Whether the router is alive")
-    async def healthz() -> dict[str, str]:
-        return {"status": "alive"}
+    async def healthz() -> Response:
+        return json({"status": "alive"})
 
     @router.get("/readyz", summary="Whether every model answers", responses=ERRORS)
-    async def readyz(request: Request) -> dict[str, str]:
+    async def readyz(request: Request) -> Response:
         context = context_of(request)
         soon = min(context.deadline, time.monotonic() + _READY_TIMEOUT_S)
         await plane.ready(RequestContext(context.request_id, context.client, soon))
-        return {"status": "ready"}
+        return json({"status": "ready"})
 
     return router
 

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field
 
 from serve.context import RequestContext
 from serve.errors import InvalidRequest, PayloadTooLarge, UnsupportedMedia
+from serve.protocol import routes
 from serve.protocol.bodies import Fields, context_of, parse_length, read_body, validate
 from serve.protocol.native import json
 from serve.protocol.oip import (
@@ -69,15 +70,15 @@ class InferFields(Fields):
 
 def build(service: InferenceService, max_body_bytes: int, argus_version: str) -> APIRouter:
     """The routes."""
-    router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+    router = routes.router("/v2", "open inference protocol")
 
     @router.get("", summary="Server metadata")
-    async def server_metadata() -> dict[str, Any]:
-        return {"name": SERVER_NAME, "version": argus_version, "extensions": list(EXTENSIONS)}
+    async def server_metadata() -> Response:
+        return json({"name": SERVER_NAME, "version": argus_version, "extensions": list(EXTENSIONS)})
 
     @router.get("/health/live", summary="Whether the server is alive")
-    async def live() -> dict[str, bool]:
-        return {"live": True}
+    async def live() -> Response:
+        return json({"live": True})
 
     @router.get("/health/ready", summary="Whether every model answers", responses=ERRORS)
     async def ready(request: Request) -> Response:

@@ -18,6 +18,7 @@ from serve.context import RequestContext
 from serve.dataplane import DataPlane, Embedded, ModelCard
 from serve.errors import ArgusError, InvalidRequest, Unsupported
 from serve.media.admit import MediaSource, Reference
+from serve.protocol import routes
 from serve.protocol.bodies import Fields, ImageList, context_of, read_submission, references, validate
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, image_body, json_response
@@ -67,7 +68,7 @@ class EmbeddingFields(Fields):
 
 def build(plane: DataPlane) -> APIRouter:
     """The routes, over a data plane."""
-    router = APIRouter(prefix="/v1", tags=["openai"])
+    router = routes.router("/v1", "openai")
 
     @router.post(
         "/embeddings",

@@ -98,8 +98,14 @@ async def test_a_lone_item_on_an_idle_model_runs_at_once_even_with_a_long_wait()
 
 
 async def test_a_herd_that_returns_together_is_not_split() -> None:
-    gate = Gate()
-    batcher = Batcher(gate, BatchLimits(max_wait_s=3600, max_items=8))
+    clock, gate = Clock(), Gate()
+
+    async def run(items: list[int]) -> list[int | BaseException]:
+        results = await gate(items)
+        clock.now += 1000.0  # the pass takes that long
+        return results
+
+    batcher: Batcher[int, int] = Batcher(run, BatchLimits(max_wait_s=3600, max_items=8), clock=clock)
     head = start(batcher, [0])
     await gate.entered.wait()
     herd = start(batcher, range(1, 5))
@@ -111,6 +117,14 @@ async def test_a_herd_that_returns_together_is_not_split() -> None:
     second += start(batcher, [12, 13, 14])
     await asyncio.gather(*second)
     assert gate.batches == [[0], [1, 2, 3, 4], [11, 12, 13, 14]]
+
+
+async def test_waiting_for_a_herd_costs_at_most_a_quarter_of_a_pass() -> None:
+    """The herd does not return; the one item that came is run, though `max_wait_s` is an hour."""
+    gate = Gate(opened=True)
+    batcher = Batcher(gate, BatchLimits(max_wait_s=3600, max_items=8))
+    await asyncio.gather(*start(batcher, range(8)))
+    assert await asyncio.wait_for(batcher.submit(9), 30) == 90
 
 
 async def test_batches_are_bounded_by_count_and_by_cost() -> None:

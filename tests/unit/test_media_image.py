@@ -20,6 +20,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from serve.errors import ArgusError, InvalidMedia, PayloadTooLarge, UnsupportedMedia
 from serve.media.headers import BoundedReader, exif_orientation
 from serve.media.image import ImageInfo, ImageLimits, decode_image, inspect_image
+from serve.media.jpeg import read_frame
 
 LIMITS = ImageLimits()
 PHOTO = Image.fromarray(skimage.data.astronaut()).resize((200, 120))
@@ -398,3 +399,35 @@ def test_threads_agree() -> None:
     with ThreadPoolExecutor(8) as pool:
         for got, want in zip(pool.map(lambda data: decode_image(data, LIMITS), jobs), expected, strict=True):
             assert np.array_equal(pixels(got), want)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("orientation", [None, 6])
+def test_the_quick_jpeg_header_says_what_pillow_says(mode: str, progressive: bool, orientation: int | None) -> None:
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.new(mode, (123, 45)).save(buffer, "JPEG", progressive=progressive, exif=exif, comment=b"x" * 300)
+    frame = read_frame(buffer.getvalue())
+    assert frame is not None and (frame.width, frame.height) == Image.open(buffer).size == (123, 45)
+    info = inspect_image(buffer.getvalue(), ImageLimits())
+    assert (info.width, info.height) == ((45, 123) if orientation else (123, 45))
+
+
+@given(st.data())
+def test_the_quick_jpeg_header_never_disagrees_with_pillow(data: st.DataObject) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 48), (1, 2, 3)).save(buffer, "JPEG")
+    mutated = bytearray(buffer.getvalue())
+    for _ in range(data.draw(st.integers(1, 4))):
+        mutated[data.draw(st.integers(2, min(700, len(mutated)) - 1))] = data.draw(st.integers(0, 255))
+    frame = read_frame(bytes(mutated))
+    if frame is None:
+        return
+    try:
+        size = Image.open(io.BytesIO(bytes(mutated)), formats=["JPEG"]).size
+    except Exception:
+        return  # a damaged table: decoding, which Pillow does in the replica, refuses it
+    assert size == (frame.width, frame.height)

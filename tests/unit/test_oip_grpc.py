@@ -168,10 +168,10 @@ async def test_an_exception_is_said_without_its_text(skin: GrpcSkin, site: Site)
 async def test_request_ids(skin: GrpcSkin, site: Site) -> None:
     await skin.ModelInfer(inference(request_id="m-1"), Context(x_request_id="id-7"))
     await skin.ModelInfer(inference(request_id="m-1"), Context(request_id="ray-1"))
-    await skin.ModelInfer(inference(), Context(x_request_id="not harmless"))
+    await skin.ModelInfer(inference(), Context(x_request_id="not h\u00e4rmless"))
     first, second, third = (record.request_id for record in site.recorder.requests)
     assert (first, second) == ("id-7", "m-1")
-    assert third not in ("", "not harmless")
+    assert third not in ("", "not h\u00e4rmless")
 
 
 async def test_the_grpc_deadline_holds(skin: GrpcSkin, site: Site) -> None:
