@@ -14,6 +14,7 @@ from serve.cli.console import ConfigOption, ProfileOption, cluster_file, errors,
 from serve.config.budget import PoolBudget, budgets, problems
 from serve.config.cluster import ClusterFile
 from serve.config.models import SERVED_KINDS
+from serve.config.reference import markdown
 
 app = typer.Typer(help="Check and show cluster files.", no_args_is_help=True)
 
@@ -45,6 +46,12 @@ def show(profile: ProfileOption = None, config: ConfigOption = None) -> None:
 def schema() -> None:
     """Print the JSON schema of a cluster file, for editors and CI."""
     typer.echo(json.dumps(ClusterFile.model_json_schema(), indent=2))
+
+
+@app.command()
+def reference() -> None:
+    """Print the reference of all keys, as Markdown."""
+    typer.echo(markdown(), nl=False)
 
 
 @app.command("hash-key")

@@ -1,0 +1,105 @@
+"""The cluster file's reference, written from its types: what docs/cluster-file.md holds."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from serve.config import cluster, models
+
+_SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
+    ("The file", cluster.ClusterFile),
+    ("node_pools.NAME", cluster.NodePool),
+    ("models.NAME, kind clip", models.ClipModel),
+    ("models.NAME, kind vector_index", models.VectorIndexModel),
+    ("models.NAME, kind custom", models.CustomModel),
+    ("models.NAME, kinds llava, blip2, video_llava", models.GenerativeModel),
+    ("models.NAME, kind florence2", models.Florence2Model),
+    ("models.NAME, kind video_classifier", models.VideoClassifierModel),
+    ("models.NAME.batching", models.Batching),
+    ("models.NAME.autoscaling", models.Autoscaling),
+    ("models.NAME.placement", models.Placement),
+    ("router", cluster.Router),
+    ("server", cluster.Server),
+    ("limits", cluster.Limits),
+    ("url_fetch", cluster.UrlFetch),
+    ("auth", cluster.Auth),
+    ("auth.keys[]", cluster.ApiKey),
+    ("providers.NAME", cluster.Provider),
+    ("cascades.NAME", cluster.Cascade),
+    ("cascades.NAME.steps[]", cluster.CascadeStep),
+)
+
+
+def markdown() -> str:
+    """Every section with its keys, types, defaults and meanings."""
+    lines = [
+        "# The cluster file",
+        "",
+        "Written by `argus config reference`; a test keeps it in step with the code. Unknown keys are refused. A file may start",
+        "with `extends: demo`, `gpu` or `cluster`; its own keys are then merged over that profile.",
+    ]
+    for title, kind in _SECTIONS:
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            _first_paragraph(kind),
+            "",
+            "| key | type | default | meaning |",
+            "|---|---|---|---|",
+        ]
+        lines += [_row(name, field) for name, field in kind.model_fields.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _first_paragraph(kind: type[BaseModel]) -> str:
+    return " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    meaning = (field.description or "").replace("|", "\\|")
+    return f"| `{name}` | {_type(field.annotation, field)} | {_default(field)} | {meaning} |"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is PydanticUndefined:
+        return "required"
+    if field.default is None or field.default in ((), {}):
+        return "none"
+    if isinstance(field.default, BaseModel):
+        return "see below"
+    value = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+    return f"`{value}`"
+
+
+def _type(kind: Any, field: FieldInfo) -> str:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return " \\| ".join(f"`{value}`" for value in arguments)
+    if origin is typing.Annotated:
+        return _type(arguments[0], field)
+    if origin is dict:
+        return "section for each name"
+    if origin is tuple:
+        return f"list of {_type(arguments[0], field)}"
+    if type(None) in arguments:
+        return _type(next(a for a in arguments if a is not type(None)), field)
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return "section"
+    name = {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}.get(
+        kind.__name__, kind.__name__
+    )
+    return name + _bounds(field)
+
+
+def _bounds(field: FieldInfo) -> str:
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    found = [
+        f"{word} {getattr(item, key):g}" for item in field.metadata for key, word in words.items() if hasattr(item, key)
+    ]
+    return f", {', '.join(found)}" if found else ""
