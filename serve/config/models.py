@@ -73,7 +73,7 @@ class CheckpointModel(ModelBase):
 
     checkpoint: str = Field(
         min_length=1,
-        description="Hub id (`openai/clip-vit-large-patch14`) or a folder; a relative path is relative to this file, "
+        description="Hub id (`openai/clip-vit-large-patch14`) or a folder: absolute, or `./NAME` from this file; "
         "`demo:NAME` is a checkpoint shipped in demo/checkpoints.",
     )
     revision: str | None = Field(None, description="Commit, tag or branch on the hub; pin it in production.")
@@ -90,7 +90,15 @@ class ClipModel(CheckpointModel):
         description="`exact` decodes at full size, so results equal those of plain transformers; `scaled` lets JPEG "
         "decode at a reduced size, several times faster for large photos, with slightly different pixels.",
     )
-    label_cache: int = Field(4096, ge=1, description="Text features kept, one a (text, template set).")
+    label_cache: int = Field(4096, ge=1, description="Label features kept, one for each label of each cached set.")
+
+    @model_validator(mode="after")
+    def _not_quantised(self) -> ClipModel:
+        if self.quantization != "none":
+            raise ValueError(
+                f"quantization is {self.quantization!r}; clip is served at full weights, so it must be none"
+            )
+        return self
 
 
 class VectorIndexModel(ModelBase):

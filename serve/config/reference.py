@@ -40,8 +40,8 @@ def markdown() -> str:
     lines = [
         "# The cluster file",
         "",
-        "Written by `argus config reference`; a test keeps it in step with the code. Unknown keys are refused. A file may start",
-        "with `extends: demo`, `gpu` or `cluster`; its own keys are then merged over that profile.",
+        "Written by `argus config reference`; a test keeps it in step with the code. Unknown keys are refused. A file",
+        "may start with `extends: demo`, `gpu` or `cluster`; its own keys are then merged over that profile.",
     ]
     for title, kind in _SECTIONS:
         lines += [
@@ -91,7 +91,7 @@ def _type(kind: Any, field: FieldInfo) -> str:
         return _type(next(a for a in arguments if a is not type(None)), field)
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return "section"
-    name = {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}.get(
+    name: str = {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}.get(
         kind.__name__, kind.__name__
     )
     return name + _bounds(field)
