@@ -1,8 +1,8 @@
 """The limit: the model in one process without any serving.
 
-`python -m benchmarks.peers.raw CHECKPOINT DECODE LIST SECONDS`, where LIST is a file that names one JPEG a line. Writes
-one line of JSON: images a second of the forward pass alone over prepared batches, of decoding alone in one thread, and
-of both with decoding in a thread beside the model.
+`python -m benchmarks.peers.raw CHECKPOINT DECODE LIST SECONDS all|forward`, where LIST is a file that names one JPEG a
+line. Writes one line of JSON: images a second of the forward pass alone over prepared batches; with `all` also of
+decoding alone in one thread, and of both with decoding in a thread beside the model.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def rate(step: Callable[[], int], seconds: float) -> tuple[float, list[float]]:
     return done / (time.monotonic() - began), sorted(took)
 
 
-def measure(encoder: Encoder, files: list[bytes], seconds: float) -> dict[str, float]:
-    """All three rates."""
+def measure(encoder: Encoder, files: list[bytes], seconds: float, *, forward_only: bool) -> dict[str, float]:
+    """The rates."""
     prepared = [encoder.preprocess(data) for data in islice(cycle(files), MAX_BATCH)]
     batches = cycle([prepared])
     images = cycle(files)
@@ -44,10 +44,12 @@ def measure(encoder: Encoder, files: list[bytes], seconds: float) -> dict[str, f
         return 1
 
     forward_per_s, took = rate(forward, seconds)
+    alone = {"forward_per_s": forward_per_s, "forward_p50_s": took[len(took) // 2]}
+    if forward_only:
+        return alone
     decode_per_s, _ = rate(decode, min(seconds, 5.0))
     return {
-        "forward_per_s": forward_per_s,
-        "forward_p50_s": took[len(took) // 2],
+        **alone,
         "decode_per_s": decode_per_s,
         "pipeline_per_s": pipelined(encoder, files, seconds),
     }
@@ -78,7 +80,8 @@ def pipelined(encoder: Encoder, files: list[bytes], seconds: float) -> float:
 
 
 if __name__ == "__main__":
-    checkpoint, how, listing, window = sys.argv[1:]
+    checkpoint, how, listing, window, what = sys.argv[1:]
     paths = Path(listing).read_text(encoding="utf-8").split("\n")
     contents = [Path(path).read_bytes() for path in paths]
-    print(json.dumps(measure(Encoder(Settings(checkpoint, how)), contents, float(window))))
+    encoder = Encoder(Settings(checkpoint, how))
+    print(json.dumps(measure(encoder, contents, float(window), forward_only=what == "forward")))
