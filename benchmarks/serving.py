@@ -144,6 +144,12 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
         "another, each alone. Rates are slopes of answers over time after a warm-up. `of raw`: of the mean of the raw "
         "forward pass measured just before and just after, because a virtual machine's speed drifts.",
     ]
+    for model in dict.fromkeys(row["model"] for row in rows if "raw_per_s" in row):
+        speeds = [row["raw_per_s"] for row in rows if row["model"] == model and "raw_per_s" in row]
+        lines.append(
+            f"{model}: the raw forward pass alone went from {min(speeds):.1f} to {max(speeds):.1f} images/s within this "
+            "run; systems that differ by less than that are level, whatever the verdict says."
+        )
     cores = os.cpu_count() or 1
     for raw in (row for row in rows if row.get("kind") == "limit" and "per_s" in row):
         decode, forward = 1 / raw["decode_per_s"], 1 / raw["forward_per_s"]
