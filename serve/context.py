@@ -12,7 +12,7 @@ from deployments.messages import Call
 from serve.config.cluster import Limits
 from serve.errors import DeadlineExceeded, InvalidRequest
 
-_REQUEST_ID = re.compile(r"[ -~]{1,200}")
+_REQUEST_ID = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
+from collections import Counter as Counts
 from dataclasses import dataclass
 from typing import Protocol
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from deployments.replica import SECONDS
+from serve.request_log import RequestLog
 
-# Ray Serve writes this logger, and what hangs below it, as JSON lines.
-log = logging.getLogger("ray.serve.argus")
+# Seconds for which counts are gathered before they are handed to Ray.
+_FLUSH_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class RequestRecord:
     seconds: float
 
     def fields(self) -> dict[str, str | int | float]:
-        """For a log line. Ray's formatter has a field `route` of its own, so ours is called `operation` there."""
+        """For a log line; `operation` is the route's pattern or the RPC."""
         return {
             "request_id": self.request_id,
             "protocol": self.protocol,
@@ -57,9 +59,16 @@ class Recorder(Protocol):
 
 
 class RouterMetrics:
-    """Counts and logs what the edge sees."""
+    """Counts what the edge sees, and logs it.
 
-    def __init__(self) -> None:
+    Args:
+        requests: where each request's line goes.
+
+    Counts are gathered and handed to Ray a few times a second: each call into Ray costs what a request cannot spare.
+    """
+
+    def __init__(self, requests: RequestLog) -> None:
+        self._log = requests
         self._requests = Counter(
             "argus_requests_total",
             "Requests by protocol, route, caller and outcome (`ok` or an error code).",
@@ -72,21 +81,32 @@ class RouterMetrics:
             tag_keys=("protocol", "route"),
         )
         self._in_flight = Gauge("argus_requests_in_flight", "Requests in progress in a router replica.")
+        self._counted: Counts[tuple[str, str, str, str]] = Counts()
+        self._in_flight_now = 0
+        self._flush_due = False
 
     def record(self, request: RequestRecord) -> None:
         """One request ended."""
-        self._requests.inc(
-            tags={
-                "protocol": request.protocol,
-                "route": request.route,
-                "client": request.client,
-                "outcome": request.outcome,
-            }
-        )
+        self._counted[request.protocol, request.route, request.client, request.outcome] += 1
         self._seconds.observe(request.seconds, tags={"protocol": request.protocol, "route": request.route})
-        if log.isEnabledFor(logging.INFO):
-            log.info("request", extra=request.fields())
+        self._log.write(request.fields())
+        self._flush_soon()
 
     def in_flight(self, count: int) -> None:
         """Requests in progress now."""
-        self._in_flight.set(count)
+        self._in_flight_now = count
+        self._flush_soon()
+
+    def flush(self) -> None:
+        """Hands over what has been gathered."""
+        self._flush_due = False
+        counted, self._counted = self._counted, Counts()
+        for (protocol, route, client, outcome), count in counted.items():
+            tags = {"protocol": protocol, "route": route, "client": client, "outcome": outcome}
+            self._requests.inc(count, tags=tags)
+        self._in_flight.set(self._in_flight_now)
+
+    def _flush_soon(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)

@@ -21,6 +21,7 @@ from serve.protocol import http
 from serve.protocol.edge import App
 from serve.protocol.oip import InferenceService
 from serve.protocol.oip_grpc import GrpcSkin
+from serve.request_log import RequestLog
 from serve.resilience.admission import Admission
 
 
@@ -42,7 +43,7 @@ class Router(GrpcSkin):
         store = next((name for name in models if cluster.models[name].kind == "vector_index"), None)
         self._search = IndexService(self._plane, models[store] if store is not None else None)
         self._inference = InferenceService(self._plane)
-        self._recorder = RouterMetrics()
+        self._recorder = RouterMetrics(RequestLog(cluster.log_level))
         self._admission = Admission(cluster.router.max_ongoing_requests, self._recorder.in_flight)
         self._authenticator = Authenticator(cluster.auth)
         self._version = version("argus-serve")

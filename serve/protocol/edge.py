@@ -20,7 +20,8 @@ from serve.auth import ANONYMOUS, Authenticator
 from serve.config.cluster import Limits
 from serve.context import RequestContext, deadline_from, parse_timeout_ms, request_id_from
 from serve.errors import ArgusError, Cancelled, InvalidRequest, MethodNotAllowed, NotFound
-from serve.metrics import Recorder, RequestRecord, log
+from serve.metrics import Recorder, RequestRecord
+from serve.request_log import log
 from serve.resilience.admission import Admission
 
 Scope = MutableMapping[str, Any]
@@ -85,7 +86,7 @@ class Edge:
             return
         headers = exchange.headers
         exchange.client = self._authenticator.client(_utf8(headers, "authorization"), _utf8(headers, "x-api-key"))
-        with self._admission.slot():
+        with self._admission:
             self._attach_context(exchange)
             await self._app(exchange.scope, receive, exchange.send)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-from fastapi import FastAPI, Response
-from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
@@ -49,8 +48,7 @@ def _add_docs(app: FastAPI) -> None:
     folder = files("fastapi_offline") / "static"
     app.mount(DOCS_ASSETS, StaticFiles(directory=str(folder)))
 
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
+    async def docs(request: Request) -> Response:
         return get_swagger_ui_html(
             openapi_url="/openapi.json",
             title="Argus",
@@ -59,13 +57,15 @@ def _add_docs(app: FastAPI) -> None:
             swagger_favicon_url=f"{DOCS_ASSETS}/favicon.png",
         )
 
+    app.add_route("/docs", docs, include_in_schema=False)
+
 
 class _Routes(FastAPI):
     """FastAPI's routing and documentation without its error handling: errors reach the edge, which says them."""
 
     def build_middleware_stack(self) -> Any:
-        """Called once by FastAPI. The exit stack is what its own routes need; it closes uploaded files."""
-        return AsyncExitStackMiddleware(self._route)
+        """Called once by FastAPI; our plain routes need none of its middleware."""
+        return self._route
 
     async def _route(self, scope: Any, receive: Any, send: Any) -> None:
         try:

@@ -21,7 +21,7 @@ from serve.auth import ANONYMOUS, Authenticator
 from serve.config.cluster import Limits
 from serve.context import RequestContext, deadline_from, request_id_from
 from serve.errors import ArgusError, Cancelled, InvalidRequest, NotFound, PayloadTooLarge, Unsupported
-from serve.metrics import Recorder, RequestRecord, log
+from serve.metrics import Recorder, RequestRecord
 from serve.protocol import grpc_server
 from serve.protocol.oip import (
     SERVER_NAME,
@@ -36,6 +36,7 @@ from serve.protocol.oip import (
     numeric_dtype,
     shaped,
 )
+from serve.request_log import log
 from serve.resilience.admission import Admission
 
 Reply = TypeVar("Reply")
@@ -196,7 +197,7 @@ class GrpcSkin:
         """Runs an RPC for a known caller that found a free place."""
 
         async def admitted(context: RequestContext) -> Reply:
-            with self._grpc_admission.slot():
+            with self._grpc_admission:
                 return await answer(context)
 
         return await self._run(rpc, grpc_context, admitted, empty, message_id, known=True)

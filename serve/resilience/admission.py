@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from serve.errors import Overloaded
 
 
 class Admission:
-    """Counts requests in progress.
+    """Counts requests in progress: `with admission:` holds a place for the time of a request.
 
     Args:
         limit: most of them.
@@ -21,9 +20,8 @@ class Admission:
         self._report = report
         self._count = 0
 
-    @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Holds a place for the time of a request.
+    def __enter__(self) -> None:
+        """Takes a place.
 
         Raises:
             Overloaded: none is free.
@@ -32,8 +30,8 @@ class Admission:
             raise Overloaded(f"This router has {self._limit} requests in progress, its limit.", retry_after_s=1.0)
         self._count += 1
         self._report(self._count)
-        try:
-            yield
-        finally:
-            self._count -= 1
-            self._report(self._count)
+
+    def __exit__(self, *error: object) -> None:
+        """Gives the place back."""
+        self._count -= 1
+        self._report(self._count)

@@ -54,11 +54,9 @@ def test_each_request_is_one_json_line_with_its_id(cluster: Cluster, scene_png: 
     with cluster.client() as client:
         sent = {"image": scene_png}
         client.post("/v1/classify", files=sent, data={"labels": "a,b"}, headers={"X-Request-ID": "find-me-1"})
-        for _ in range(25):  # lines are written in small groups
-            client.get("/v1/models")
     folder = Path(cluster.environment["ARGUS_RUN_DIR"]) / cluster.name / "ray" / "session_latest" / "logs" / "serve"
     for _ in range(40):
-        lines = [json.loads(line) for file in folder.glob("replica_*router*") for line in file.open()]
+        lines = [json.loads(line) for file in folder.glob("requests_*router*") for line in file.open()]
         mine = [line for line in lines if line.get("request_id") == "find-me-1"]
         if mine:
             break

@@ -15,23 +15,23 @@ from serve.resilience.admission import Admission
 
 def test_the_limit_is_kept_and_places_come_back() -> None:
     admission = Admission(2)
-    with admission.slot():
-        with admission.slot():
-            with pytest.raises(Overloaded) as caught, admission.slot():
+    with admission:
+        with admission:
+            with pytest.raises(Overloaded) as caught, admission:
                 pytest.fail("a third request was let in")
             assert "2 requests" in caught.value.message
             assert caught.value.retry_after_s is not None
             assert caught.value.retry_after_s > 0
-        with admission.slot():
+        with admission:
             pass
 
 
 def test_a_refused_request_takes_and_gives_nothing() -> None:
     counts: list[int] = []
     admission = Admission(1, counts.append)
-    with admission.slot():
+    with admission:
         for _ in range(3):
-            with pytest.raises(Overloaded), admission.slot():
+            with pytest.raises(Overloaded), admission:
                 pass
         assert counts == [1]
     assert counts == [1, 0]
@@ -40,9 +40,9 @@ def test_a_refused_request_takes_and_gives_nothing() -> None:
 @pytest.mark.parametrize("error", [ValueError("no"), asyncio.CancelledError(), KeyboardInterrupt()])
 def test_a_place_comes_back_after_an_error(error: BaseException) -> None:
     admission = Admission(1)
-    with pytest.raises(type(error)), admission.slot():
+    with pytest.raises(type(error)), admission:
         raise error
-    with admission.slot():
+    with admission:
         pass
 
 
@@ -51,18 +51,18 @@ async def test_a_cancelled_request_gives_its_place_back() -> None:
     entered = asyncio.Event()
 
     async def request() -> None:
-        with admission.slot():
+        with admission:
             entered.set()
             await asyncio.Event().wait()
 
     task = asyncio.create_task(request())
     await entered.wait()
-    with pytest.raises(Overloaded), admission.slot():
+    with pytest.raises(Overloaded), admission:
         pass
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    with admission.slot():
+    with admission:
         pass
 
 
@@ -75,7 +75,7 @@ def test_never_more_than_the_limit(limit: int, arrivals: list[bool]) -> None:
         if arrives:
             stack = ExitStack()
             try:
-                stack.enter_context(admission.slot())
+                stack.enter_context(admission)
             except Overloaded:
                 assert len(inside) == limit
             else:
