@@ -147,8 +147,8 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
     for model in dict.fromkeys(row["model"] for row in rows if "raw_per_s" in row):
         speeds = [row["raw_per_s"] for row in rows if row["model"] == model and "raw_per_s" in row]
         lines.append(
-            f"{model}: the raw forward pass alone went from {min(speeds):.1f} to {max(speeds):.1f} images/s within this "
-            "run; systems that differ by less than that are level, whatever the verdict says."
+            f"{model}: the raw forward pass alone went from {min(speeds):.1f} to {max(speeds):.1f} images/s within "
+            "this run; systems that differ by less than that are level, whatever the verdict says."
         )
     cores = os.cpu_count() or 1
     for raw in (row for row in rows if row.get("kind") == "limit" and "per_s" in row):
