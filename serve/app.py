@@ -45,8 +45,12 @@ def build(cluster: ClusterFile) -> serve.Application:
 
 
 def logging_config(cluster: ClusterFile) -> LoggingConfig:
-    """JSON lines; our own request line takes the place of Ray Serve's access log."""
-    return LoggingConfig(encoding="JSON", log_level=cluster.log_level, enable_access_log=False)
+    """JSON lines; our own request line takes the place of Ray Serve's access log.
+
+    Ray Serve makes its access records before it drops them, so at INFO its own logger is set to WARNING.
+    """
+    level = "WARNING" if cluster.log_level == "INFO" else cluster.log_level
+    return LoggingConfig(encoding="JSON", log_level=level, enable_access_log=False)
 
 
 def _deployment(cluster: ClusterFile, name: str, model: Model) -> serve.Application:

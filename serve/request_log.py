@@ -25,6 +25,7 @@ class RequestLog:
     """Writes request lines to `requests_*.log` in Ray Serve's log folder; without one, to the logger."""
 
     def __init__(self, level: str = "INFO") -> None:
+        log.setLevel(level)
         self._logger = logging.Logger("argus.requests", level)
         path = _beside_rays_log()
         if path is not None:

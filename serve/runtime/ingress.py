@@ -76,6 +76,8 @@ def environment(run_dir: Path, binary: str | None) -> Mapping[str, str]:
         # The one switch that makes Ray's own servers listen on 127.0.0.1 (ray/_private/services.py).
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray starts workers at nice 15, made for batch jobs; replicas answer people.
+        "RAY_worker_niceness": "0",
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(_MAX_MESSAGE_BYTES),
         # Log lines that wait for a thousand others are lost with the process that dies.
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "20",
