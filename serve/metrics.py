@@ -64,7 +64,8 @@ class RouterMetrics:
     Args:
         requests: where each request's line goes.
 
-    Counts are gathered and handed to Ray a few times a second: each call into Ray costs what a request cannot spare.
+    Counts and lines are gathered and handed over a few times a second: each call into Ray, and each write, costs what
+    a request cannot spare.
     """
 
     def __init__(self, requests: RequestLog) -> None:
@@ -105,6 +106,7 @@ class RouterMetrics:
             tags = {"protocol": protocol, "route": route, "client": client, "outcome": outcome}
             self._requests.inc(count, tags=tags)
         self._in_flight.set(self._in_flight_now)
+        self._log.flush()
 
     def _flush_soon(self) -> None:
         if not self._flush_due:

@@ -27,6 +27,7 @@ class RequestLog:
     def __init__(self, level: str = "INFO") -> None:
         log.setLevel(level)
         self._logger = logging.Logger("argus.requests", level)
+        self._lines: list[str] = []
         path = _beside_rays_log()
         if path is not None:
             handler = logging.handlers.RotatingFileHandler(path, maxBytes=_MAX_BYTES, backupCount=_BACKUPS)
@@ -34,11 +35,16 @@ class RequestLog:
             self._logger.addHandler(handler)
 
     def write(self, fields: Mapping[str, str | int | float]) -> None:
-        """Writes one line; `time` is added, in UTC."""
+        """Takes one line; `time` is added, in UTC. It is on disk after the next `flush`."""
         if self._logger.isEnabledFor(logging.INFO) and self._logger.handlers:
             stamp = datetime.now(UTC).isoformat(timespec="microseconds")
-            line = orjson.dumps({"time": stamp, **fields}).decode()
-            self._logger.handle(logging.LogRecord("", logging.INFO, "", 0, line, None, None))
+            self._lines.append(orjson.dumps({"time": stamp, **fields}).decode())
+
+    def flush(self) -> None:
+        """Writes what has been taken, in one go: each write costs more than the line."""
+        if self._lines:
+            lines, self._lines = self._lines, []
+            self._logger.handle(logging.LogRecord("", logging.INFO, "", 0, "\n".join(lines), None, None))
 
 
 def _beside_rays_log() -> Path | None:

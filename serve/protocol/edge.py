@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import orjson
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from serve.auth import ANONYMOUS, Authenticator
@@ -84,14 +83,13 @@ class Edge:
             self._attach_context(exchange)
             await self._app(exchange.scope, receive, exchange.send)
             return
-        headers = exchange.headers
-        exchange.client = self._authenticator.client(_utf8(headers, "authorization"), _utf8(headers, "x-api-key"))
+        exchange.client = self._authenticator.client(exchange.header(b"authorization"), exchange.header(b"x-api-key"))
         with self._admission:
             self._attach_context(exchange)
             await self._app(exchange.scope, receive, exchange.send)
 
     def _attach_context(self, exchange: _Exchange) -> None:
-        stated = exchange.headers.get(TIMEOUT_HEADER)
+        stated = exchange.header(TIMEOUT_HEADER.encode())
         timeout_s = None if stated is None else parse_timeout_ms(stated, TIMEOUT_HEADER)
         deadline = deadline_from(timeout_s, self._limits, exchange.started)
         context = RequestContext(exchange.request_id, exchange.client, deadline)
@@ -103,13 +101,18 @@ class _Exchange:
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.scope = scope
-        self.headers = Headers(scope=scope)
+        self._headers = dict(scope["headers"])
         self.started = time.monotonic()
-        self.request_id = request_id_from(self.headers.get("x-request-id"))
+        self.request_id = request_id_from(self.header(b"x-request-id"))
         self.client = ANONYMOUS
         self.status = 0
         self.outcome = "ok"
         self._send = send
+
+    def header(self, name: bytes) -> str | None:
+        """A header by its lower-case name; API keys are hashed as the UTF-8 that they were sent in."""
+        value = self._headers.get(name)
+        return None if value is None else value.decode("utf-8", "surrogateescape")
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -156,12 +159,6 @@ def error_fields(error: ArgusError, request_id: str) -> dict[str, str | None]:
         "type": kind,
         "request_id": request_id,
     }
-
-
-def _utf8(headers: Headers, name: str) -> str | None:
-    """ASGI hands header bytes over as Latin-1; keys are hashed as the UTF-8 that they were sent in."""
-    value = headers.get(name)
-    return None if value is None else value.encode("latin-1").decode("utf-8", "surrogateescape")
 
 
 def _from_http(error: HTTPException) -> ArgusError:

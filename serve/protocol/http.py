@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
@@ -18,6 +19,7 @@ from serve.metrics import Recorder
 from serve.protocol import indexes, native, oip_http, openai
 from serve.protocol.edge import DOCS_ASSETS, App, Edge
 from serve.protocol.oip import InferenceService
+from serve.protocol.routes import PlainRoute
 from serve.resilience.admission import Admission
 
 DESCRIPTION = "Vision models behind one data plane: zero-shot classification, embeddings and image search."
@@ -40,6 +42,7 @@ def build(
     app.include_router(indexes.build(search, limits.max_body_bytes))
     app.include_router(oip_http.build(inference, limits.max_body_bytes, version))
     _add_docs(app)
+    app.index_fixed_paths()
     return Edge(app, authenticator, limits, admission, recorder)
 
 
@@ -66,6 +69,23 @@ class _Routes(FastAPI):
     def build_middleware_stack(self) -> Any:
         """Called once by FastAPI; our plain routes need none of its middleware."""
         return self._route
+
+    def index_fixed_paths(self) -> None:
+        """Called once all routes are there: those without parameters are then found by one look-up."""
+        self._fixed: dict[tuple[str, str], APIRoute] = {
+            (method, route.path): route
+            for route in self.router.routes
+            if isinstance(route, PlainRoute) and "{" not in route.path
+            for method in route.methods
+        }
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        route = self._fixed.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if route is None:
+            await super().__call__(scope, receive, send)
+            return
+        scope.update(route=route, path_params={})
+        await route.app(scope, receive, send)
 
     async def _route(self, scope: Any, receive: Any, send: Any) -> None:
         try:
