@@ -57,7 +57,6 @@ def this_machine() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        "kernel": platform.release(),
         "load_before": round(os.getloadavg()[0], 2),
         "revision": _revision(),
         "python": platform.python_version(),

@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from serve import loopback
@@ -26,7 +26,7 @@ _WRAPPER = """#!/bin/sh
 previous=
 for argument in "$@"; do
   [ "$previous" = "-f" ] && sed -i \\
-    -e 's/^\\( *bind\\) \\*\\{{0,1\\}}:\\([0-9]*\\)/\\1 127.0.0.1:\\2/' \\
+    -e 's/^\\( *bind\\) \\*\\{{0,1\\}}:\\({ports}\\)\\b/\\1 127.0.0.1:\\2/' \\
     -e 's|^\\( *errorfile \\(50[234]\\)\\) .*|\\1 {folder}/\\2.http|' "$argument"
   previous=$argument
 done
@@ -96,8 +96,8 @@ def environment(run_dir: Path, binary: str | None) -> Mapping[str, str]:
 def _haproxy_environment(run_dir: Path, binary: str) -> dict[str, str]:
     folder = run_dir / "ha"
     folder.mkdir(mode=0o700, exist_ok=True)
-    wrapper = write_wrapper(folder, binary)
     ports = free_ports(4)
+    wrapper = write_wrapper(folder, binary, side_ports=ports[:2])
     return {
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -117,15 +117,19 @@ def _haproxy_environment(run_dir: Path, binary: str) -> dict[str, str]:
     }
 
 
-def write_wrapper(folder: Path, binary: str) -> Path:
-    """The script that Ray starts in HAProxy's place, and the error files that it points HAProxy to."""
+def write_wrapper(folder: Path, binary: str, *, side_ports: Sequence[int]) -> Path:
+    """The script that Ray starts in HAProxy's place, and the error files that it points HAProxy to.
+
+    `side_ports`: those of statistics and metrics, which stay on loopback whatever the server's host.
+    """
     for code, (status, name, message) in _PROXY_ERRORS.items():
         fields = {"code": name, "message": message, "param": None, "type": f"{name}_error", "request_id": None}
         body = json.dumps({"error": fields})
         head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
         (folder / f"{code}.http").write_bytes(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+    ports = "\\|".join(str(port) for port in side_ports)
     wrapper = folder / "haproxy"
-    wrapper.write_text(_WRAPPER.format(binary=binary, folder=folder), encoding="utf-8")
+    wrapper.write_text(_WRAPPER.format(binary=binary, folder=folder, ports=ports), encoding="utf-8")
     wrapper.chmod(0o700)
     return wrapper
 

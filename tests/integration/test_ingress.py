@@ -24,7 +24,7 @@ defaults
     errorfile 503 /nowhere/500.http
     errorfile 504 /nowhere/500.http
 frontend main
-    bind 127.0.0.1:{main}
+    bind *:{main}
     default_backend routers
 backend routers
     server gone 127.0.0.1:{gone}
@@ -45,7 +45,7 @@ def proxy(tmp_path: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     main, gone, metrics, stats = free_ports(4)
     config = tmp_path / "haproxy.cfg"
     config.write_text(CONFIG.format(main=main, gone=gone, metrics=metrics, stats=stats))
-    process = subprocess.Popen([str(write_wrapper(tmp_path, binary)), "-f", str(config)])
+    process = subprocess.Popen([str(write_wrapper(tmp_path, binary, side_ports=[metrics, stats])), "-f", str(config)])
     for _ in range(100):
         if psutil.Process(process.pid).net_connections():
             break
@@ -55,10 +55,12 @@ def proxy(tmp_path: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     process.wait(timeout=10)
 
 
-def test_it_listens_on_loopback_only(proxy: tuple[int, subprocess.Popen[bytes]]) -> None:
-    _, process = proxy
+def test_only_what_was_asked_for_listens_beyond_loopback(proxy: tuple[int, subprocess.Popen[bytes]]) -> None:
+    main, process = proxy
     listening = [c.laddr for c in psutil.Process(process.pid).net_connections() if c.status == psutil.CONN_LISTEN]
-    assert len(listening) == 3 and {address.ip for address in listening} == {"127.0.0.1"}
+    assert len(listening) == 3
+    assert {address.ip for address in listening if address.port != main} == {"127.0.0.1"}
+    assert {address.ip for address in listening if address.port == main} == {"0.0.0.0"}
 
 
 def test_a_missing_router_is_an_honest_503(proxy: tuple[int, subprocess.Popen[bytes]]) -> None:
