@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
 from deployments.messages import EncodedImage, Image, PixelValues, RawImage
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidMedia
@@ -83,8 +81,3 @@ class ImageDoor:
                 f"The image is {width} x {height} pixels; a side must have at least {limits.min_side}.",
                 code="image_too_small",
             )
-
-
-def raw_image(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> RawImage:
-    """Wraps (height, width, 3) uint8 pixels."""
-    return RawImage(np.ascontiguousarray(pixels))
