@@ -119,6 +119,27 @@ class GenerativeModel(CheckpointModel):
     """A vision-language model that writes text."""
 
     kind: Literal["llava", "blip2", "video_llava"] = Field(description="Kind of model.")
+    engine: Literal["auto", "vllm", "transformers"] = Field(
+        "auto",
+        description="`vllm` batches continuously over paged attention; `transformers` runs what vLLM does not serve; "
+        "`auto` takes vLLM where it is installed and serves the checkpoint's architecture.",
+    )
+    max_model_len: int | None = Field(
+        None, ge=16, description="Context window in tokens, prompt and answer together; the checkpoint's by default."
+    )
+    max_images: int = Field(4, ge=0, le=64, description="Most images in one conversation.")
+    max_videos: int = Field(1, ge=0, le=8, description="Most videos in one conversation.")
+    video_frames: int = Field(8, ge=1, le=64, description="Frames sampled evenly from a video.")
+    kv_cache_gb: float | None = Field(
+        None,
+        gt=0,
+        description="Memory of the KV cache in GB. By default, on a GPU what the budget leaves beside weights and "
+        "activations; on a CPU 0.5.",
+    )
+    eager: bool | None = Field(
+        None,
+        description="Skip compilation and CUDA graphs: starts sooner, decodes slower. By default on a CPU only.",
+    )
 
 
 class Florence2Model(CheckpointModel):
