@@ -11,7 +11,7 @@ say() { printf '  %s\n' "$*" >&2; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 # A stamp for each set of extras, which holds what it was made from.
-fingerprint=$(cat pyproject.toml environment/cpu.txt environment/setup.sh | cksum)
+fingerprint=$(cat pyproject.toml environment/cpu.txt environment/setup.sh environment/torchvision_ops.py | cksum)
 stamp=.venv/.ready-$extras
 if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$fingerprint" ] && .venv/bin/python -c 'import serve'; then
   exit 0
@@ -52,5 +52,21 @@ if ! .venv/bin/python -c "import torch, sys; sys.exit(not torch.__version__.star
 fi
 say "installing argus[$extras] and what it needs"
 .venv/bin/python -m pip install --quiet "$@" --editable ".[$extras]"
+
+# The wheels of torchvision and torchaudio on PyPI are linked against CUDA and do not load beside a CPU build of torch,
+# and transformers imports both: see README.md beside this file. Those of PyTorch's CPU index load.
+packages=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
+if ! .venv/bin/python -c 'import sys, torchvision; sys.exit(not torchvision.extension._has_ops())' 2>/dev/null; then
+  say "torchvision has no operators for this torch: declaring their schemas"
+  cp environment/torchvision_ops.py "$packages/argus_torchvision_ops.py"
+  echo 'import argus_torchvision_ops' >"$packages/argus_torchvision_ops.pth"
+  .venv/bin/python -c 'import torchvision' || fail "torchvision does not import"
+else
+  rm -f "$packages"/argus_torchvision_ops.*
+fi
+if ! .venv/bin/python -c 'import torchaudio' 2>/dev/null; then
+  say "torchaudio does not load beside this torch: removing it (Argus has no use for it)"
+  .venv/bin/python -m pip uninstall --quiet --yes torchaudio
+fi
 printf '%s' "$fingerprint" >"$stamp"
 say "environment ready"

@@ -76,18 +76,20 @@ def _torchvision(cluster: ClusterFile) -> Iterator[Finding]:
     if importlib.util.find_spec("torchvision") is None:
         yield Finding(Level.OK, "torchvision", "not installed (not needed)")
         return
-    probe = [sys.executable, "-c", "import torchvision; torchvision.ops.nms"]
+    probe = [sys.executable, "-c", "import torchvision; print(torchvision.extension._has_ops())"]
     done = subprocess.run(probe, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode == 0:
-        yield Finding(Level.OK, "torchvision", importlib.metadata.version("torchvision"))
+        version = importlib.metadata.version("torchvision")
+        without = " without operators for this torch (not needed; see environment/README.md)"
+        yield Finding(Level.OK, "torchvision", version + (without if done.stdout.strip() == "False" else ""))
         return
     last = (done.stderr.strip().splitlines() or ["it does not import"])[-1]
     yield Finding(
         Level.ERROR,
         "torchvision",
         last[:160],
-        "its compiled ops do not match this torch: pip uninstall torchvision, or install the wheel of the same "
-        "index as torch (for a CPU build: pip install torchvision --index-url https://download.pytorch.org/whl/cpu)",
+        "its compiled ops do not match this torch: run make setup, which declares what is missing, or install the wheel of "
+        "torch's own index (for a CPU build: pip install torchvision --index-url https://download.pytorch.org/whl/cpu)",
     )
 
 
