@@ -246,14 +246,14 @@ def _templated(messages: Sequence[Message], style: PromptStyle) -> str:
     conversation = [{"role": message.role, "content": _content(message, style)} for message in messages]
     variables: dict[str, Any] = dict(style.variables)
     try:
-        texts, _ = render_jinja_template(
+        rendered: Any = render_jinja_template(
             [conversation], chat_template=style.template, add_generation_prompt=True, **variables
         )
     except TemplateError as error:
         raise InvalidRequest(
             f"The model's chat template refuses this conversation: {error}", code="invalid_messages", param="messages"
         ) from error
-    return str(texts[0]).removeprefix(style.bos)
+    return str(rendered[0][0]).removeprefix(style.bos)
 
 
 def _content(message: Message, style: PromptStyle) -> list[dict[str, str]]:
