@@ -1,0 +1,102 @@
+"""Choosing the next token of each row of a batch by that row's own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from deployments.generation.grammar import Matcher
+from deployments.generation.messages import Sampling, TokenLogprob
+
+# Below this a temperature is greedy; dividing by less overflows. vLLM draws the line at the same place.
+_GREEDY = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A token, and its log-probability where the request wants it."""
+
+    token: int
+    logprob: TokenLogprob | None = None
+
+
+class RowSampler:
+    """The rules of one row.
+
+    Args:
+        sampling: temperature, nucleus, logprobs.
+        seed: of this row's generator, so that neighbours cannot change its answer; None takes one from the system.
+        matcher: for constrained answers.
+        device: where the logits are.
+    """
+
+    def __init__(self, sampling: Sampling, seed: int | None, matcher: Matcher | None, device: torch.device) -> None:
+        self.temperature = sampling.temperature if sampling.temperature >= _GREEDY else 0.0
+        self.top_p = sampling.top_p
+        self.logprobs = sampling.logprobs
+        self.matcher = matcher
+        self.generator = torch.Generator(device)
+        if seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(seed)
+
+
+def choose(logits: torch.Tensor, samplers: Sequence[RowSampler], tokenizer: Any) -> list[Chosen | Exception]:
+    """The next token of each row.
+
+    Log-probabilities are those of the model (Holtzman's nucleus, temperature and grammar not applied), as OpenAI and
+    vLLM report them.
+
+    Args:
+        logits: (rows, vocabulary) float32.
+
+    Returns:
+        As many as rows; an exception in a row's place is that row's alone.
+    """
+    scores = logits.clone() if any(sampler.matcher for sampler in samplers) else logits
+    broken = torch.isnan(logits).any(-1).tolist()
+    results: list[Chosen | Exception] = []
+    for row, sampler in enumerate(samplers):
+        if sampler.matcher is not None:
+            sampler.matcher.restrict(scores[row : row + 1])
+    best = scores.argmax(-1).tolist()
+    for row, sampler in enumerate(samplers):
+        if broken[row]:
+            results.append(ArithmeticError("the model's logits are not numbers"))
+            continue
+        try:
+            token = _draw(scores[row], sampler) if sampler.temperature else int(best[row])
+            if sampler.matcher is not None:
+                sampler.matcher.accept(token)
+            results.append(Chosen(token, _logprob(logits[row], token, sampler.logprobs, tokenizer)))
+        except Exception as error:
+            results.append(error)
+    return results
+
+
+def _draw(scores: torch.Tensor, sampler: RowSampler) -> int:
+    probabilities = torch.softmax(scores / sampler.temperature, -1)
+    if sampler.top_p < 1:
+        # The smallest set of likeliest tokens whose mass reaches top_p (Holtzman et al. 2020, section 3.1).
+        ordered, tokens = probabilities.sort(descending=True)
+        outside = ordered.cumsum(-1) - ordered >= sampler.top_p
+        outside[0] = False
+        probabilities[tokens[outside]] = 0
+    return int(torch.multinomial(probabilities, 1, generator=sampler.generator))
+
+
+def _logprob(logits: torch.Tensor, token: int, wanted: int | None, tokenizer: Any) -> TokenLogprob | None:
+    if wanted is None:
+        return None
+    logs = torch.log_softmax(logits, -1)
+    values, tokens = logs.topk(min(wanted, logs.numel()))
+    top = tuple((_text(other, tokenizer), value) for other, value in zip(tokens.tolist(), values.tolist(), strict=True))
+    return TokenLogprob(_text(token, tokenizer), float(logs[token]), top)
+
+
+def _text(token: int, tokenizer: Any) -> str:
+    return str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
