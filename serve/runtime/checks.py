@@ -88,8 +88,9 @@ def _torchvision(cluster: ClusterFile) -> Iterator[Finding]:
         Level.ERROR,
         "torchvision",
         last[:160],
-        "its compiled ops do not match this torch: run make setup, which declares what is missing, or install the wheel of "
-        "torch's own index (for a CPU build: pip install torchvision --index-url https://download.pytorch.org/whl/cpu)",
+        "its compiled ops do not match this torch: run make setup, which declares what is missing, or install the "
+        "wheel of torch's own index (a CPU build: pip install torchvision --index-url "
+        "https://download.pytorch.org/whl/cpu)",
     )
 
 

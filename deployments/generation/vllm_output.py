@@ -1,0 +1,85 @@
+"""Between our messages and vLLM's: sampling parameters in, events out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deployments.generation.messages import ChatEvent, Constraint, FinishReason, Sampling, TokenLogprob
+from serve.errors import ModelFailed
+
+if TYPE_CHECKING:
+    from vllm.logprobs import Logprob
+    from vllm.outputs import CompletionOutput
+    from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+
+
+def sampling_params(sampling: Sampling, room: int) -> SamplingParams:
+    """vLLM's form of our parameters; each output holds what is new.
+
+    Args:
+        room: tokens that the context window leaves for an answer.
+    """
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    return SamplingParams(
+        n=sampling.n,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+        stop=list(sampling.stop),
+        max_tokens=room if sampling.max_tokens is None else min(room, sampling.max_tokens),
+        logprobs=sampling.logprobs,
+        structured_outputs=_structured(sampling.constraint),
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def _structured(constraint: Constraint | None) -> StructuredOutputsParams | None:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if constraint is None:
+        return None
+    if constraint.json_schema is None:
+        return StructuredOutputsParams(json_object=True)
+    return StructuredOutputsParams(json=constraint.json_schema)
+
+
+def event(completion: CompletionOutput, sampling: Sampling, prompt_tokens: int, cached_tokens: int) -> ChatEvent:
+    """One delta of one answer.
+
+    Raises:
+        ModelFailed: the engine gave this answer up.
+    """
+    return ChatEvent(
+        completion.index,
+        completion.text,
+        tuple(completion.token_ids),
+        _logprobs(completion, sampling.logprobs or 0),
+        _finish_reason(completion.finish_reason),
+        prompt_tokens,
+        cached_tokens,
+    )
+
+
+def _finish_reason(reason: str | None) -> FinishReason | None:
+    match reason:
+        case None | "stop" | "length":
+            return reason
+        case _:
+            raise ModelFailed(f"The engine gave the answer up ({reason}).")
+
+
+def _logprobs(completion: CompletionOutput, alternatives: int) -> tuple[TokenLogprob, ...]:
+    made = []
+    for token_id, ranked in zip(completion.token_ids, completion.logprobs or (), strict=False):
+        if ranked is None:
+            continue
+        likeliest = sorted(ranked.values(), key=lambda choice: -choice.logprob)[:alternatives]
+        top = tuple((_text(choice), choice.logprob) for choice in likeliest)
+        chosen = ranked[token_id]
+        made.append(TokenLogprob(_text(chosen), chosen.logprob, top))
+    return tuple(made)
+
+
+def _text(choice: Logprob) -> str:
+    return choice.decoded_token or ""
