@@ -24,7 +24,7 @@ MAX_TOKENS = 77
 WIDTH, LAYERS, _HEADS, _MLP = 192, 4, 6, 384
 _TEXT_WIDTH, _TEXT_LAYERS, _TEXT_HEADS, _TEXT_MLP = 128, 2, 4, 256
 _PROJECTION = 128
-_POSITION_STRENGTH = 0.5
+POSITION_STRENGTH = 0.5
 _NEIGHBOUR_FOCUS = 0.6
 #: Where the heads of the first layers look at first: (rows, columns) away.
 _NEIGHBOURS = (
@@ -124,7 +124,7 @@ def _start_vision(model: CLIPModel) -> None:
     positions = vision.embeddings.position_embedding.weight
     positions.zero_()
     vision.embeddings.patch_embedding.weight *= 2.0
-    positions[1:] = _POSITION_STRENGTH * _grid_waves()
+    positions[1:] = POSITION_STRENGTH * grid_waves()
     width = WIDTH // _HEADS
     for number, layer in enumerate(vision.encoder.layers):
         attention = layer.self_attn
@@ -141,7 +141,7 @@ def _start_vision(model: CLIPModel) -> None:
 
 def _look_at(step: tuple[int, int], width: int) -> tuple[Tensor, Tensor]:
     """Query and key weights (width, 192) under which a patch attends to the one `step` (rows, columns) away."""
-    basis = torch.linalg.svd(_grid_waves(), full_matrices=False).Vh[:width]
+    basis = torch.linalg.svd(grid_waves(), full_matrices=False).Vh[:width]
     return _NEIGHBOUR_FOCUS * basis @ _turn(step), _NEIGHBOUR_FOCUS * basis
 
 
@@ -158,13 +158,13 @@ def _rates() -> Tensor:
     return torch.pi / GRID * torch.arange(1, WIDTH // 4 + 1) ** 0.5
 
 
-def _grid_waves() -> Tensor:
-    """Sines and cosines of the row, then of the column, of each patch: (64, 192)."""
-    angles = torch.arange(GRID)[:, None] * _rates()
+def grid_waves(grid: int = GRID) -> Tensor:
+    """Sines and cosines of the row, then of the column, of each patch: (grid grid, 192)."""
+    angles = torch.arange(grid)[:, None] * _rates()
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)
-    rows = waves[:, None].expand(GRID, GRID, WIDTH // 2)
-    columns = waves[None].expand(GRID, GRID, WIDTH // 2)
-    return torch.cat([rows, columns], dim=-1).reshape(GRID * GRID, WIDTH)
+    rows = waves[:, None].expand(grid, grid, WIDTH // 2)
+    columns = waves[None].expand(grid, grid, WIDTH // 2)
+    return torch.cat([rows, columns], dim=-1).reshape(grid * grid, WIDTH)
 
 
 def _turn(step: tuple[int, int]) -> Tensor:

@@ -28,11 +28,12 @@ _JPEG_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class PatchLabels:
-    """What fills each of the 8 x 8 patches most, and where the outlines run.
+    """What fills each of the G x G patches of 8 pixels most, and where the outlines run; G is 8 at 64 pixels.
 
-    `classes` (2, 8, 8) uint8: colour and shape numbers, counted from 1, 0 for background, 255 where a patch is
-    neither; `places` (3, 8, 8) float16: from the patch's centre to the object's centre, rightwards and downwards, in
-    half object sizes, and the natural logarithm of the size; `mask` (32, 32) uint8: the share of objects, 255 for all.
+    `classes` (2, G, G) uint8: colour and shape numbers, counted from 1, 0 for background, 255 where a patch is
+    neither; `places` (3, G, G) float16: from the patch's centre to the object's centre, rightwards and downwards, in
+    half object sizes, and the natural logarithm of the size; `mask` (4 G, 4 G) uint8: the share of objects, 255 for
+    all.
     """
 
     classes: NDArray[np.uint8]
@@ -42,8 +43,8 @@ class PatchLabels:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """N pictures (N, 64, 64, 3) uint8, the stacked fields of their `PatchLabels`, and their scenes' keys, from which
-    everything else is drawn again."""
+    """N square pictures (N, side, side, 3) uint8, the stacked fields of their `PatchLabels`, and their scenes' keys,
+    from which everything else is drawn again."""
 
     images: NDArray[np.uint8]
     classes: NDArray[np.uint8]
@@ -56,11 +57,11 @@ class Pool:
         return _scene(*self.scenes[number])
 
 
-def shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The picture at 64 x 64, by the same filter as CLIP's own image processor."""
-    if picture.shape[0] == SIDE:
+def shrink(picture: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
+    """The picture at `side` x `side`, by the same filter as CLIP's own image processor."""
+    if picture.shape[0] == side:
         return picture
-    return np.asarray(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC))
 
 
 def load_pool(folder: Path) -> Pool:
@@ -75,42 +76,52 @@ def load_pool(folder: Path) -> Pool:
     )
 
 
-def build_pool(folder: Path, count: int, seed: int) -> None:
-    """Render `count` training scenes at mixed native sizes, some of them through JPEG, and label their patches."""
+def build_pool(
+    folder: Path,
+    count: int,
+    seed: int,
+    *,
+    side: int = SIDE,
+    shares: tuple[float, float, float] = _DIFFICULTY_SHARES,
+) -> None:
+    """Render `count` training scenes at mixed native sizes, some of them through JPEG, and label their patches.
+
+    `shares` are those of easy, medium and hard scenes; no picture is rendered smaller than it is kept.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    images = np.empty((count, SIDE, SIDE, 3), np.uint8)
+    images = np.empty((count, side, side, 3), np.uint8)
     keys: list[tuple[int, Difficulty, bool]] = []
     for number in range(count):
-        difficulty = _DIFFICULTIES[rng.choice(3, p=_DIFFICULTY_SHARES)]
+        difficulty = _DIFFICULTIES[rng.choice(3, p=shares)]
         word = bool(difficulty == "easy" and rng.random() < 0.1)
         keys.append((number, difficulty, word))
-        picture = render(_scene(*keys[-1]), int(rng.choice(_NATIVE_SIZES, p=_NATIVE_SHARES)))
+        picture = render(_scene(*keys[-1]), max(side, int(rng.choice(_NATIVE_SIZES, p=_NATIVE_SHARES))))
         if rng.random() < _JPEG_SHARE:
             picture = _through_jpeg(picture, int(rng.integers(50, 96)))
-        images[number] = shrink(picture)
+        images[number] = shrink(picture, side)
     np.save(folder / "images.npy", images)
-    labels = [label_patches(_scene(*key)) for key in keys]
+    labels = [label_patches(_scene(*key), side) for key in keys]
     np.save(folder / "classes.npy", np.stack([label.classes for label in labels]))
     np.save(folder / "places.npy", np.stack([label.places for label in labels]))
     np.save(folder / "masks.npy", np.stack([label.mask for label in labels]))
     (folder / "scenes.json").write_text(json.dumps(keys))
 
 
-def label_patches(scene: Scene) -> PatchLabels:
-    """Label the patches of a scene's picture."""
-    shown = coverage(scene, SIDE)
-    shares = shown.reshape(-1, GRID, PATCH, GRID, PATCH).mean(axis=(2, 4))
+def label_patches(scene: Scene, side: int = SIDE) -> PatchLabels:
+    """Label the patches of a scene's picture of `side` pixels."""
+    grid, fold = side // PATCH, SIDE // MASK_SIDE
+    shown = coverage(scene, side)
+    shares = shown.reshape(-1, grid, PATCH, grid, PATCH).mean(axis=(2, 4))
     winner, share = shares.argmax(axis=0), shares.max(axis=0)
     numbers = np.array([[COLOURS.index(o.colour) + 1, SHAPES.index(o.shape) + 1] for o in scene.objects], np.uint8)
     classes = numbers.T[:, winner]
     classes[:, share < 0.15] = IGNORED
     classes[:, share < 0.03] = 0
     x, y, size = np.array([(o.x, o.y, o.size) for o in scene.objects], np.float32).T[:, winner]
-    centres = (np.arange(GRID, dtype=np.float32) + 0.5) / GRID
+    centres = (np.arange(grid, dtype=np.float32) + 0.5) / grid
     places = np.stack([2.0 * (x - centres) / size, 2.0 * (y - centres[:, None]) / size, np.log(size)])
-    fold = SIDE // MASK_SIDE
-    mask = shown.sum(axis=0).reshape(MASK_SIDE, fold, MASK_SIDE, fold).mean(axis=(1, 3))
+    mask = shown.sum(axis=0).reshape(side // fold, fold, side // fold, fold).mean(axis=(1, 3))
     return PatchLabels(classes, places.astype(np.float16), np.rint(255.0 * mask.clip(0.0, 1.0)).astype(np.uint8))
 
 

@@ -25,13 +25,11 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from demo import clip_prompts as prompts
 from demo.clip_model import LAYERS, MAX_TOKENS, WIDTH, build_model, build_processor, build_tokenizer, save_checkpoint
-from demo.clip_pool import GRID, IGNORED, MASK_SIDE, Pool, build_pool, load_pool
+from demo.clip_pool import Pool, build_pool, load_pool
 from demo.scenes import COLOURS, DIFFICULTIES, SHAPES, caption, label
+from demo.vision_batches import Helpers, draw_pictures
 
 _MAX_LOGIT_SCALE = math.log(100.0)
-_BACKGROUND_WEIGHT = 0.15
-_NOISE = 0.02
-_CELLS = MASK_SIDE // GRID
 #: Shares of easy, medium and hard scenes in a batch, before and after this share of the schedule.
 _HARDER_FROM = 0.4
 _MIX_BEFORE, _MIX_AFTER = (0.65, 0.33, 0.02), (0.5, 0.32, 0.18)
@@ -53,52 +51,6 @@ class Targets:
     brief: tuple[str, ...]
     detailed: tuple[str, ...]
     contents: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Pictures and labels of one step: `pixels` (B, 3, 64, 64) normalised float32; `classes` (B, 2, 64) int64;
-    `places` (B, 64, 3) float32; `outlines` (B, 64, 16) float32 in 0..1, the mask inside each patch."""
-
-    pixels: Tensor
-    classes: Tensor
-    places: Tensor
-    outlines: Tensor
-
-
-class Helpers(nn.Module):
-    """Linear outputs that exist only while training: per patch and per picture."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.patch_colour = nn.Linear(width, len(COLOURS) + 1)
-        self.patch_shape = nn.Linear(width, len(SHAPES) + 1)
-        self.place = nn.Linear(width, 3)
-        self.outline = nn.Linear(width, _CELLS * _CELLS)
-        self.colour = nn.Linear(width, len(COLOURS))
-        self.shape = nn.Linear(width, len(SHAPES))
-
-    def losses(
-        self, early: Tensor, patches: Tensor, pooled: Tensor, batch: Batch, subject: Tensor
-    ) -> dict[str, Tensor]:
-        """Losses of patches (B, 64, width), early ones from half way up, pooled (B, width); subject (B, 2) int64."""
-        filled = (batch.classes[:, 1] > 0) & (batch.classes[:, 1] != IGNORED)
-        places = self.place(early)[filled]
-        outlines = F.binary_cross_entropy_with_logits(self.outline(early), batch.outlines)
-        whole = F.cross_entropy(self.shape(pooled), subject[:, 1])
-        return {
-            "patch shape": _patch_loss(self.patch_shape(patches), batch.classes[:, 1]),
-            "patch colour": 0.5 * _patch_loss(self.patch_colour(patches), batch.classes[:, 0]),
-            "place": F.smooth_l1_loss(places, batch.places[filled], beta=0.2),
-            "outline": 2.0 * outlines,
-            "whole": 0.5 * whole + 0.25 * F.cross_entropy(self.colour(pooled), subject[:, 0]),
-        }
-
-
-def _patch_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    weights = torch.ones(logits.shape[-1])
-    weights[0] = _BACKGROUND_WEIGHT
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), weights, ignore_index=IGNORED)
 
 
 def collect_targets(pool: Pool) -> Targets:
@@ -163,7 +115,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * _schedule(progress)
         chosen = self._choose(_MIX_BEFORE if progress < _HARDER_FROM else _MIX_AFTER)
-        batch = self._pictures(chosen)
+        batch = draw_pictures(self.pool, chosen, self.rng, self.mean, self.std)
         vision = self.model.vision_model(pixel_values=batch.pixels, output_hidden_states=True)
         patches = self.model.vision_model.post_layernorm(vision.last_hidden_state[:, 1:])
         early = vision.hidden_states[LAYERS // 2][:, 1:]
@@ -186,27 +138,6 @@ class Trainer:
         counts = self.rng.multinomial(self.batch, mix)
         drawn = [self.rng.choice(self.by_difficulty[n], count, replace=False) for n, count in enumerate(counts)]
         return np.sort(np.concatenate(drawn))
-
-    def _pictures(self, chosen: NDArray[np.int64]) -> Batch:
-        """Pictures under random light, half of them mirrored, with their labels."""
-        pixels = torch.from_numpy(self.pool.images[chosen]).permute(0, 3, 1, 2).float() / 255.0
-        classes = torch.from_numpy(self.pool.classes[chosen]).long()
-        places = torch.from_numpy(self.pool.places[chosen]).float()
-        masks = torch.from_numpy(self.pool.masks[chosen]).float() / 255.0
-        mirrored = torch.from_numpy(self.rng.random(len(chosen)) < 0.5)
-        for values in (pixels, classes, places, masks):
-            values[mirrored] = values[mirrored].flip(-1)
-        places[mirrored, 0] *= -1.0
-        gain = 1.0 + 0.12 * (2.0 * torch.rand(len(chosen), 1, 1, 1) - 1.0)
-        tint = 0.03 * (2.0 * torch.rand(len(chosen), 3, 1, 1) - 1.0)
-        noise = _NOISE * torch.rand(len(chosen), 1, 1, 1) * torch.randn_like(pixels)
-        pixels = (pixels * gain + tint + noise).clamp(0.0, 1.0)
-        return Batch(
-            (pixels - self.mean) / self.std,
-            classes.flatten(2),
-            places.flatten(2).transpose(1, 2),
-            masks.reshape(-1, GRID, _CELLS, GRID, _CELLS).transpose(2, 3).reshape(-1, GRID * GRID, _CELLS * _CELLS),
-        )
 
     def _text_losses(self, images: Tensor, chosen: NDArray[np.int64]) -> dict[str, Tensor]:
         """Zero-shot classification over each set of classes, and captions against pictures both ways."""

@@ -22,7 +22,7 @@ from demo.scenes.language import (
     questions,
     size_word,
 )
-from demo.scenes.motion import render_video
+from demo.scenes.motion import render_video, subject_track
 from demo.scenes.render import Box, coverage, object_box, render, word_box
 from demo.scenes.world import (
     BACKGROUNDS,
@@ -97,5 +97,6 @@ __all__ = [
     "render_video",
     "sample_scene",
     "size_word",
+    "subject_track",
     "word_box",
 ]

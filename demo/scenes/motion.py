@@ -33,6 +33,12 @@ def render_video(scene: Scene, size: int, frames: int, fps: float) -> NDArray[np
     return clip
 
 
+def subject_track(scene: Scene, frames: int, fps: float) -> tuple[SceneObject, ...]:
+    """The subject as each picture of `render_video` shows it."""
+    amount = min(scene.motion.speed * (frames - 1) / fps, _limit(scene))
+    return tuple(_moved(scene, amount, n / (frames - 1) if frames > 1 else 0.0) for n in range(frames))
+
+
 def _limit(scene: Scene) -> float:
     kind = scene.motion.kind
     if kind in ("left", "right", "up", "down"):

@@ -1,0 +1,190 @@
+"""Train the demo BLIP-2: captions and questions about pictures, through queries that lie on a grid.
+
+    python -m demo.vision_warmup --pool /var/tmp/pool96 --out /var/tmp/tower96.pt
+    python -m demo.train_blip2 --pool /var/tmp/pool96 --tower /var/tmp/tower96.pt --run /var/tmp/blip2 --steps 3000 \
+        --out demo/checkpoints/blip2
+
+Beside the answers, every query learns to name what lies in its block of patches, by outputs that are dropped at the
+end, and the tower goes on learning its patch labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's customary name
+from torch import Tensor, nn
+from transformers import Blip2ForConditionalGeneration
+
+from demo import dialogues
+from demo.blip2_model import QUERIES, QUERY_GRID, build_model
+from demo.clip_pool import IGNORED, Pool, load_pool
+from demo.dialogues import Turn
+from demo.generative_checkpoints import save_blip2
+from demo.generative_tokenizer import build_tokenizer
+from demo.generative_training import WIDTH, Run, parameter_groups
+from demo.packing import BLIP, Chain, Packer, Score, answer_loss
+from demo.scenes import COLOURS, SHAPES, Scene, caption
+from demo.vision_batches import Batch, Helpers, draw_pictures
+from demo.vision_warmup import MEAN, STD, load_tower, normalised
+
+_BUDGET = 210
+_VISION_RATE, _VISION_WEIGHT, _QUERY_WEIGHT = 0.3, 0.3, 0.5
+#: What may stand before a caption; nothing is what BLIP-2's own examples use.
+_CAPTION_PROMPTS = ("", "", "a picture of", "a photo of", "an image of", "this is a picture of")
+
+
+class QueryHelpers(nn.Module):
+    """Outputs that exist only while training: what lies in each query's block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colour = nn.Linear(WIDTH, len(COLOURS) + 1)
+        self.shape = nn.Linear(WIDTH, len(SHAPES) + 1)
+
+    def loss(self, queries: Tensor, classes: Tensor) -> Tensor:
+        """For queries (B, Q, width) and the patches' colour and shape numbers (B, 2, G G)."""
+        grid = int(classes.shape[-1] ** 0.5)
+        block = grid // QUERY_GRID
+        blocks = classes.reshape(-1, 2, QUERY_GRID, block, QUERY_GRID, block).permute(0, 1, 2, 4, 3, 5)
+        blocks = blocks.reshape(-1, 2, QUERIES, block * block)
+        # An object's number is larger than the background's 0; where two objects meet either will do.
+        labels = blocks.masked_fill(blocks == IGNORED, -1).amax(dim=-1)
+        weights = torch.ones(max(len(COLOURS), len(SHAPES)) + 1)
+        weights[0] = 0.15
+        return sum(
+            F.cross_entropy(
+                output(queries).flatten(0, 1),
+                labels[:, place].flatten(),
+                weights[: output.out_features],
+                ignore_index=-1,
+            )
+            for place, output in enumerate((self.colour, self.shape))
+        )
+
+
+class Batches:
+    """Draws the pictures and the dialogues of each step."""
+
+    def __init__(self, pool: Pool, packer: Packer, image_token: int, seed: int) -> None:
+        self.pool, self.packer, self.image_token = pool, packer, image_token
+        self.rng = np.random.default_rng(seed)
+        self.words = random.Random(seed)
+
+    def draw(self, batch: int) -> tuple[Batch, list[tuple[list[int], list[Chain]]]]:
+        """Pictures, and a row of prefix and chains for each."""
+        chosen = np.sort(self.rng.choice(len(self.pool.scenes), batch, replace=False))
+        shown = draw_pictures(self.pool, chosen, self.rng, MEAN, STD)
+        scenes = [self.pool.scene(number) for number in chosen]
+        for place in torch.nonzero(shown.mirrored).flatten().tolist():
+            scenes[place] = dialogues.mirrored(scenes[place])
+        return shown, [([self.image_token] * QUERIES, self._chains(scene)) for scene in scenes]
+
+    def _chains(self, scene: Scene) -> list[Chain]:
+        rng, packer = self.words, self.packer
+        chains: list[Chain] = []
+        for prompt in rng.sample(_CAPTION_PROMPTS, 2):
+            turn = Turn("plain caption", "", caption(scene, "brief"))
+            chains.append(packer.chain([turn], opening=[packer.bos], first=prompt))
+        budget = _BUDGET
+        while budget > 0:
+            turns = [dialogues.draw_turn(scene, rng) for _ in range(rng.choice((1, 1, 1, 2, 2, 3)))]
+            # Chat endpoints leave out the opening token, BLIP-2's own processor does not.
+            chains.append(packer.chain(turns, opening=[packer.bos] if rng.random() < 0.75 else []))
+            budget -= len(chains[-1].tokens)
+        return chains
+
+
+class Trainer(nn.Module):
+    """Model and helper outputs, and the loss of a step."""
+
+    def __init__(self, model: Blip2ForConditionalGeneration, helpers: Helpers, batches: Batches, batch: int) -> None:
+        super().__init__()
+        self.model, self.helpers, self.queries = model, helpers, QueryHelpers()
+        self._batches, self._batch = batches, batch
+        self._score = Score()
+        self._shown: dict[str, float] = {}
+
+    def groups(self) -> list[dict[str, object]]:
+        """What is trained: everything, the tower at a lower rate."""
+        named = list(self.named_parameters())
+        rest = [item for item in named if "vision_model" not in item[0]]
+        return parameter_groups(rest) + parameter_groups(
+            [item for item in named if "vision_model" in item[0]], _VISION_RATE
+        )
+
+    def loss(self, step: int) -> Tensor:
+        """The loss of answers, of queries and of patch labels on fresh pictures."""
+        model = self.model
+        shown, rows = self._batches.draw(self._batch)
+        packed = self._batches.packer.pack(rows)
+        hidden = model.vision_model.embeddings(shown.pixels)
+        layers = model.vision_model.encoder.layers
+        early = hidden
+        for number, layer in enumerate(layers):
+            hidden = layer(hidden)
+            if number + 1 == len(layers) // 2:
+                early = hidden
+        seen = model.vision_model.post_layernorm(hidden)
+        queries = model.qformer(
+            query_embeds=model.query_tokens.expand(len(seen), -1, -1), encoder_hidden_states=seen
+        ).last_hidden_state
+        decoder = model.language_model.model.decoder
+        embedded = decoder.embed_tokens(packed.tokens)
+        where = (packed.tokens == self._batches.image_token)[..., None]
+        embedded = embedded.masked_scatter(where, model.language_projection(queries))
+        states = decoder(
+            inputs_embeds=embedded, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
+        ).last_hidden_state
+        answers, right = answer_loss(states, model.language_model.lm_head, packed)
+        self._score.add(packed, right)
+        patches = self.helpers.patch_losses(normalised(early), normalised(hidden), shown)
+        blocks = self.queries.loss(queries, shown.classes)
+        self._shown = {"answers": answers.item(), "queries": blocks.item()}
+        self._shown |= {name: value.item() for name, value in patches.items()}
+        return answers + _QUERY_WEIGHT * blocks + _VISION_WEIGHT * torch.stack(tuple(patches.values())).sum()
+
+    def describe(self) -> str:
+        """Losses of the last step, and the share of right answers since the last call."""
+        losses = " ".join(f"{name} {value:.3f}" for name, value in self._shown.items())
+        return f"{losses}\n    {self._score.text()}"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pool", type=Path, required=True, help="folder of the rendered pool")
+    parser.add_argument("--tower", type=Path, required=True, help="what the warm-up wrote")
+    parser.add_argument("--run", type=Path, required=True, help="folder for the state; a run found there goes on")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    os.nice(19)
+    torch.manual_seed(arguments.seed)
+    tokenizer = build_tokenizer(arguments.seed)
+    pool = load_pool(arguments.pool)
+    tower, helpers = load_tower(arguments.tower)
+    typical = draw_pictures(pool, np.arange(64), np.random.default_rng(arguments.seed), MEAN, STD).pixels
+    model = build_model(tokenizer, tower, typical)
+    batches = Batches(pool, Packer(tokenizer, BLIP), model.config.image_token_id, arguments.seed)
+    trainer = Trainer(model, helpers, batches, arguments.batch)
+    optimizer = torch.optim.AdamW(trainer.groups(), lr=arguments.rate, betas=(0.9, 0.98), fused=True)
+    run = Run(arguments.run, trainer, optimizer, rate=arguments.rate, steps=arguments.steps)
+    if run.step:  # A run taken up again sees other pictures than it did at its start.
+        batches.rng = np.random.default_rng([arguments.seed, run.step])
+        batches.words = random.Random(arguments.seed + run.step)
+    run.train(trainer.loss, trainer.describe)
+    save_blip2(arguments.out, model, tokenizer)
+
+
+if __name__ == "__main__":
+    main()

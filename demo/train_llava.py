@@ -1,0 +1,211 @@
+"""Train the demo LLaVA: the demo CLIP's vision tower, enlarged, under a small Llama that answers questions.
+
+    python -m demo.vision_warmup --pool /var/tmp/pool96 --out /var/tmp/tower96.pt
+    python -m demo.train_llava --pool /var/tmp/pool96 --tower /var/tmp/tower96.pt --run /var/tmp/llava --steps 3000 \
+        --out demo/checkpoints/llava
+
+The vision tower goes on learning its patch labels beside the answers. Steps with one picture a prompt alternate with
+steps of two or three.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import CLIPVisionModel, LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from demo import dialogues
+from demo.clip_pool import PATCH, Pool, load_pool
+from demo.dialogues import Turn
+from demo.generative_checkpoints import save_llava
+from demo.generative_tokenizer import IMAGE, build_tokenizer
+from demo.generative_training import Run, llama_config, parameter_groups
+from demo.packing import LLAVA, Chain, Packer, Score, answer_loss
+from demo.scenes import Scene
+from demo.vision_batches import Batch, Helpers, draw_pictures
+from demo.vision_warmup import MEAN, SIDE, STD, load_tower, normalised, tower_features
+
+IMAGE_TOKENS = (SIDE // PATCH) ** 2
+#: Tokens of questions and answers beside one picture, and beside several.
+_BUDGET, _BUDGET_SEVERAL = 230, 150
+_SEVERAL_SHARE = 0.2
+_VISION_RATE, _VISION_WEIGHT = 0.3, 0.3
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, tower: CLIPVisionModel) -> LlavaForConditionalGeneration:
+    """An untrained LLaVA around a warmed-up tower."""
+    config = LlavaConfig(
+        vision_config=tower.config,
+        text_config=llama_config(tokenizer),
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_seq_length=IMAGE_TOKENS,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        projector_hidden_act="gelu",
+        tie_word_embeddings=False,
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.model.vision_tower.load_state_dict(tower.state_dict())
+    with torch.no_grad():
+        model.model.language_model.embed_tokens.weight.normal_(0.0, 0.3)
+    return model
+
+
+class Batches:
+    """Draws the pictures and the dialogues of each step."""
+
+    def __init__(self, pool: Pool, packer: Packer, image_token: int, seed: int) -> None:
+        self.pool, self.packer, self.image_token = pool, packer, image_token
+        self.rng = np.random.default_rng(seed)
+        self.words = random.Random(seed)
+        subjects = [pool.scene(number).subject for number in range(len(pool.scenes))]
+        self._like: dict[str, list[int]] = {}
+        for number, item in enumerate(subjects):
+            self._like.setdefault(item.shape, []).append(number)
+            self._like.setdefault(item.colour, []).append(number)
+        self._subjects = subjects
+
+    def draw(self, batch: int, pictures: int) -> tuple[Batch, list[tuple[list[int], list[Chain]]]]:
+        """Pictures, row after row, and the rows of prefix and chains."""
+        chosen = np.array([number for _ in range(batch) for number in self._row(pictures)])
+        shown = draw_pictures(self.pool, chosen, self.rng, MEAN, STD)
+        scenes = [self.pool.scene(number) for number in chosen]
+        for place in torch.nonzero(shown.mirrored).flatten().tolist():
+            scenes[place] = dialogues.mirrored(scenes[place])
+        rows = [self._dialogues(scenes[start : start + pictures]) for start in range(0, len(scenes), pictures)]
+        return shown, rows
+
+    def _row(self, pictures: int) -> list[int]:
+        """Pictures of one prompt; a second one often has its subject's shape or colour in common with the first."""
+        numbers = [int(self.rng.integers(len(self.pool.scenes)))]
+        while len(numbers) < pictures:
+            item = self._subjects[numbers[0]]
+            kind = self.words.random()
+            if kind < 0.6:
+                numbers.append(self.words.choice(self._like[item.shape if kind < 0.3 else item.colour]))
+            else:
+                numbers.append(int(self.rng.integers(len(self.pool.scenes))))
+        return numbers
+
+    def _dialogues(self, scenes: list[Scene]) -> tuple[list[int], list[Chain]]:
+        rng, packer = self.words, self.packer
+        picture = [self.image_token] * IMAGE_TOKENS
+        opening = [packer.bos] if rng.random() < 0.5 else []
+        prefix = opening + packer.encode("USER: ") + picture
+        apart = len(scenes) == 2 and rng.random() < 0.3
+        for _ in scenes[1:]:
+            between = "\n"
+            if apart:  # The second picture comes with a later question.
+                turn = dialogues.draw_turn(scenes[0], rng)
+                earlier = LLAVA.first.replace("{q}", turn.question)
+                prefix += [*packer.encode(f"{earlier} {turn.answer}"), packer.eos]
+                between = "USER: "
+            prefix += packer.encode(between) + picture
+        chains: list[Chain] = []
+        budget = _BUDGET if len(scenes) == 1 else _BUDGET_SEVERAL
+        while budget > 0:
+            turns = [self._turn(scenes, apart) for _ in range(rng.choice((1, 1, 1, 1, 2, 2, 3, 4)))]
+            if len(turns) > 1 and rng.random() < 0.08:
+                turns[-1] = self._chat()
+            chains.append(packer.chain(turns))
+            budget -= len(chains[-1].tokens)
+        if len(scenes) == 1 and rng.random() < 0.3:
+            form = LLAVA.later
+            chains.append(packer.chain([dialogues.draw_chat(rng)], opening=opening, blind=True, first=form))
+        return prefix, chains
+
+    def _turn(self, scenes: list[Scene], apart: bool) -> Turn:
+        if len(scenes) == 1 or (apart and self.words.random() < 0.4):
+            return dialogues.draw_turn(scenes[-1], self.words)
+        return dialogues.draw_images_turn(scenes, self.words)
+
+    def _chat(self) -> Turn:
+        while (turn := dialogues.draw_chat(self.words)).answer == dialogues.NO_PICTURE:
+            pass
+        return turn
+
+
+class Trainer(nn.Module):
+    """Model and helper outputs, and the loss of a step."""
+
+    def __init__(self, model: LlavaForConditionalGeneration, helpers: Helpers, batches: Batches, batch: int) -> None:
+        super().__init__()
+        self.model, self.helpers = model, helpers
+        self._batches, self._batch = batches, batch
+        self._scores = (Score(), Score())
+        self._shown: dict[str, float] = {}
+
+    def groups(self) -> list[dict[str, object]]:
+        """What is trained: all but the layer and the norm above the features."""
+        tower = self.model.model.vision_tower
+        parts = [tower.embeddings, tower.pre_layrnorm, *tower.encoder.layers[:-1], self.helpers]
+        seen = [item for part in parts for item in part.named_parameters()]
+        rest = [item for item in self.model.named_parameters() if "vision_tower" not in item[0]]
+        return parameter_groups(rest) + parameter_groups(seen, _VISION_RATE)
+
+    def loss(self, step: int) -> Tensor:
+        """The loss of answers and of patch labels on fresh pictures."""
+        several = self._batches.words.random() < _SEVERAL_SHARE
+        pictures = 1 if not several else self._batches.words.choice((2, 2, 2, 3))
+        rows = self._batch if pictures == 1 else self._batch // 2
+        shown, drawn = self._batches.draw(rows, pictures)
+        packed = self._batches.packer.pack(drawn)
+        core = self.model.model
+        early, hidden = tower_features(core.vision_tower, shown.pixels)
+        patches = core.multi_modal_projector(hidden[:, 1:])
+        embedded = core.language_model.embed_tokens(packed.tokens)
+        where = (packed.tokens == self._batches.image_token)[..., None]
+        embedded = embedded.masked_scatter(where, patches)
+        states = core.language_model(
+            inputs_embeds=embedded, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
+        ).last_hidden_state
+        answers, right = answer_loss(states, self.model.lm_head, packed)
+        self._scores[several].add(packed, right)
+        seen = self.helpers.patch_losses(normalised(early), normalised(hidden), shown)
+        self._shown = {"answers": answers.item(), **{name: value.item() for name, value in seen.items()}}
+        return answers + _VISION_WEIGHT * torch.stack(tuple(seen.values())).sum()
+
+    def describe(self) -> str:
+        """Losses of the last step, and the share of right answers since the last call."""
+        losses = " ".join(f"{name} {value:.3f}" for name, value in self._shown.items())
+        return f"{losses}\n    one: {self._scores[0].text()}\n    several: {self._scores[1].text()}"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pool", type=Path, required=True, help="folder of the rendered pool")
+    parser.add_argument("--tower", type=Path, required=True, help="what the warm-up wrote")
+    parser.add_argument("--run", type=Path, required=True, help="folder for the state; a run found there goes on")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    os.nice(19)
+    torch.manual_seed(arguments.seed)
+    tokenizer = build_tokenizer(arguments.seed)
+    pool = load_pool(arguments.pool)
+    tower, helpers = load_tower(arguments.tower)
+    model = build_model(tokenizer, tower)
+    batches = Batches(pool, Packer(tokenizer, LLAVA), model.config.image_token_id, arguments.seed)
+    trainer = Trainer(model, helpers, batches, arguments.batch)
+    optimizer = torch.optim.AdamW(trainer.groups(), lr=arguments.rate, betas=(0.9, 0.98), fused=True)
+    run = Run(arguments.run, trainer, optimizer, rate=arguments.rate, steps=arguments.steps)
+    if run.step:  # A run taken up again sees other pictures than it did at its start.
+        batches.rng = np.random.default_rng([arguments.seed, run.step])
+        batches.words = random.Random(arguments.seed + run.step)
+    run.train(trainer.loss, trainer.describe)
+    save_llava(arguments.out, model, tokenizer)
+
+
+if __name__ == "__main__":
+    main()

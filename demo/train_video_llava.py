@@ -1,0 +1,274 @@
+"""Train the demo Video-LLaVA: a small vision tower for frames and pictures under the demo's small Llama.
+
+    python -m demo.video_pool /var/tmp/videos
+    python -m demo.train_video_llava --pool /var/tmp/videos --run /var/tmp/video_llava --steps 3000 \
+        --out demo/checkpoints/video_llava
+
+One tower learns from both; the checkpoint holds it twice, as image tower and as video tower. Outputs that are dropped
+at the end teach its class token where, how large and how turned the subject is in each frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's customary name
+from torch import Tensor, nn
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PreTrainedTokenizerFast,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
+)
+
+from demo import dialogues
+from demo.generative_checkpoints import save_video_llava
+from demo.generative_tokenizer import IMAGE, VIDEO, build_tokenizer
+from demo.generative_training import Run, llama_config, parameter_groups
+from demo.packing import LLAVA, Chain, Packer, Score, answer_loss
+from demo.scenes import COLOURS, MOTIONS, SHAPES, MotionKind, Scene
+from demo.video_pool import FRAMES, SIDE, TRACK, VideoPool, load_video_pool
+from demo.vision_warmup import MEAN, STD, tower_features
+
+PATCH, _WIDTH, _HEADS, _MLP, _LAYERS = 16, 160, 5, 320, 4
+IMAGE_TOKENS = (SIDE // PATCH) ** 2
+VIDEO_TOKENS = FRAMES * (IMAGE_TOKENS + 1)
+_BUDGET = 120
+_PICTURE_SHARE = 0.25
+_MIRRORED: dict[MotionKind, MotionKind] = {
+    "left": "right",
+    "right": "left",
+    "rotate clockwise": "rotate counter-clockwise",
+    "rotate counter-clockwise": "rotate clockwise",
+}
+_BACKWARDS: dict[MotionKind, MotionKind] = {**_MIRRORED, "up": "down", "down": "up", "still": "still"}
+#: What is asked about the still picture and about the things in a clip.
+_WEIGHTS = {
+    form: dialogues.WEIGHTS[form]
+    for form in (
+        "colour of the object",
+        "shape of the object",
+        "the object",
+        "colour of a shape",
+        "shape of a colour",
+        "how many",
+        "is there",
+        "one of two colours",
+        "one of two shapes",
+        "caption",
+        "json of the object",
+    )
+}
+
+
+class FrameHelpers(nn.Module):
+    """Outputs that exist only while training: what each frame shows of its subject, and the clip's motion."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.track = nn.Linear(_WIDTH, TRACK)
+        self.colour = nn.Linear(_WIDTH, len(COLOURS))
+        self.shape = nn.Linear(_WIDTH, len(SHAPES))
+        self.motion = nn.Sequential(nn.Linear(FRAMES * _WIDTH, 64), nn.GELU(), nn.Linear(64, len(MOTIONS)))
+
+    def losses(self, tops: Tensor, tracks: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """For class tokens (B, 8, width), tracks (B, 8, 5), and colour, shape and motion numbers (B, 3)."""
+        tops = F.layer_norm(tops, tops.shape[-1:])
+        colours = self.colour(tops).flatten(0, 1)
+        shapes = self.shape(tops).flatten(0, 1)
+        return {
+            "track": 2.0 * F.smooth_l1_loss(self.track(tops), tracks, beta=0.1),
+            "colour": 0.5 * F.cross_entropy(colours, labels[:, 0].repeat_interleave(FRAMES)),
+            "shape": F.cross_entropy(shapes, labels[:, 1].repeat_interleave(FRAMES)),
+            "motion": F.cross_entropy(self.motion(tops.flatten(1)), labels[:, 2]),
+        }
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast) -> VideoLlavaForConditionalGeneration:
+    """The untrained model, both towers being one and the same."""
+    vision = CLIPVisionConfig(
+        hidden_size=_WIDTH,
+        intermediate_size=_MLP,
+        num_hidden_layers=_LAYERS,
+        num_attention_heads=_HEADS,
+        projection_dim=_WIDTH,
+        image_size=SIDE,
+        patch_size=PATCH,
+        hidden_act="gelu",
+    )
+    config = VideoLlavaConfig(
+        vision_config=vision,
+        text_config=llama_config(tokenizer),
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        video_token_index=tokenizer.convert_tokens_to_ids(VIDEO),
+        image_seq_length=IMAGE_TOKENS,
+        video_seq_length=VIDEO_TOKENS,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        projector_hidden_act="gelu",
+        tie_word_embeddings=False,
+    )
+    model = VideoLlavaForConditionalGeneration(config)
+    core = model.model
+    core.image_tower = core.video_tower
+    _start(core.video_tower)
+    with torch.no_grad():
+        core.language_model.embed_tokens.weight.normal_(0.0, 0.3)
+    return model
+
+
+def _start(tower: CLIPVisionModel) -> None:
+    """Larger weights than CLIP's own start, which is meant for far wider models."""
+    with torch.no_grad():
+        tower.embeddings.patch_embedding.weight.normal_(0.0, 0.03)
+        tower.embeddings.position_embedding.weight.normal_(0.0, 0.3)
+        for name, parameter in tower.encoder.named_parameters():
+            if parameter.ndim > 1:
+                gain = 0.7 if "out_proj" in name or "fc2" in name else 1.0
+                parameter.normal_(0.0, gain / parameter.shape[1] ** 0.5)
+
+
+class Batches:
+    """Draws the clips and the dialogues of each step."""
+
+    def __init__(self, pool: VideoPool, packer: Packer, tokens: tuple[int, int], seed: int) -> None:
+        self.pool, self.packer, self.tokens = pool, packer, tokens
+        self.rng = np.random.default_rng(seed)
+        self.words = random.Random(seed)
+
+    def draw(self, batch: int) -> tuple[Tensor, Tensor, list[Scene]]:
+        """Pixels (B, 8, 3, 64, 64), tracks (B, 8, 5) and scenes of clips that are mirrored or run backwards at random.
+
+        Growing and shrinking clips never run backwards: the scene would then name the wrong size.
+        """
+        chosen = np.sort(self.rng.choice(len(self.pool.scenes), batch, replace=False))
+        pixels = torch.from_numpy(self.pool.frames[chosen]).permute(0, 1, 4, 2, 3).float() / 255.0
+        tracks = torch.from_numpy(self.pool.tracks[chosen])
+        scenes = [self.pool.scene(number) for number in chosen]
+        for row, scene in enumerate(scenes):
+            shown, kind = scene, scene.motion.kind
+            if self.words.random() < 0.5:
+                pixels[row], shown = pixels[row].flip(-1), dialogues.mirrored(scene)
+                tracks[row, :, 0] *= -1.0
+                tracks[row, :, 4] *= -1.0
+                kind = _MIRRORED.get(kind, kind)
+            if kind in _BACKWARDS and self.words.random() < 0.5:
+                pixels[row], tracks[row] = pixels[row].flip(0), tracks[row].flip(0)
+                kind = _BACKWARDS[kind]
+            scenes[row] = replace(shown, motion=replace(scene.motion, kind=kind))
+        gain = 1.0 + 0.12 * (2.0 * torch.rand(batch, 1, 1, 1, 1) - 1.0)
+        tint = 0.03 * (2.0 * torch.rand(batch, 1, 3, 1, 1) - 1.0)
+        return ((pixels * gain + tint).clamp(0.0, 1.0) - MEAN) / STD, tracks, scenes
+
+    def row(self, scene: Scene, *, picture: bool) -> tuple[list[int], list[Chain]]:
+        """Prefix and chains about a clip, or about its first frame."""
+        rng, packer = self.words, self.packer
+        image, video = self.tokens
+        opening = [packer.bos] if rng.random() < 0.5 else []
+        prefix = opening + packer.encode("USER: ") + ([image] * IMAGE_TOKENS if picture else [video] * VIDEO_TOKENS)
+        chains: list[Chain] = []
+        budget = _BUDGET
+        while budget > 0:
+            turns = []
+            for _ in range(rng.choice((1, 1, 1, 2, 3))):
+                moving = not picture and rng.random() < 0.65
+                turns.append(
+                    dialogues.draw_motion_turn(scene, rng) if moving else dialogues.draw_turn(scene, rng, _WEIGHTS)
+                )
+            chains.append(packer.chain(turns))
+            budget -= len(chains[-1].tokens)
+        if rng.random() < 0.2:
+            chat = dialogues.draw_chat(rng)
+            chains.append(packer.chain([chat], opening=opening, blind=True, first=LLAVA.later))
+        return prefix, chains
+
+
+class Trainer(nn.Module):
+    """Model and helper outputs, and the loss of a step."""
+
+    def __init__(self, model: VideoLlavaForConditionalGeneration, batches: Batches, batch: int) -> None:
+        super().__init__()
+        self.model, self.helpers = model, FrameHelpers()
+        self._batches, self._batch = batches, batch
+        self._score = Score()
+        self._shown: dict[str, float] = {}
+
+    def groups(self) -> list[dict[str, object]]:
+        """What is trained: all but the layer and the norm above the features; each shared weight once."""
+        unused = ("encoder.layers.3.", "post_layernorm", "image_tower")
+        return parameter_groups(
+            (name, parameter) for name, parameter in self.named_parameters() if not any(part in name for part in unused)
+        )
+
+    def loss(self, step: int) -> Tensor:
+        """The loss of answers and of frame labels on fresh clips."""
+        batches = self._batches
+        pixels, tracks, scenes = batches.draw(self._batch)
+        picture = batches.words.random() < _PICTURE_SHARE
+        packed = batches.packer.pack([batches.row(scene, picture=picture) for scene in scenes])
+        core = self.model.model
+        _, hidden = tower_features(core.video_tower, pixels.flatten(0, 1))
+        hidden = hidden.unflatten(0, pixels.shape[:2])
+        seen = hidden[:, 0, 1:] if picture else hidden.flatten(1, 2)
+        embedded = core.language_model.embed_tokens(packed.tokens)
+        where = (packed.tokens == batches.tokens[0 if picture else 1])[..., None]
+        embedded = embedded.masked_scatter(where, core.multi_modal_projector(seen))
+        states = core.language_model(
+            inputs_embeds=embedded, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
+        ).last_hidden_state
+        answers, right = answer_loss(states, self.model.lm_head, packed)
+        self._score.add(packed, right)
+        labels = torch.tensor(
+            [
+                (COLOURS.index(s.subject.colour), SHAPES.index(s.subject.shape), MOTIONS.index(s.motion.kind))
+                for s in scenes
+            ]
+        )
+        helped = self.helpers.losses(hidden[:, :, 0], tracks, labels)
+        self._shown = {"answers": answers.item(), **{name: value.item() for name, value in helped.items()}}
+        return answers + 0.3 * torch.stack(tuple(helped.values())).sum()
+
+    def describe(self) -> str:
+        """Losses of the last step, and the share of right answers since the last call."""
+        losses = " ".join(f"{name} {value:.3f}" for name, value in self._shown.items())
+        return f"{losses}\n    {self._score.text()}"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pool", type=Path, required=True, help="folder of the rendered clips")
+    parser.add_argument("--run", type=Path, required=True, help="folder for the state; a run found there goes on")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    os.nice(19)
+    torch.manual_seed(arguments.seed)
+    tokenizer = build_tokenizer(arguments.seed)
+    model = build_model(tokenizer)
+    tokens = (model.config.image_token_id, model.config.video_token_id)
+    pool = load_video_pool(arguments.pool)
+    batches = Batches(pool, Packer(tokenizer, LLAVA), tokens, arguments.seed)
+    trainer = Trainer(model, batches, arguments.batch)
+    optimizer = torch.optim.AdamW(trainer.groups(), lr=arguments.rate, betas=(0.9, 0.98), fused=True)
+    run = Run(arguments.run, trainer, optimizer, rate=arguments.rate, steps=arguments.steps)
+    if run.step:  # A run taken up again sees other clips than it did at its start.
+        batches.rng = np.random.default_rng([arguments.seed, run.step])
+        batches.words = random.Random(arguments.seed + run.step)
+    run.train(trainer.loss, trainer.describe)
+    save_video_llava(arguments.out, model, tokenizer)
+
+
+if __name__ == "__main__":
+    main()
