@@ -26,7 +26,7 @@ class NoopModel:
 
     async def info(self) -> ModelInfo:
         """Always ready."""
-        return ModelInfo(_DIMENSION, 1, "cpu", 0.0)
+        return ModelInfo("cpu", 0.0, _DIMENSION, 1)
 
     async def check_health(self) -> None:
         """Always healthy."""

@@ -71,7 +71,7 @@ class ClipReplica:
                 await self._pipeline.warm_up((1, self._max_items))
                 feature = await self._pipeline.run(self._adapter.probe(), float("inf"))
                 self._info = ModelInfo(
-                    len(feature), self._adapter.image_size, self._adapter.device, time.monotonic() - self._started
+                    self._adapter.device, time.monotonic() - self._started, len(feature), self._adapter.image_size
                 )
         return self._info
 

@@ -107,16 +107,24 @@ class EmbedResult:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a model says of itself.
+    """What a model says of itself; what does not apply to its kind is None.
 
     Attributes:
-        dimension: length of its embeddings.
-        image_size: side of its input, in pixels.
         device: `cpu` or `cuda`.
         load_s: seconds from start to ready.
+        dimension: length of its embeddings.
+        image_size: side of its input, in pixels.
+        engine: `vllm` or `transformers`.
+        context_tokens: most tokens of prompt and answer together.
+        weights_bytes: memory of the loaded weights.
+        start_s: seconds of each stage of the start.
     """
 
-    dimension: int
-    image_size: int
     device: str
     load_s: float
+    dimension: int | None = None
+    image_size: int | None = None
+    engine: str | None = None
+    context_tokens: int | None = None
+    weights_bytes: int | None = None
+    start_s: dict[str, float] | None = None

@@ -7,17 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 from ray import serve
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
 from deployments.gpu import gpu_fraction
 from serve.config.budget import problems
 from serve.config.cluster import ClusterFile
 from serve.config.load import ConfigErrors
-from serve.config.models import SERVED_KINDS, ClipModel, CustomModel, Model, VectorIndexModel
-from serve.router import Router, image_limits
+from serve.config.models import SERVED_KINDS, ClipModel, CustomModel, GenerativeModel, Model, VectorIndexModel
+from serve.router import Router
+from serve.services import image_limits
 
 ROUTER = "router"
+_AFFINITY: Any = "serve.affinity.BoundedLoadRouter"
 
 
 def served_models(cluster: ClusterFile) -> dict[str, Model]:
@@ -65,9 +67,12 @@ def _deployment(cluster: ClusterFile, name: str, model: Model) -> serve.Applicat
     if model.gpu_memory_gb:
         options["num_gpus"] = gpu_fraction(model.gpu_memory_gb, pool.gpu_memory_gb)
         options["accelerator_type"] = pool.gpu
+    routing: dict[str, Any] = {}
     scaling = model.autoscaling
     fixed = scaling.min_replicas == scaling.max_replicas
     in_flight = model.batching.max_queue + 2 * model.batching.max_items
+    if isinstance(model, GenerativeModel) and scaling.max_replicas > 1:
+        routing["request_router_config"] = RequestRouterConfig(request_router_class=_AFFINITY)
     deployment = serve.deployment(
         name=name,
         num_replicas=scaling.min_replicas if fixed else None,
@@ -88,6 +93,7 @@ def _deployment(cluster: ClusterFile, name: str, model: Model) -> serve.Applicat
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=20,
         ray_actor_options=options,
+        **routing,
     )(factory)
     return deployment.bind(*arguments)
 
@@ -102,6 +108,10 @@ def _implementation(cluster: ClusterFile, name: str, model: Model) -> tuple[Call
         from deployments.vector_index import VectorIndex
 
         return VectorIndex, (model.path, model.max_bytes)
+    if isinstance(model, GenerativeModel):
+        from deployments.generation.replica import GenerativeReplica
+
+        return GenerativeReplica, (name, model, image_limits(cluster))
     assert isinstance(model, CustomModel)
     return _import(model.implementation, f"models.{name}.implementation"), (name, model)
 

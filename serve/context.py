@@ -29,13 +29,17 @@ class RequestContext:
     client: str
     deadline: float
 
+    def left_s(self) -> float:
+        """Seconds left, 0 when the deadline has passed."""
+        return max(0.0, self.deadline - time.monotonic())
+
     def remaining_s(self) -> float:
         """Seconds left.
 
         Raises:
             DeadlineExceeded: none are left.
         """
-        left = self.deadline - time.monotonic()
+        left = self.left_s()
         if left <= 0:
             raise DeadlineExceeded("The deadline passed.")
         return left

@@ -23,13 +23,13 @@ from deployments.messages import (
 from deployments.templates import resolve
 from serve.config.cluster import ClusterFile, Limits
 from serve.config.load import checkpoint_label
-from serve.config.models import CheckpointModel, CustomModel, Model
+from serve.config.models import CheckpointModel, CustomModel, GenerativeModel, Model
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest, ModelFailed, NotFound
 from serve.handles import ModelHandle
-from serve.media.admit import ImageDoor, MediaSource
+from serve.media.admit import MediaDoor, MediaSource
 
-CLASSIFY, EMBED = "classify", "embed"
+CLASSIFY, EMBED, CHAT = "classify", "embed", "chat"
 
 # The cheap call that shows whether a model answers, where it is not `info`.
 _PROBES = {"vector_index": "list_indexes"}
@@ -70,6 +70,8 @@ def tasks_of(model: Model) -> tuple[str, ...]:
     """What a model of the cluster file answers."""
     if isinstance(model, CustomModel):
         return model.tasks
+    if isinstance(model, GenerativeModel):
+        return (CHAT,)
     return (CLASSIFY, EMBED) if model.kind == "clip" else ()
 
 
@@ -82,7 +84,7 @@ class DataPlane:
         door: admits images.
     """
 
-    def __init__(self, cluster: ClusterFile, handles: Mapping[str, ModelHandle], door: ImageDoor) -> None:
+    def __init__(self, cluster: ClusterFile, handles: Mapping[str, ModelHandle], door: MediaDoor) -> None:
         self._limits: Limits = cluster.limits
         self._handles = handles
         self._door = door

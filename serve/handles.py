@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Any, Protocol
 
 from ray.exceptions import RayError, RayTaskError
@@ -12,6 +14,9 @@ from ray.serve.handle import DeploymentHandle
 
 from serve.context import RequestContext
 from serve.errors import ArgusError, DeadlineExceeded, ModelFailed, Overloaded, Unavailable
+
+# A generating replica ends an answer at the deadline by itself; its last event needs this long, in seconds, to arrive.
+_GRACE_S = 1.0
 
 
 class ModelHandle(Protocol):
@@ -22,6 +27,18 @@ class ModelHandle(Protocol):
 
         Raises:
             ArgusError: whatever went wrong, already one of ours.
+        """
+
+    def stream(
+        self, method: str, context: RequestContext, *args: Any, affinity: str | None = None
+    ) -> AsyncGenerator[Any, None]:
+        """What a generator method of some replica yields. Closing it, or cancelling its reader, ends the call.
+
+        Args:
+            affinity: calls with the same value go to the same replica while its load allows.
+
+        Raises:
+            ArgusError: see `call`.
         """
 
 
@@ -37,6 +54,33 @@ class ServeHandle:
         self._name = name
         self._handle = handle
         self._methods: dict[str, Any] = {}
+
+    async def stream(
+        self, method: str, context: RequestContext, *args: Any, affinity: str | None = None
+    ) -> AsyncGenerator[Any, None]:
+        """See `ModelHandle.stream`. The deadline holds for each item: the replica ends what takes longer."""
+        streaming = self._handle.options(stream=True, session_id=affinity or "")
+        response: Any = None
+        try:
+            response = getattr(streaming, method).remote(*args)
+            while True:
+                async with asyncio.timeout(context.left_s() + _GRACE_S):
+                    try:
+                        item = await anext(response)
+                    except StopAsyncIteration:
+                        return
+                yield item
+        except TimeoutError:
+            raise DeadlineExceeded(f"Model {self._name!r} did not answer within the deadline.") from None
+        except ArgusError:
+            raise
+        except Exception as error:
+            raise self._translate(error, context) from error
+        finally:
+            # Of a call that has ended, this does nothing.
+            if response is not None:
+                with suppress(Exception):
+                    response.cancel()
 
     async def call(self, method: str, context: RequestContext, *args: Any, **kwargs: Any) -> Any:
         """See `ModelHandle.call`. A caller that is cancelled, or too late, cancels the call below it."""

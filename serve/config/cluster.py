@@ -89,6 +89,7 @@ class Limits(Section):
     max_inputs: int = Field(256, ge=1, description="Most images or texts in one request.")
     max_labels: int = Field(1000, ge=1, description="Most labels in one classification.")
     max_text_chars: int = Field(10_000, ge=1, description="Longest label, text or template, in characters.")
+    max_prompt_chars: int = Field(200_000, ge=1, description="Most characters of all texts of a conversation.")
     default_timeout_s: float = Field(30, gt=0, description="Deadline of a request that states none, in seconds.")
     max_timeout_s: float = Field(300, gt=0, description="Longest deadline that a client may ask for, in seconds.")
 

@@ -171,4 +171,4 @@ Model = Annotated[
 
 KINDS = ("clip", "vector_index", "llava", "blip2", "video_llava", "florence2", "video_classifier", "custom")
 # Kinds that this release can start. The others may be declared, so that budgets can be planned before they arrive.
-SERVED_KINDS = frozenset({"clip", "vector_index", "custom"})
+SERVED_KINDS = frozenset({"clip", "vector_index", "llava", "blip2", "video_llava", "custom"})

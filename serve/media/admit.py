@@ -1,4 +1,4 @@
-"""The door for images: whatever way one arrives, it is fetched, measured and checked here, once, before it queues."""
+"""The door for media: whatever way one arrives, it is fetched, measured and checked here, once, before it queues."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidMedia
 from serve.media.image import ImageLimits, inspect_image
 from serve.media.source import MediaBytes, classify_source, parse_base64, parse_data_uri
+from serve.media.video import VideoLimits, inspect_video
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """An image named in text: a URL, a data URI, or bare base64."""
+    """A medium named in text: a URL, a data URI, or bare base64."""
 
     text: str
 
@@ -28,16 +29,17 @@ class Fetcher(Protocol):
     async def fetch(self, url: str, deadline_s: float | None = None) -> MediaBytes: ...
 
 
-class ImageDoor:
-    """Admits images.
+class MediaDoor:
+    """Admits images and videos.
 
     Args:
-        limits: sizes in bytes and pixels.
-        fetcher: for images named by URL.
+        limits: sizes of images in bytes and pixels.
+        fetcher: for media named by URL.
     """
 
     def __init__(self, limits: ImageLimits, fetcher: Fetcher) -> None:
         self._limits = limits
+        self._videos = VideoLimits(max_bytes=limits.max_bytes)
         self._fetcher = fetcher
 
     async def admit(self, source: MediaSource, context: RequestContext, param: str) -> Image:
@@ -55,6 +57,19 @@ class ImageDoor:
             media = await self._bytes(source, context)
             inspect_image(media.data, self._limits, declared_type=media.declared_type)
             return EncodedImage(media.data)
+        except ArgusError as error:
+            raise error.at(param) from error.__cause__
+
+    async def admit_video(self, source: MediaBytes | Reference, context: RequestContext, param: str) -> bytes:
+        """A video file whose first bytes have been checked; its frames are sampled beside the model.
+
+        Raises:
+            ArgusError: why it is refused, `param` set.
+        """
+        try:
+            media = await self._bytes(source, context)
+            inspect_video(media.data, self._videos, declared_type=media.declared_type)
+            return media.data
         except ArgusError as error:
             raise error.at(param) from error.__cause__
 

@@ -54,7 +54,8 @@ def _listed(value: Any) -> Any:
 
 
 TextList = Annotated[list[str], BeforeValidator(_split)]
-ImageList = Annotated[list[str], BeforeValidator(_listed)]
+UncutList = Annotated[list[str], BeforeValidator(_listed)]
+ImageList = UncutList
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ async def read_submission(request: Request, limit: int) -> Submission:
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/json" or kind.endswith("+json"):
-        return Submission(_json_object(body))
+        return Submission(json_object(body))
     if kind == "multipart/form-data":
         return await _multipart(request.headers, body)
     if kind.startswith("image/") or kind == "application/octet-stream":
@@ -137,7 +138,7 @@ async def read_json(request: Request, limit: int, kind: type[Body]) -> Body:
         InvalidRequest: not JSON, or a field that is missing, unknown or wrong.
         PayloadTooLarge: see `read_body`.
     """
-    return validate(_json_object(await read_body(request, limit)), kind)
+    return validate(json_object(await read_body(request, limit)), kind)
 
 
 def validate(fields: Mapping[str, Any], kind: type[Body]) -> Body:
@@ -171,7 +172,12 @@ def references(image: str | None, images: list[str] | None) -> list[tuple[str, M
     return named + [(f"images[{i}]", Reference(text)) for i, text in enumerate(images or ())]
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
+def json_object(body: bytes) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        InvalidRequest: `invalid_json`.
+    """
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -12,38 +12,28 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
-from serve.auth import Authenticator
-from serve.dataplane import DataPlane
-from serve.indexes import IndexService
-from serve.metrics import Recorder
-from serve.protocol import indexes, native, oip_http, openai
+from serve.protocol import captions, chat, indexes, native, oip_http, openai
 from serve.protocol.edge import DOCS_ASSETS, App, Edge
 from serve.protocol.oip import InferenceService
 from serve.protocol.routes import PlainRoute
-from serve.resilience.admission import Admission
+from serve.services import Services
 
-DESCRIPTION = "Vision models behind one data plane: zero-shot classification, embeddings and image search."
+DESCRIPTION = "Vision models behind one data plane: zero-shot classification, embeddings, image search and chat."
 
 
-def build(
-    plane: DataPlane,
-    search: IndexService,
-    inference: InferenceService,
-    authenticator: Authenticator,
-    admission: Admission,
-    recorder: Recorder,
-    version: str,
-) -> App:
+def build(services: Services, inference: InferenceService) -> App:
     """An ASGI app."""
-    app = _Routes(title="Argus", version=version, description=DESCRIPTION, docs_url=None, redoc_url=None)
-    limits = plane.limits
-    app.include_router(native.build(plane))
-    app.include_router(openai.build(plane))
-    app.include_router(indexes.build(search, limits.max_body_bytes))
-    app.include_router(oip_http.build(inference, limits.max_body_bytes, version))
+    app = _Routes(title="Argus", version=services.version, description=DESCRIPTION, docs_url=None, redoc_url=None)
+    limits = services.limits
+    app.include_router(native.build(services.plane))
+    app.include_router(captions.build(services.chat, limits))
+    app.include_router(openai.build(services.plane))
+    app.include_router(chat.build(services.chat, limits.max_body_bytes))
+    app.include_router(indexes.build(services.search, limits.max_body_bytes))
+    app.include_router(oip_http.build(inference, limits.max_body_bytes, services.version))
     _add_docs(app)
     app.index_fixed_paths()
-    return Edge(app, authenticator, limits, admission, recorder)
+    return Edge(app, services.authenticator, limits, services.admission, services.recorder)
 
 
 def _add_docs(app: FastAPI) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 import grpc
@@ -17,16 +19,16 @@ import numpy as np
 from grpc_health.v1 import health_pb2
 from tritonclient.grpc import service_pb2 as pb
 
-from serve.auth import ANONYMOUS, Authenticator
+from serve.auth import ANONYMOUS
 from serve.config.cluster import Limits
 from serve.context import RequestContext, deadline_from, request_id_from
 from serve.errors import ArgusError, Cancelled, InvalidRequest, NotFound, PayloadTooLarge, Unsupported
-from serve.metrics import Recorder, RequestRecord
+from serve.metrics import RequestRecord
 from serve.protocol import grpc_server
-from serve.protocol.oip import (
+from serve.protocol.oip import InferenceService
+from serve.protocol.tensors import (
     SERVER_NAME,
     VERSION,
-    InferenceService,
     InferRequest,
     InferResponse,
     Tensor,
@@ -34,10 +36,11 @@ from serve.protocol.oip import (
     bytes_elements,
     check_shape,
     numeric_dtype,
+    raw_bytes,
     shaped,
 )
 from serve.request_log import log
-from serve.resilience.admission import Admission
+from serve.services import Services
 
 Reply = TypeVar("Reply")
 
@@ -78,22 +81,14 @@ class GrpcContext(Protocol):
 class GrpcSkin:
     """The RPCs. `set_up_grpc` must be called before the first one."""
 
-    def set_up_grpc(
-        self,
-        service: InferenceService,
-        authenticator: Authenticator,
-        limits: Limits,
-        admission: Admission,
-        recorder: Recorder,
-        argus_version: str,
-    ) -> None:
+    def set_up_grpc(self, services: Services, inference: InferenceService) -> None:
         """Attaches what the RPCs need."""
-        self._service = service
-        self._grpc_authenticator = authenticator
-        self._grpc_limits = limits
-        self._grpc_admission = admission
-        self._grpc_recorder = recorder
-        self._argus_version = argus_version
+        self._service = inference
+        self._grpc_authenticator = services.authenticator
+        self._grpc_limits = services.limits
+        self._grpc_admission = services.admission
+        self._grpc_recorder = services.recorder
+        self._argus_version = services.version
 
     async def ServerLive(self, request: Any, grpc_context: GrpcContext) -> Any:  # noqa: N802
         return pb.ServerLiveResponse(live=True)
@@ -139,18 +134,26 @@ class GrpcSkin:
     async def ModelStreamInfer(  # noqa: N802
         self, requests: AsyncIterator[Any], grpc_context: GrpcContext
     ) -> AsyncIterator[Any]:
-        """One answer for each request, in order; a failed one becomes an error message, and the stream goes on."""
+        """The answers to each request, one request after the other; a chat answers token by token.
+
+        Every request's last response carries Triton's `triton_final_response`. A failed request becomes an error
+        message, and the stream goes on.
+        """
         async for request in requests:
             status = _Status(grpc_context)
-
-            async def answer(context: RequestContext, request: Any = request) -> Any:
-                inference = from_message(request, self._grpc_limits)
-                return to_message(await self._service.infer(inference, context))
-
-            reply = await self._guarded("ModelStreamInfer", status, answer, pb.ModelInferResponse(), request.id)
+            async with _Rpc(self, "ModelStreamInfer", status, request.id) as rpc:
+                context = rpc.known_caller()
+                with self._grpc_admission:
+                    inference = from_message(request, self._grpc_limits)
+                    async with aclosing(self._service.infer_stream(inference, context)) as pieces:
+                        async for piece, last in pieces:
+                            reply = to_message(piece)
+                            reply.parameters["triton_final_response"].bool_param = last
+                            yield pb.ModelStreamInferResponse(infer_response=reply)
             if status.details is not None:
-                reply.id = request.id
-            yield pb.ModelStreamInferResponse(infer_response=reply, error_message=status.details or "")
+                reply = pb.ModelInferResponse(id=request.id)
+                reply.parameters["triton_final_response"].bool_param = True
+                yield pb.ModelStreamInferResponse(infer_response=reply, error_message=status.details)
 
     async def Check(self, request: Any, grpc_context: GrpcContext) -> Any:  # noqa: N802
         """grpc.health.v1: the empty service and ours serve when every model answers; NOT_FOUND for any other."""
@@ -195,54 +198,76 @@ class GrpcSkin:
         message_id: str = "",
     ) -> Reply:
         """Runs an RPC for a known caller that found a free place."""
-
-        async def admitted(context: RequestContext) -> Reply:
+        async with _Rpc(self, rpc, grpc_context, message_id) as call:
+            context = call.known_caller()
             with self._grpc_admission:
                 return await answer(context)
-
-        return await self._run(rpc, grpc_context, admitted, empty, message_id, known=True)
+        return empty
 
     async def _open(
         self, rpc: str, grpc_context: GrpcContext, answer: Callable[[RequestContext], Awaitable[Reply]], empty: Reply
     ) -> Reply:
         """Runs an RPC for anyone at any time: probes must tell "busy" from "dead"."""
-        return await self._run(rpc, grpc_context, answer, empty, "", known=False)
+        async with _Rpc(self, rpc, grpc_context, "") as call:
+            return await answer(call.anyone())
+        return empty
 
-    async def _run(
-        self,
-        rpc: str,
-        grpc_context: GrpcContext,
-        answer: Callable[[RequestContext], Awaitable[Reply]],
-        empty: Reply,
-        message_id: str,
-        *,
-        known: bool,
-    ) -> Reply:
-        started = time.monotonic()
-        metadata = dict(grpc_context.invocation_metadata())
-        request_id = request_id_from(metadata.get("x-request-id") or message_id or metadata.get("request_id"))
-        client, outcome, status = ANONYMOUS, "ok", 0
-        try:
-            if known:
-                client = self._grpc_authenticator.client(metadata.get("authorization"), metadata.get("x-api-key"))
-            deadline = deadline_from(grpc_server.time_remaining.get(), self._grpc_limits, started)
-            return await answer(RequestContext(request_id, client, deadline))
-        except ArgusError as error:
-            outcome, status = error.code, int(error.grpc_code)
-            _report(error, request_id, grpc_context)
-            return empty
-        except asyncio.CancelledError:
+
+class _Rpc:
+    """One call, or one message of a stream: who asks, by when, and what became of it.
+
+    An error that leaves the block is reported to the client and goes no further; cancellation goes on.
+    """
+
+    def __init__(self, skin: GrpcSkin, rpc: str, grpc_context: GrpcContext, message_id: str) -> None:
+        self._skin, self._rpc, self._grpc_context = skin, rpc, grpc_context
+        self._started = time.monotonic()
+        self._metadata = metadata = dict(grpc_context.invocation_metadata())
+        self._request_id = request_id_from(metadata.get("x-request-id") or message_id or metadata.get("request_id"))
+        self._client = ANONYMOUS
+
+    def known_caller(self) -> RequestContext:
+        """The context of a caller with a key.
+
+        Raises:
+            Unauthenticated: no key, or one that we do not know.
+            DeadlineExceeded: the deadline has passed.
+        """
+        metadata = self._metadata
+        authenticator = self._skin._grpc_authenticator
+        self._client = authenticator.client(metadata.get("authorization"), metadata.get("x-api-key"))
+        return self.anyone()
+
+    def anyone(self) -> RequestContext:
+        """The context of whoever calls.
+
+        Raises:
+            DeadlineExceeded: the deadline has passed.
+        """
+        deadline = deadline_from(grpc_server.time_remaining.get(), self._skin._grpc_limits, self._started)
+        return RequestContext(self._request_id, self._client, deadline)
+
+    async def __aenter__(self) -> _Rpc:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        outcome, status = "ok", 0
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
             outcome, status = Cancelled.default_code, int(Cancelled.grpc_code)
-            raise
-        except Exception:
-            log.exception("unhandled error", extra={"request_id": request_id})
-            failure = ArgusError("An internal error occurred; the log has it under this request id.")
+        elif error is not None:
+            failure = error if isinstance(error, ArgusError) else self._unexpected(error)
             outcome, status = failure.code, int(failure.grpc_code)
-            _report(failure, request_id, grpc_context)
-            return empty
-        finally:
-            seconds = time.monotonic() - started
-            self._grpc_recorder.record(RequestRecord(request_id, "grpc", rpc, client, outcome, status, seconds))
+            _report(failure, self._request_id, self._grpc_context)
+        seconds = time.monotonic() - self._started
+        record = RequestRecord(self._request_id, "grpc", self._rpc, self._client, outcome, status, seconds)
+        self._skin._grpc_recorder.record(record)
+        return isinstance(error, Exception)
+
+    def _unexpected(self, error: BaseException) -> ArgusError:
+        log.error("unhandled error", extra={"request_id": self._request_id}, exc_info=error)
+        return ArgusError("An internal error occurred; the log has it under this request id.")
 
 
 class _Status:
@@ -335,5 +360,5 @@ def to_message(answer: InferResponse) -> Any:
     message = pb.ModelInferResponse(model_name=answer.model, model_version=VERSION, id=answer.id)
     for tensor in answer.outputs:
         message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        message.raw_output_contents.append(np.asarray(tensor.data).tobytes())
+        message.raw_output_contents.append(raw_bytes(tensor))
     return message

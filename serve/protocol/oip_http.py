@@ -20,10 +20,11 @@ from serve.errors import InvalidRequest, PayloadTooLarge, UnsupportedMedia
 from serve.protocol import routes
 from serve.protocol.bodies import Fields, context_of, parse_length, read_body, validate
 from serve.protocol.native import json
-from serve.protocol.oip import (
+from serve.protocol.oip import InferenceService
+from serve.protocol.openapi import ERRORS, json_body, json_response
+from serve.protocol.tensors import (
     SERVER_NAME,
     VERSION,
-    InferenceService,
     InferRequest,
     InferResponse,
     Tensor,
@@ -31,9 +32,9 @@ from serve.protocol.oip import (
     bytes_elements,
     check_shape,
     numeric_dtype,
+    raw_bytes,
     shaped,
 )
-from serve.protocol.openapi import ERRORS, json_body, json_response
 
 _MAX_NESTING = 16
 _HEADER_LENGTH = "inference-header-content-length"
@@ -254,13 +255,14 @@ def _response(answer: InferResponse, binary: frozenset[str]) -> Response:
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
     for tensor in answer.outputs:
-        array = np.asarray(tensor.data)
         described: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
         if tensor.name in binary:
-            tail.append(array.tobytes())
+            tail.append(raw_bytes(tensor))
             described["parameters"] = {"binary_data_size": len(tail[-1])}
+        elif tensor.datatype == "BYTES":
+            described["data"] = tensor.data
         else:
-            described["data"] = np.ascontiguousarray(array).ravel()
+            described["data"] = np.ascontiguousarray(tensor.data).ravel()
         outputs.append(described)
     header: dict[str, Any] = {"model_name": answer.model, "model_version": VERSION, "outputs": outputs}
     if answer.id:

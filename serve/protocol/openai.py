@@ -101,15 +101,17 @@ def build(plane: DataPlane) -> APIRouter:
         context: RequestContext = context_of(request)
         card = plane.card(name)
         info = await plane.info(name, context)
-        return json(
-            {
-                **_model(card),
-                "dimension": info.dimension,
-                "image_size": info.image_size,
-                "device": info.device,
-                "load_seconds": round(info.load_s, 3),
-            }
-        )
+        facts = {
+            "device": info.device,
+            "load_seconds": round(info.load_s, 3),
+            "dimension": info.dimension,
+            "image_size": info.image_size,
+            "engine": info.engine,
+            "context_tokens": info.context_tokens,
+            "weights_bytes": info.weights_bytes,
+            "start_seconds": info.start_s,
+        }
+        return json(_model(card) | {name: value for name, value in facts.items() if value is not None})
 
     return router
 

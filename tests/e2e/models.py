@@ -19,7 +19,7 @@ class Scripted:
         self._cancelled = 0
 
     async def info(self) -> ModelInfo:
-        return ModelInfo(4, 1, "cpu", 0.0)
+        return ModelInfo("cpu", 0.0, 4, 1)
 
     async def check_health(self) -> None: ...
 

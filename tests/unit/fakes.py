@@ -29,20 +29,16 @@ from deployments.messages import (
     Scores,
 )
 from deployments.vector_types import Hit, IndexInfo, IndexSpec, Item
-from serve.auth import Authenticator, hash_key
+from serve.auth import hash_key
 from serve.config import ClusterFile
 from serve.config.load import parse
 from serve.context import RequestContext
-from serve.dataplane import DataPlane
 from serve.errors import Conflict, Forbidden, NotFound
-from serve.indexes import IndexService
-from serve.media.admit import ImageDoor
-from serve.media.image import ImageLimits
 from serve.media.source import MediaBytes
 from serve.metrics import RequestRecord
 from serve.protocol import http
 from serve.protocol.oip import InferenceService
-from serve.resilience.admission import Admission
+from serve.services import build_services
 
 DIMENSION = 4
 TEMPERATURE = 0.5
@@ -111,7 +107,7 @@ class FakeModel:
         return [args[0] for name, args in self.calls if name == method]
 
     def _info(self) -> ModelInfo:
-        return ModelInfo(DIMENSION, 224, "cpu", 1.23456)
+        return ModelInfo("cpu", 1.23456, DIMENSION, 224)
 
     def _classify(self, request: ClassifyRequest, call: object) -> ClassifyResult:
         return ClassifyResult(tuple(self._scores(image, request) for image in request.images), TEMPERATURE)
@@ -262,23 +258,20 @@ class Site:
     def __post_init__(self) -> None:
         self.model, self.judge, self.store = FakeModel(), FakeModel(), FakeStore()
         self.recorder = FakeRecorder()
-        limits = self.config.limits
-        images = ImageLimits(
-            limits.max_body_bytes, limits.max_image_pixels, limits.max_image_side, limits.min_image_side
-        )
         handles = {"clip": self.model, "judge": self.judge, "index": self.store}
-        self.plane = DataPlane(
-            self.config,
-            {name: handle for name, handle in handles.items() if name in self.config.models},
-            ImageDoor(images, FakeFetcher(self.pages)),
+        config = self.config.model_copy(
+            update={"router": self.config.router.model_copy(update={"max_ongoing_requests": self.slots})}
         )
-        self.search = IndexService(self.plane, self.store if "index" in self.config.models else None)
-        self.inference = InferenceService(self.plane)
-        self.authenticator = Authenticator(self.config.auth)
-        self.admission = Admission(self.slots, self.recorder.in_flight)
-        self.app = http.build(
-            self.plane, self.search, self.inference, self.authenticator, self.admission, self.recorder, "1.2.3"
+        self.services = build_services(
+            config,
+            {name: handle for name, handle in handles.items() if name in config.models},
+            FakeFetcher(self.pages),
+            self.recorder,
+            "1.2.3",
         )
+        self.plane, self.search = self.services.plane, self.services.search
+        self.inference = InferenceService(self.plane, self.services.chat)
+        self.app = http.build(self.services, self.inference)
 
     def reset(self) -> None:
         """As new, without building the application again: that takes longer than most tests."""

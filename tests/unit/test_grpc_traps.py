@@ -11,8 +11,8 @@ from tritonclient.grpc import service_pb2 as pb
 
 from serve.config.cluster import Limits
 from serve.errors import ArgusError
-from serve.protocol.oip import array_from_bytes
 from serve.protocol.oip_grpc import from_message
+from serve.protocol.tensors import array_from_bytes
 from tests.unit.fakes import Site
 from tests.unit.test_oip_grpc import PNG, Context, failed, inference, skin_of
 

@@ -51,7 +51,7 @@ class Context:
 
 def skin_of(site: Site) -> GrpcSkin:
     skin = GrpcSkin()
-    skin.set_up_grpc(site.inference, site.authenticator, site.config.limits, site.admission, site.recorder, "1.2.3")
+    skin.set_up_grpc(site.services, site.inference)
     return skin
 
 
@@ -221,7 +221,7 @@ async def test_keys_by_metadata() -> None:
 async def test_admission_is_shared_with_http() -> None:
     site = Site(slots=1)
     skin = skin_of(site)
-    with site.admission:
+    with site.services.admission:
         context = await failed(skin, inference())
         assert context.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert context.trailers["retry-after"] == "1"
@@ -248,7 +248,7 @@ async def test_a_cancelled_call_gives_its_place_back() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert site.recorder.requests[-1].outcome == "cancelled"
-    with site.admission:
+    with site.services.admission:
         pass
 
 

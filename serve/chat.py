@@ -1,0 +1,222 @@
+"""Conversations over the data plane: media admitted, the model called, an engine's death survived.
+
+Protocol skins hand over `Turn`s; caption and visual question answering are conversations of one turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal
+
+from deployments.generation.messages import (
+    ChatEvent,
+    ChatRequest,
+    ChatResult,
+    Gathering,
+    ImagePart,
+    Message,
+    Part,
+    Role,
+    Sampling,
+    Text,
+    VideoPart,
+)
+from deployments.messages import EncodedImage
+from serve.config.cluster import ClusterFile
+from serve.config.models import GenerativeModel
+from serve.context import RequestContext
+from serve.dataplane import CHAT, DataPlane, ModelCard
+from serve.errors import ArgusError, InvalidRequest
+from serve.handles import ModelHandle
+from serve.media.admit import MediaDoor, MediaSource, Reference
+from serve.media.source import MediaBytes
+from serve.resilience.retry import pause_before_retry
+
+# What a model that was trained on conversations is asked for a caption; BLIP-2 captions an image that comes alone.
+_CAPTION = "Describe the image."
+# Kinds of models that a caption, or the answer to a question, is asked of when the client names none, best first.
+_CAPTIONERS = ("blip2", "llava", "video_llava")
+_ANSWERERS = ("llava", "blip2", "video_llava")
+
+
+@dataclass(frozen=True, slots=True)
+class Medium:
+    """An image or a video in a turn, not yet admitted.
+
+    Attributes:
+        param: the request field that it came from.
+    """
+
+    kind: Literal["image", "video"]
+    source: MediaSource
+    param: str
+    detail: Literal["low", "high", "auto"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A message as a client sent it."""
+
+    role: Role
+    parts: tuple[str | Medium, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A conversation ready for its model.
+
+    Attributes:
+        affinity: digest of its first medium: repeats of one image go to the replica that has it cached.
+    """
+
+    model: str
+    request: ChatRequest
+    affinity: str | None
+
+
+class ChatService:
+    """See the module's text.
+
+    Args:
+        handles: one for each served model, by name.
+        door: admits media.
+    """
+
+    def __init__(
+        self, cluster: ClusterFile, plane: DataPlane, handles: Mapping[str, ModelHandle], door: MediaDoor
+    ) -> None:
+        self._plane = plane
+        self._handles = handles
+        self._door = door
+        self._most_chars = cluster.limits.max_prompt_chars
+        self._models = {name: model for name, model in cluster.models.items() if isinstance(model, GenerativeModel)}
+
+    async def prepare(
+        self, turns: Sequence[Turn], sampling: Sampling, context: RequestContext, model: str | None
+    ) -> Prepared:
+        """Picks the model, counts and admits the media.
+
+        Raises:
+            ArgusError: whatever is wrong with the request; `param` names the field.
+        """
+        card = self._plane.pick(model, CHAT)
+        self._check(turns, card)
+        messages, first = await self._admit(turns, context)
+        return Prepared(card.name, ChatRequest(messages, sampling), first)
+
+    async def complete(self, prepared: Prepared, context: RequestContext) -> ChatResult:
+        """The whole answer."""
+        gathering = Gathering()
+        async with aclosing(self.stream(prepared, context)) as events:
+            async for event in events:
+                gathering.add(event)
+        return gathering.result()
+
+    async def stream(self, prepared: Prepared, context: RequestContext) -> AsyncGenerator[ChatEvent, None]:
+        """The answer as it grows.
+
+        An attempt that fails before its first event is repeated where that can help, within the deadline: nothing of
+        it has been seen. A later failure is the client's to know.
+
+        Raises:
+            ArgusError: the last attempt's.
+        """
+        handle = self._handles[prepared.model]
+        attempt = 0
+        while True:
+            attempt += 1
+            begun = False
+            try:
+                call = context.call()
+                events = handle.stream("chat_stream", context, prepared.request, call, affinity=prepared.affinity)
+                async with aclosing(events):
+                    async for event in events:
+                        begun = True
+                        yield event
+                return
+            except ArgusError as error:
+                pause = None if begun else pause_before_retry(error, attempt, context.left_s(), random.random())
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
+
+    async def ask(
+        self,
+        image: MediaSource,
+        question: str | None,
+        sampling: Sampling,
+        context: RequestContext,
+        *,
+        model: str | None,
+        param: str,
+    ) -> tuple[str, ChatResult]:
+        """One question about one image, or a caption when there is none. Gives the model's name and its answer."""
+        card = self._plane.pick(model or self._usual(_CAPTIONERS if question is None else _ANSWERERS), CHAT)
+        if question is None and card.kind != "blip2":
+            question = _CAPTION
+        medium = Medium("image", image, param)
+        turn = Turn("user", (medium,) if question is None else (medium, question))
+        prepared = await self.prepare([turn], sampling, context, card.name)
+        return card.name, await self.complete(prepared, context)
+
+    def _usual(self, kinds: Sequence[str]) -> str | None:
+        """The first model of the first of `kinds` that there is."""
+        return next((name for kind in kinds for name, model in self._models.items() if model.kind == kind), None)
+
+    def _check(self, turns: Sequence[Turn], card: ModelCard) -> None:
+        """Counts, before anything is fetched or decoded."""
+        if not turns:
+            raise InvalidRequest("At least one message is needed.", code="no_messages", param="messages")
+        if turns[-1].role != "user":
+            raise InvalidRequest(
+                "The last message must be the user's.",
+                code="last_message_not_user",
+                param=f"messages[{len(turns) - 1}]",
+            )
+        model = self._models[card.name]
+        characters = sum(len(part) for turn in turns for part in turn.parts if isinstance(part, str))
+        if characters > self._most_chars:
+            raise InvalidRequest(
+                f"The messages have {characters:,} characters; at most {self._most_chars:,} are accepted.",
+                code="text_too_long",
+                param="messages",
+            )
+        for kind, most in (("image", model.max_images), ("video", model.max_videos)):
+            media = [part for turn in turns for part in turn.parts if isinstance(part, Medium) and part.kind == kind]
+            if len(media) > most:
+                raise InvalidRequest(
+                    f"There are {len(media)} {kind}s; {card.name} accepts at most {most}.",
+                    code=f"too_many_{kind}s",
+                    param=media[most].param,
+                )
+
+    async def _admit(self, turns: Sequence[Turn], context: RequestContext) -> tuple[tuple[Message, ...], str | None]:
+        media = [part for turn in turns for part in turn.parts if isinstance(part, Medium)]
+        admitted = iter(await asyncio.gather(*(self._part(medium, context) for medium in media)))
+        messages = tuple(
+            Message(turn.role, tuple(Text(p) if isinstance(p, str) else next(admitted) for p in turn.parts))
+            for turn in turns
+        )
+        return messages, _first_digest(messages)
+
+    async def _part(self, medium: Medium, context: RequestContext) -> Part:
+        if medium.kind == "image":
+            return ImagePart(await self._door.admit(medium.source, context, medium.param), medium.detail)
+        if not isinstance(medium.source, MediaBytes | Reference):
+            raise InvalidRequest("A video must be a file.", code="unsupported_content", param=medium.param)
+        return VideoPart(await self._door.admit_video(medium.source, context, medium.param))
+
+
+def _first_digest(messages: Sequence[Message]) -> str | None:
+    for message in messages:
+        for part in message.parts:
+            if isinstance(part, VideoPart):
+                return hashlib.blake2b(part.data, digest_size=16).hexdigest()
+            if isinstance(part, ImagePart) and isinstance(part.image, EncodedImage):
+                return hashlib.blake2b(part.image.data, digest_size=16).hexdigest()
+    return None

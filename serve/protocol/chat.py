@@ -1,0 +1,184 @@
+"""`/v1/chat/completions`: OpenAI's answers, whole or as server-sent events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from starlette.responses import StreamingResponse
+
+from deployments.generation.messages import ChatEvent, ChatResult, FinishReason, TokenLogprob
+from serve.chat import ChatService, Prepared
+from serve.context import RequestContext
+from serve.errors import ArgusError
+from serve.protocol import routes
+from serve.protocol.bodies import context_of, json_object, read_body
+from serve.protocol.chat_bodies import ChatFields, chat_fields, sampling, turns
+from serve.protocol.edge import error_fields
+from serve.protocol.native import json
+from serve.protocol.openapi import ERRORS, json_body, json_response
+
+_DONE = b"data: [DONE]\n\n"
+
+
+def build(chat: ChatService, max_body_bytes: int) -> APIRouter:
+    """The route, over a chat service."""
+    router = routes.router("/v1", "openai")
+
+    @router.post(
+        "/chat/completions",
+        summary="The next turn of a conversation",
+        openapi_extra=json_body(ChatFields),
+        responses=json_response("A chat.completion object; with `stream`, server-sent events of its chunks.", ERRORS),
+    )
+    async def completions(request: Request) -> Response:
+        context = context_of(request)
+        fields = chat_fields(json_object(await read_body(request, max_body_bytes)))
+        prepared = await chat.prepare(turns(fields.messages), sampling(fields), context, fields.model)
+        if not fields.stream:
+            return json(completion(await chat.complete(prepared, context), prepared, context))
+        events = chat.stream(prepared, context)
+        # Until the first event the answer can still be an honest status instead of a broken stream.
+        first = await anext(events)
+        usage = fields.stream_options is not None and fields.stream_options.include_usage
+        return StreamingResponse(
+            server_sent(first, events, prepared, context, usage),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+        )
+
+    return router
+
+
+def completion(result: ChatResult, prepared: Prepared, context: RequestContext) -> dict[str, Any]:
+    """A `chat.completion` object."""
+    choices = [
+        {
+            "index": i,
+            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "logprobs": _logprobs(answer.logprobs, wanted=prepared.request.sampling.logprobs is not None),
+            "finish_reason": _finish(answer.finish_reason),
+        }
+        for i, answer in enumerate(result.answers)
+    ]
+    written = sum(len(answer.token_ids) for answer in result.answers)
+    return {
+        **_head("chat.completion", prepared, context),
+        "choices": choices,
+        "usage": _usage(result.prompt_tokens, written, result.cached_tokens),
+    }
+
+
+async def server_sent(
+    first: ChatEvent,
+    events: AsyncGenerator[ChatEvent, None],
+    prepared: Prepared,
+    context: RequestContext,
+    include_usage: bool,
+) -> AsyncGenerator[bytes, None]:
+    """`chat.completion.chunk` objects as server-sent events, `[DONE]` last.
+
+    What fails after the first event is said in an event of its own: the status has been sent.
+    """
+    chunks = _Chunks(prepared, context, include_usage)
+    try:
+        async with aclosing(events):
+            for chunk in chunks.of(first):
+                yield chunk
+            async for event in events:
+                for chunk in chunks.of(event):
+                    yield chunk
+    except ArgusError as error:
+        yield _event({"error": error_fields(error, context.request_id)})
+        return
+    if include_usage:
+        yield chunks.usage()
+    yield _DONE
+
+
+class _Chunks:
+    """Makes the chunks of one stream, and counts its tokens."""
+
+    def __init__(self, prepared: Prepared, context: RequestContext, include_usage: bool) -> None:
+        self._head = _head("chat.completion.chunk", prepared, context)
+        # With usage asked for, every chunk but the last carries a null in its place (API reference, stream_options).
+        self._tail: dict[str, Any] = {"usage": None} if include_usage else {}
+        self._logprobs = prepared.request.sampling.logprobs is not None
+        self._opened: set[int] = set()
+        self._tokens = self._prompt = self._cached = 0
+
+    def of(self, event: ChatEvent) -> Iterable[bytes]:
+        """The chunks for one event: none while it brings nothing to show."""
+        self._tokens += len(event.token_ids)
+        self._prompt, self._cached = event.prompt_tokens, event.cached_tokens
+        if event.index not in self._opened:
+            self._opened.add(event.index)
+            yield self._chunk(event.index, {"role": "assistant", "content": "", "refusal": None}, (), None)
+        if event.text or event.logprobs:
+            yield self._chunk(event.index, {"content": event.text}, event.logprobs, None)
+        if event.finish_reason is not None:
+            yield self._chunk(event.index, {}, (), _finish(event.finish_reason))
+
+    def usage(self) -> bytes:
+        """The last chunk."""
+        return _event({**self._head, "choices": [], "usage": _usage(self._prompt, self._tokens, self._cached)})
+
+    def _chunk(
+        self, index: int, delta: dict[str, Any], logprobs: tuple[TokenLogprob, ...], finish: str | None
+    ) -> bytes:
+        choice = {
+            "index": index,
+            "delta": delta,
+            "logprobs": _logprobs(logprobs, wanted=self._logprobs and bool(logprobs)),
+            "finish_reason": finish,
+        }
+        return _event({**self._head, "choices": [choice], **self._tail})
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(content) + b"\n\n"
+
+
+def _head(kind: str, prepared: Prepared, context: RequestContext) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{context.request_id}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": prepared.model,
+        "system_fingerprint": None,
+    }
+
+
+def _finish(reason: FinishReason) -> str:
+    """OpenAI has no word for an answer that its deadline cut; `length` is what clients know as "not complete"."""
+    return "length" if reason == "cut" else reason
+
+
+def _usage(prompt: int, written: int, cached: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": written,
+        "total_tokens": prompt + written,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+def _logprobs(tokens: tuple[TokenLogprob, ...], *, wanted: bool) -> dict[str, Any] | None:
+    if not wanted:
+        return None
+    content = [
+        {
+            **_token(token.token, token.logprob),
+            "top_logprobs": [_token(text, logprob) for text, logprob in token.top],
+        }
+        for token in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "surrogatepass"))}

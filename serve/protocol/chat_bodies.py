@@ -1,0 +1,240 @@
+"""The request of `/v1/chat/completions`, and its translation into turns and sampling.
+
+Follows the published API reference (https://platform.openai.com/docs/api-reference/chat/create). `video_url` parts are
+the extension that vLLM's and other servers' clients use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import Field
+
+from deployments.generation.messages import Constraint, Sampling
+from serve.chat import Medium, Turn
+from serve.errors import InvalidRequest, Unsupported
+from serve.media.admit import Reference
+from serve.protocol.bodies import Fields, validate
+
+_MOST_ANSWERS = 8
+_MOST_STOPS = 4
+# Parameters of OpenAI's that we know and do not offer, with the values under which they ask for nothing: clients and
+# frameworks send many of them always.
+_NOT_OFFERED: Mapping[str, tuple[Any, ...]] = {
+    "frequency_penalty": (None, 0),
+    "presence_penalty": (None, 0),
+    "logit_bias": (None, {}),
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "parallel_tool_calls": (None, True, False),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "prediction": (None,),
+    "reasoning_effort": (None,),
+    "service_tier": (None, "auto", "default"),
+    "store": (None, False),
+    "web_search_options": (None,),
+    "verbosity": (None,),
+}
+
+
+class MediaUrl(Fields):
+    """Where an image is."""
+
+    url: str = Field(min_length=1, description="http(s) URL or data URI.")
+    detail: Literal["auto", "low", "high"] = Field(
+        "auto", description="`low` caps the longer side at 512 pixels; `auto` and `high` leave the size to the model."
+    )
+
+
+class VideoUrl(Fields):
+    """Where a video is."""
+
+    url: str = Field(min_length=1, description="http(s) URL or data URI.")
+
+
+class TextPart(Fields):
+    """A text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImagePart(Fields):
+    """An image."""
+
+    type: Literal["image_url"]
+    image_url: MediaUrl
+
+
+class VideoPart(Fields):
+    """A video."""
+
+    type: Literal["video_url"]
+    video_url: VideoUrl
+
+
+class SystemMessage(Fields):
+    """Instructions."""
+
+    role: Literal["system", "developer"]
+    content: str | list[TextPart]
+    name: str | None = None
+
+
+class UserMessage(Fields):
+    """What the user says and shows."""
+
+    role: Literal["user"]
+    content: str | list[Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]]
+    name: str | None = None
+
+
+class AssistantMessage(Fields):
+    """An earlier answer."""
+
+    role: Literal["assistant"]
+    content: str | list[TextPart]
+    name: str | None = None
+    refusal: None = None
+
+
+class JsonSchema(Fields):
+    """A named schema."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    schema_: dict[str, Any] = Field(alias="schema", description="JSON Schema that the answer will fit.")
+    description: str | None = None
+    strict: bool | None = Field(None, description="The answer always fits, whatever is said here.")
+
+
+class TextFormat(Fields):
+    """No constraint."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Fields):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Fields):
+    """JSON that fits a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+class StreamOptions(Fields):
+    """Details of a stream."""
+
+    include_usage: bool = Field(False, description="A last chunk with the usage of the whole request.")
+    include_obfuscation: bool | None = Field(None, description="Accepted and not used.")
+
+
+Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
+Format = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+class ChatFields(Fields):
+    """A conversation that wants its next turn."""
+
+    messages: list[Message] = Field(min_length=1, description="The conversation; the last message is the user's.")
+    model: str | None = Field(None, description="A chat model; the cluster's first one when left out.")
+    max_completion_tokens: int | None = Field(None, ge=1, description="Most tokens of an answer.")
+    max_tokens: int | None = Field(None, ge=1, description="The older name of `max_completion_tokens`.")
+    temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy; 1 when left out.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling; 1 when left out.")
+    n: int | None = Field(None, ge=1, le=_MOST_ANSWERS, description="Answers wanted; 1 when left out.")
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="Makes the answer repeatable.")
+    stop: str | list[str] | None = Field(None, description=f"Up to {_MOST_STOPS} texts before which an answer ends.")
+    logprobs: bool | None = Field(None, description="Log probabilities of the tokens.")
+    top_logprobs: int | None = Field(None, ge=0, le=20, description="Alternatives at each token; needs `logprobs`.")
+    response_format: Format | None = Field(None, description="Text, any JSON object, or JSON that fits a schema.")
+    stream: bool | None = Field(None, description="Send the answer as server-sent events while it grows.")
+    stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
+    user: str | None = Field(None, description="Accepted and not used.")
+    metadata: dict[str, str] | None = Field(None, description="Accepted and not used.")
+    safety_identifier: str | None = Field(None, description="Accepted and not used.")
+    prompt_cache_key: str | None = Field(None, description="Accepted and not used.")
+
+
+def chat_fields(body: dict[str, Any]) -> ChatFields:
+    """The checked fields.
+
+    Raises:
+        Unsupported: `unsupported_parameter`: one of OpenAI's that asks for something we do not offer.
+        InvalidRequest: a field that is missing, unknown or wrong, or two that contradict each other.
+    """
+    for name, neutral in _NOT_OFFERED.items():
+        if name in body and body.pop(name) not in neutral:
+            raise Unsupported(f"Parameter {name!r} is not supported here.", code="unsupported_parameter", param=name)
+    fields = validate(body, ChatFields)
+    if fields.max_tokens and fields.max_completion_tokens and fields.max_tokens != fields.max_completion_tokens:
+        raise _contradiction("max_tokens", "max_tokens and max_completion_tokens differ; send one of them.")
+    if fields.top_logprobs is not None and not fields.logprobs:
+        raise _contradiction("top_logprobs", "top_logprobs needs logprobs to be true.")
+    if fields.stream_options is not None and not fields.stream:
+        raise _contradiction("stream_options", "stream_options needs stream to be true.")
+    return fields
+
+
+def _contradiction(param: str, message: str) -> InvalidRequest:
+    return InvalidRequest(message, code="invalid_field", param=param)
+
+
+def sampling(fields: ChatFields) -> Sampling:
+    """How the answer is to be chosen.
+
+    Raises:
+        InvalidRequest: too many stop texts, or an empty one.
+    """
+    stop = () if fields.stop is None else (fields.stop,) if isinstance(fields.stop, str) else tuple(fields.stop)
+    if len(stop) > _MOST_STOPS or not all(stop):
+        raise _contradiction("stop", f"stop takes up to {_MOST_STOPS} texts, none of them empty.")
+    return Sampling(
+        max_tokens=fields.max_completion_tokens or fields.max_tokens,
+        temperature=1.0 if fields.temperature is None else fields.temperature,
+        top_p=1.0 if fields.top_p is None else fields.top_p,
+        seed=fields.seed,
+        stop=stop,
+        n=fields.n or 1,
+        logprobs=(fields.top_logprobs or 0) if fields.logprobs else None,
+        constraint=_constraint(fields.response_format),
+    )
+
+
+def _constraint(given: TextFormat | JsonObjectFormat | JsonSchemaFormat | None) -> Constraint | None:
+    if isinstance(given, JsonObjectFormat):
+        return Constraint()
+    if isinstance(given, JsonSchemaFormat):
+        return Constraint(orjson.dumps(given.json_schema.schema_).decode())
+    return None
+
+
+def turns(messages: list[SystemMessage | UserMessage | AssistantMessage]) -> list[Turn]:
+    """The conversation."""
+    return [_turn(message, f"messages[{i}]") for i, message in enumerate(messages)]
+
+
+def _turn(message: SystemMessage | UserMessage | AssistantMessage, param: str) -> Turn:
+    role: Any = "system" if message.role == "developer" else message.role
+    if isinstance(message.content, str):
+        return Turn(role, (message.content,))
+    if not message.content:
+        raise InvalidRequest("The message has no content.", code="empty_message", param=f"{param}.content")
+    return Turn(role, tuple(_part(part, f"{param}.content[{j}]") for j, part in enumerate(message.content)))
+
+
+def _part(part: TextPart | ImagePart | VideoPart, param: str) -> str | Medium:
+    if isinstance(part, TextPart):
+        return part.text
+    if isinstance(part, ImagePart):
+        return Medium("image", Reference(part.image_url.url), f"{param}.image_url", part.image_url.detail)
+    return Medium("video", Reference(part.video_url.url), f"{param}.video_url")

@@ -1,0 +1,149 @@
+"""Chat as tensors: the same conversations as `/v1/chat/completions`, whole or token by token.
+
+`MESSAGES` holds the conversation as OpenAI's JSON; for one turn `TEXT`, `IMAGE` and `VIDEO` are simpler. Streams follow
+Triton's decoupled models: many responses to a request, the last one marked (`triton_final_response`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+
+from deployments.generation.messages import ChatResult
+from serve.chat import ChatService, Medium, Prepared, Turn
+from serve.context import RequestContext
+from serve.errors import ArgusError, InvalidRequest
+from serve.protocol.chat_bodies import ChatFields, chat_fields, sampling, turns
+from serve.protocol.oip_inputs import check_names, files, texts
+from serve.protocol.tensors import InferRequest, ModelSpec, Tensor, TensorSpec, int_tensor, text_tensor
+
+_INPUTS = ("MESSAGES", "TEXT", "IMAGE", "VIDEO")
+# Parameters of the request under OpenAI's names; `response_format` and a list in `stop` are JSON texts here.
+_NUMBERS = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "seed")
+_TEXTS = ("stop", "response_format")
+_PLACEHOLDER = [{"role": "user", "content": "-"}]
+
+Outputs = dict[str, Tensor]
+
+
+class ChatFunction:
+    """`NAME.chat`."""
+
+    def __init__(self, chat: ChatService) -> None:
+        self._chat = chat
+
+    def spec(self, name: str) -> ModelSpec:
+        """Metadata. `MESSAGES` and the other inputs are alternatives."""
+        inputs = tuple(TensorSpec(one, "BYTES", (-1,)) for one in _INPUTS)
+        outputs = (
+            TensorSpec("TEXT", "BYTES", (-1,)),
+            TensorSpec("FINISH_REASON", "BYTES", (-1,)),
+            TensorSpec("INDEX", "INT32", (-1,)),
+            TensorSpec("PROMPT_TOKENS", "INT32", (1,)),
+            TensorSpec("COMPLETION_TOKENS", "INT32", (1,)),
+        )
+        return ModelSpec(name, "argus", inputs, outputs)
+
+    async def infer(self, model: str, request: InferRequest, context: RequestContext) -> Outputs:
+        """All answers at once."""
+        result: ChatResult = await self._chat.complete(await self._prepare(model, request, context), context)
+        answers = result.answers
+        return _outputs(
+            [answer.text for answer in answers],
+            [answer.finish_reason for answer in answers],
+            range(len(answers)),
+            result.prompt_tokens,
+            sum(len(answer.token_ids) for answer in answers),
+        )
+
+    async def stream(
+        self, model: str, request: InferRequest, context: RequestContext
+    ) -> AsyncGenerator[tuple[Outputs, bool], None]:
+        """What each event brought, with the tokens so far; FINISH_REASON is empty until an answer's last one."""
+        prepared = await self._prepare(model, request, context)
+        open_answers, tokens = prepared.request.sampling.n, 0
+        async with aclosing(self._chat.stream(prepared, context)) as events:
+            async for event in events:
+                tokens += len(event.token_ids)
+                open_answers -= event.finish_reason is not None
+                outputs = _outputs(
+                    [event.text], [event.finish_reason or ""], [event.index], event.prompt_tokens, tokens
+                )
+                yield outputs, open_answers == 0
+
+    async def _prepare(self, model: str, request: InferRequest, context: RequestContext) -> Prepared:
+        check_names(request, _INPUTS, (*_NUMBERS, *_TEXTS))
+        fields = _fields(request)
+        conversation = _one_turn(request) if "MESSAGES" not in request.inputs else turns(fields.messages)
+        return await self._chat.prepare(conversation, sampling(fields), context, model)
+
+
+def _outputs(
+    answers: list[str], reasons: list[Any], indexes: Any, prompt_tokens: int, completion_tokens: int
+) -> Outputs:
+    tensors = (
+        text_tensor("TEXT", answers),
+        text_tensor("FINISH_REASON", reasons),
+        int_tensor("INDEX", list(indexes)),
+        int_tensor("PROMPT_TOKENS", [prompt_tokens]),
+        int_tensor("COMPLETION_TOKENS", [completion_tokens]),
+    )
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _fields(request: InferRequest) -> ChatFields:
+    """OpenAI's request, put together from the parameters and MESSAGES, so that one check holds for both protocols."""
+    body: dict[str, Any] = {"messages": _PLACEHOLDER}
+    for name, value in request.parameters.items():
+        if name in _NUMBERS:
+            body[name] = _number(name, value)
+        elif name in _TEXTS:
+            body[name] = _loaded(name, value) if name == "response_format" or str(value).startswith("[") else value
+    if "MESSAGES" in request.inputs:
+        if extra := [name for name in request.inputs if name != "MESSAGES"]:
+            raise InvalidRequest(f"{extra[0]} cannot stand beside MESSAGES.", code="invalid_field", param=extra[0])
+        body["messages"] = _loaded("MESSAGES", _only(texts(request, "MESSAGES"), "MESSAGES"))
+    try:
+        return chat_fields(body)
+    except ArgusError as error:
+        where = error.param or ""
+        raise error.at("MESSAGES" + where[len("messages") :] if where.startswith("messages") else where) from None
+
+
+def _number(name: str, value: Any) -> Any:
+    """Older clients can send texts, numbers and booleans only as integers or strings."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError:
+        raise InvalidRequest(f"Parameter {name!r} must be a number.", code="invalid_parameter", param=name) from None
+
+
+def _loaded(name: str, text: Any) -> Any:
+    try:
+        return orjson.loads(text)
+    except (orjson.JSONDecodeError, TypeError) as error:
+        raise InvalidRequest(f"{name} is not JSON: {error}.", code="invalid_json", param=name) from None
+
+
+def _only(items: list[str], name: str) -> str:
+    if len(items) != 1:
+        raise InvalidRequest(f"{name} must hold one element, not {len(items)}.", code="invalid_shape", param=name)
+    return items[0]
+
+
+def _one_turn(request: InferRequest) -> list[Turn]:
+    media: list[str | Medium] = []
+    if "IMAGE" in request.inputs:
+        media += [Medium("image", one, f"IMAGE[{i}]") for i, one in enumerate(files(request, "IMAGE"))]
+    if "VIDEO" in request.inputs:
+        media += [Medium("video", one, f"VIDEO[{i}]") for i, one in enumerate(files(request, "VIDEO"))]
+    if "TEXT" in request.inputs:
+        media.append(_only(texts(request, "TEXT"), "TEXT"))
+    if not media:
+        raise InvalidRequest("Send MESSAGES, or TEXT with IMAGE or VIDEO.", code="missing_input", param="MESSAGES")
+    return [Turn("user", tuple(media))]

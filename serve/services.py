@@ -1,0 +1,64 @@
+"""Everything behind the protocol skins, put together once for each router."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from serve.auth import Authenticator
+from serve.chat import ChatService
+from serve.config.cluster import ClusterFile, Limits
+from serve.dataplane import DataPlane
+from serve.handles import ModelHandle
+from serve.indexes import IndexService
+from serve.media.admit import Fetcher, MediaDoor
+from serve.media.image import ImageLimits
+from serve.metrics import Recorder
+from serve.resilience.admission import Admission
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a skin may call, and what guards it.
+
+    Attributes:
+        version: of Argus.
+    """
+
+    limits: Limits
+    plane: DataPlane
+    search: IndexService
+    chat: ChatService
+    authenticator: Authenticator
+    admission: Admission
+    recorder: Recorder
+    version: str
+
+
+def build_services(
+    cluster: ClusterFile, handles: Mapping[str, ModelHandle], fetcher: Fetcher, recorder: Recorder, version: str
+) -> Services:
+    """The services of one router.
+
+    Args:
+        handles: one for each served model, by name.
+    """
+    door = MediaDoor(image_limits(cluster), fetcher)
+    plane = DataPlane(cluster, handles, door)
+    store = next((name for name in handles if cluster.models[name].kind == "vector_index"), None)
+    return Services(
+        cluster.limits,
+        plane,
+        IndexService(plane, handles[store] if store is not None else None),
+        ChatService(cluster, plane, handles, door),
+        Authenticator(cluster.auth),
+        Admission(cluster.router.max_ongoing_requests, recorder.in_flight),
+        recorder,
+        version,
+    )
+
+
+def image_limits(cluster: ClusterFile) -> ImageLimits:
+    """Bounds of one image."""
+    limits = cluster.limits
+    return ImageLimits(limits.max_body_bytes, limits.max_image_pixels, limits.max_image_side, limits.min_image_side)
