@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -17,7 +18,6 @@ from deployments.generation.messages import (
     ChatEvent,
     ChatRequest,
     ChatResult,
-    Gathering,
     ImagePart,
     Message,
     Part,
@@ -106,44 +106,52 @@ class ChatService:
         """
         card = self._plane.pick(model, CHAT)
         self._check(turns, card)
-        messages, first = await self._admit(turns, context)
-        return Prepared(card.name, ChatRequest(messages, sampling), first)
+        messages = await self._admit(turns, context)
+        shared = self._models[card.name].autoscaling.max_replicas > 1
+        return Prepared(card.name, ChatRequest(messages, sampling), _first_digest(messages) if shared else None)
 
     async def complete(self, prepared: Prepared, context: RequestContext) -> ChatResult:
-        """The whole answer."""
-        gathering = Gathering()
-        async with aclosing(self.stream(prepared, context)) as events:
-            async for event in events:
-                gathering.add(event)
-        return gathering.result()
-
-    async def stream(self, prepared: Prepared, context: RequestContext) -> AsyncGenerator[ChatEvent, None]:
-        """The answer as it grows.
-
-        An attempt that fails before its first event is repeated where that can help, within the deadline: nothing of
-        it has been seen. A later failure is the client's to know.
+        """The whole answer. A failed attempt is repeated where that can help, within the deadline.
 
         Raises:
             ArgusError: the last attempt's.
         """
         handle = self._handles[prepared.model]
-        attempt = 0
-        while True:
-            attempt += 1
+        for attempt in itertools.count(1):
+            try:
+                result: ChatResult = await handle.call(
+                    "chat", context, prepared.request, context.call(), affinity=prepared.affinity
+                )
+                return result
+            except ArgusError as error:
+                await _pause_or_raise(error, attempt, context)
+        raise AssertionError("the loop returns or raises")
+
+    async def stream(self, prepared: Prepared, context: RequestContext) -> AsyncGenerator[ChatEvent, None]:
+        """The answer as it grows.
+
+        An attempt that fails before its first event is repeated like one of `complete`: nothing of it has been seen. A
+        later failure is the client's to know.
+
+        Raises:
+            ArgusError: the last attempt's.
+        """
+        handle = self._handles[prepared.model]
+        for attempt in itertools.count(1):
             begun = False
             try:
-                call = context.call()
-                events = handle.stream("chat_stream", context, prepared.request, call, affinity=prepared.affinity)
+                events = handle.stream(
+                    "chat_stream", context, prepared.request, context.call(), affinity=prepared.affinity
+                )
                 async with aclosing(events):
                     async for event in events:
                         begun = True
                         yield event
                 return
             except ArgusError as error:
-                pause = None if begun else pause_before_retry(error, attempt, context.left_s(), random.random())
-                if pause is None:
+                if begun:
                     raise
-                await asyncio.sleep(pause)
+                await _pause_or_raise(error, attempt, context)
 
     async def ask(
         self,
@@ -195,14 +203,13 @@ class ChatService:
                     param=media[most].param,
                 )
 
-    async def _admit(self, turns: Sequence[Turn], context: RequestContext) -> tuple[tuple[Message, ...], str | None]:
+    async def _admit(self, turns: Sequence[Turn], context: RequestContext) -> tuple[Message, ...]:
         media = [part for turn in turns for part in turn.parts if isinstance(part, Medium)]
         admitted = iter(await asyncio.gather(*(self._part(medium, context) for medium in media)))
-        messages = tuple(
+        return tuple(
             Message(turn.role, tuple(Text(p) if isinstance(p, str) else next(admitted) for p in turn.parts))
             for turn in turns
         )
-        return messages, _first_digest(messages)
 
     async def _part(self, medium: Medium, context: RequestContext) -> Part:
         if medium.kind == "image":
@@ -210,6 +217,14 @@ class ChatService:
         if not isinstance(medium.source, MediaBytes | Reference):
             raise InvalidRequest("A video must be a file.", code="unsupported_content", param=medium.param)
         return VideoPart(await self._door.admit_video(medium.source, context, medium.param))
+
+
+async def _pause_or_raise(error: ArgusError, attempt: int, context: RequestContext) -> None:
+    """Waits for the next attempt, or raises `error` when there should be none."""
+    pause = pause_before_retry(error, attempt, context.left_s(), random.random())
+    if pause is None:
+        raise error
+    await asyncio.sleep(pause)
 
 
 def _first_digest(messages: Sequence[Message]) -> str | None:

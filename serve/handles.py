@@ -22,8 +22,13 @@ _GRACE_S = 1.0
 class ModelHandle(Protocol):
     """One model, as the data plane sees it."""
 
-    async def call(self, method: str, context: RequestContext, *args: Any, **kwargs: Any) -> Any:
+    async def call(
+        self, method: str, context: RequestContext, *args: Any, affinity: str | None = None, **kwargs: Any
+    ) -> Any:
         """Calls a method of some replica.
+
+        Args:
+            affinity: calls with the same value go to the same replica while its load allows.
 
         Raises:
             ArgusError: whatever went wrong, already one of ours.
@@ -32,14 +37,8 @@ class ModelHandle(Protocol):
     def stream(
         self, method: str, context: RequestContext, *args: Any, affinity: str | None = None
     ) -> AsyncGenerator[Any, None]:
-        """What a generator method of some replica yields. Closing it, or cancelling its reader, ends the call.
-
-        Args:
-            affinity: calls with the same value go to the same replica while its load allows.
-
-        Raises:
-            ArgusError: see `call`.
-        """
+        """What a generator method of some replica yields; see `call`. Closing it, or cancelling its reader, ends the
+        call."""
 
 
 class ServeHandle:
@@ -82,11 +81,11 @@ class ServeHandle:
                 with suppress(Exception):
                     response.cancel()
 
-    async def call(self, method: str, context: RequestContext, *args: Any, **kwargs: Any) -> Any:
+    async def call(
+        self, method: str, context: RequestContext, *args: Any, affinity: str | None = None, **kwargs: Any
+    ) -> Any:
         """See `ModelHandle.call`. A caller that is cancelled, or too late, cancels the call below it."""
-        remote = self._methods.get(method)
-        if remote is None:
-            remote = self._methods[method] = getattr(self._handle, method)
+        remote = self._method(method) if affinity is None else self._method_for(method, affinity)
         remaining = context.remaining_s()
         try:
             response = remote.remote(*args, **kwargs)
@@ -99,6 +98,15 @@ class ServeHandle:
             raise
         except Exception as error:
             raise self._translate(error, context) from error
+
+    def _method(self, name: str) -> Any:
+        """A method's handle, kept: making one costs as much as using it."""
+        if name not in self._methods:
+            self._methods[name] = getattr(self._handle, name)
+        return self._methods[name]
+
+    def _method_for(self, name: str, affinity: str) -> Any:
+        return getattr(self._handle.options(session_id=affinity), name)
 
     def _translate(self, error: Exception, context: RequestContext) -> ArgusError:
         cause = error.cause if isinstance(error, RayTaskError) else error
