@@ -20,10 +20,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from deployments.sqlite_file import connect, sqlite_errors
 from deployments.vector_checks import decode_metadata
 from deployments.vector_filter import And, Exists, Filter, In, Not, Or, Range
 from deployments.vector_types import Float32s, IndexSpec, Int64s, Metadata, Scalar
-from serve.errors import OutOfCapacity, Unavailable
+from serve.errors import Unavailable
 
 FILE_NAME: Final = "items.db"
 FORMAT: Final = 1
@@ -101,8 +102,8 @@ class ItemTable:
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
-        with _sqlite_errors():
-            self._writer = _connect(self._path)
+        with sqlite_errors("index"):
+            self._writer = connect(self._path)
             (version,) = self._writer.execute("PRAGMA user_version").fetchone()
             if version != FORMAT:
                 raise Unavailable(f"{self._path} has format {version}, this build reads {FORMAT}", code="store_format")
@@ -111,8 +112,8 @@ class ItemTable:
     @staticmethod
     def create(folder: Path, spec: IndexSpec) -> None:
         """Writes an empty database into `folder`, complete on disk when this returns."""
-        with _sqlite_errors():
-            connection = _connect(folder / FILE_NAME)
+        with sqlite_errors("index"):
+            connection = connect(folder / FILE_NAME)
             connection.executescript(_SCHEMA)
             connection.execute("INSERT INTO spec VALUES (?)", (json.dumps(asdict(spec)),))
             connection.close()  # Moves the WAL into the database and syncs it.
@@ -126,11 +127,11 @@ class ItemTable:
     @contextmanager
     def reading(self) -> Iterator[Reader]:
         """A view of the committed items."""
-        with _sqlite_errors():
+        with sqlite_errors("index"):
             try:
                 connection = self._idle.get_nowait()
             except queue.Empty:
-                connection = _connect(self._path)
+                connection = connect(self._path)
                 connection.execute("PRAGMA query_only = ON")
             try:
                 yield Reader(connection, self.spec.dimension)
@@ -140,7 +141,7 @@ class ItemTable:
     @contextmanager
     def writing(self) -> Iterator[Writer]:
         """One transaction. It is rolled back unless the body calls `Writer.commit`."""
-        with _sqlite_errors():
+        with sqlite_errors("index"):
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield Writer(self._writer, self.spec.dimension)
@@ -249,24 +250,6 @@ class Writer(Reader):
     def commit(self) -> None:
         """Makes the transaction durable: it is on disk when this returns."""
         self._connection.execute("COMMIT")
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    # isolation_level=None: transactions are ours to begin. The threads that share a connection take turns.
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(f"PRAGMA journal_size_limit = {64 * 2**20}")
-    return connection
-
-
-@contextmanager
-def _sqlite_errors() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            raise OutOfCapacity("the disk that holds the index is full", code="disk_full") from error
-        raise Unavailable(f"the index's database failed: {error}", code="store_io") from error
 
 
 def _leaf(condition: In | Range) -> tuple[str, list[Any]]:

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from deployments.folder_lock import FolderLock
 from deployments.vector_checks import (
     check_count,
     check_filter,
@@ -32,7 +33,6 @@ from deployments.vector_checks import (
 from deployments.vector_collection import Collection
 from deployments.vector_faiss import base_bytes, row_bytes
 from deployments.vector_filter import Filter
-from deployments.vector_lock import RootLock
 from deployments.vector_sql import Record, fields_of
 from deployments.vector_types import INDEX_NAME, Hit, IndexInfo, IndexSpec, Item, check_index_name
 from serve.errors import ArgusError, Conflict, InvalidRequest, NotFound, OutOfCapacity, Unavailable
@@ -78,7 +78,7 @@ class VectorStore:
         self._closed = False
         self._collections: dict[str, Collection] = {}
         self._root.mkdir(parents=True, exist_ok=True)
-        self._lock = RootLock(self._root)
+        self._lock = FolderLock(self._root)
         try:
             self._open_all()
         except BaseException:
