@@ -5,7 +5,7 @@ place until its batch ends: that is what vLLM's continuous batching does better.
 whatever transformers can load, on whatever torch runs.
 
 Batches may mix rows with different numbers of images, and rows with none: features are placed by the order of their
-placeholders. Rows whose media tensors have other shapes run in other batches (`transformers_inputs.lane`).
+placeholders. Rows whose media tensors have other shapes run in other batches (`Preparer.lane`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from deployments.generation.messages import ChatEvent, Sampling
 from deployments.generation.rows import Row, RowChooser, RowStopping
 from deployments.generation.sampling import RowSampler
 from deployments.generation.text_stream import TextStream
-from deployments.generation.transformers_inputs import Inputs, collate, lane
+from deployments.generation.transformers_inputs import Inputs, collate
 from deployments.generation.transformers_load import Loaded, generation_config, load
 from serve.config.models import GenerativeModel
 from serve.errors import (
@@ -59,6 +59,11 @@ class TransformersEngine:
         self._dead = False
         self._beat = 0.0
         self._live: set[Row] = set()
+
+    @property
+    def waiting(self) -> int:
+        """Answers that wait for a batch."""
+        return self._batcher.waiting if self._loaded is not None else 0
 
     async def start(self) -> EngineInfo:
         """Loads and warms up; see `Engine.start`.
@@ -224,7 +229,8 @@ class TransformersEngine:
 
     async def _submit(self, row: Row) -> None:
         # No deadline for the batcher: it would refuse an answer that can only be begun in time, which is worth having.
-        await self._batcher.submit(row, cost=row.prompt_tokens + row.max_tokens, lane=lane(row.inputs))
+        lane = self._alive().preparer.lane(row.inputs)
+        await self._batcher.submit(row, cost=row.prompt_tokens + row.max_tokens, lane=lane)
 
     async def _run(self, rows: list[Row]) -> Sequence[Exception | None]:
         self._beat = time.monotonic()

@@ -29,6 +29,8 @@ class Preparer:
         self._processor, self._blip2_image, self._max_model_len = processor, blip2_image, max_model_len
         vocabulary = processor.tokenizer.get_vocab()
         self._longest_token = max((len(token) for token in vocabulary), default=1)
+        # Of each media tensor, what must be equal for two of them to be put together, as first seen.
+        self._usual: dict[str, tuple[int, ...]] = {}
 
     def prepare(self, prompt: Prompt) -> Inputs:
         """The processor's tensors: token ids and mask (1, length), media as the model wants them.
@@ -61,6 +63,17 @@ class Preparer:
                 raise InvalidRequest("The text holds an image placeholder of its own.", param="messages")
         return inputs
 
+    def lane(self, inputs: Inputs) -> Hashable:
+        """Rows of different lanes never share a batch: their media tensors do not fit together.
+
+        Nearly all rows have the usual shapes (or no media) and the same lane. How many images a row has is no
+        obstacle: models place features by the order of placeholders.
+        """
+        shapes = {name: _fixed_shape(name, value) for name, value in inputs.items() if name not in _TOKENS}
+        return tuple(
+            sorted((name, shape) for name, shape in shapes.items() if shape != self._usual.setdefault(name, shape))
+        )
+
     def _too_long(self, length: str) -> InvalidRequest:
         return InvalidRequest(
             f"The prompt has {length} tokens, media included; this model takes {self._max_model_len} together with the "
@@ -70,19 +83,13 @@ class Preparer:
         )
 
 
-def lane(inputs: Inputs) -> Hashable:
-    """Requests whose media tensors cannot be put together never share a batch: other frame counts, other sizes.
+def _fixed_shape(name: str, value: torch.Tensor) -> tuple[int, ...]:
+    """Without the first dimension, along which media are joined, and the tiles of LLaVA-NeXT, which are padded."""
+    return tuple(value.shape[2 if _has_tiles(name, value) else 1 :])
 
-    How many images a row has is no obstacle, none included: models place features by order of placeholders.
-    LLaVA-NeXT's tiles (dimension 1 of five) are padded.
-    """
-    return tuple(
-        sorted(
-            (name, tuple(value.shape[2 if name == "pixel_values" and value.ndim == 5 else 1 :]))
-            for name, value in inputs.items()
-            if name.startswith("pixel_values")
-        )
-    )
+
+def _has_tiles(name: str, value: torch.Tensor) -> bool:
+    return name == "pixel_values" and value.ndim == 5
 
 
 def collate(rows: Sequence[Inputs], pad_token: int, device: torch.device, dtype: torch.dtype) -> Inputs:
@@ -98,7 +105,7 @@ def collate(rows: Sequence[Inputs], pad_token: int, device: torch.device, dtype:
         batch[name] = torch.cat([pad(row[name], (longest - row[name].shape[1], 0), value=fill) for row in rows])
     for name in dict.fromkeys(name for row in rows for name in row if name not in _TOKENS):
         values = [row[name] for row in rows if name in row]
-        if name == "pixel_values" and values[0].ndim == 5:
+        if _has_tiles(name, values[0]):
             tiles = max(value.shape[1] for value in values)
             values = [pad(value, (0, 0) * 3 + (0, tiles - value.shape[1])) for value in values]
         batch[name] = torch.cat(values)

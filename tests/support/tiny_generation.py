@@ -75,12 +75,14 @@ class Gate:
     Attributes:
         steps: forward passes that have begun.
         failing: raised instead of the next pass.
-        poison: rows, by number, whose next logits are not numbers.
+        broken_rows: whose next logits are not numbers, by number in the batch.
+        entered: released by each pass that begins.
     """
 
     def __init__(self, monkeypatch: Any) -> None:
         self.steps = 0
         self.failing: Exception | None = None
+        self.broken_rows: tuple[int, ...] = ()
         self._left = threading.Semaphore(0)
         self._shut = False
         self.entered = threading.Semaphore(0)
@@ -93,10 +95,11 @@ class Gate:
             return model
 
         monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", gated)
-        self.broken_rows: tuple[int, ...] = ()
 
     def shut(self) -> None:
-        """From here on a pass waits for `let`."""
+        """From here on a pass waits for `let`, after releasing `entered`."""
+        self.entered = threading.Semaphore(0)
+        self._left = threading.Semaphore(0)
         self._shut = True
 
     def let(self, passes: int) -> None:

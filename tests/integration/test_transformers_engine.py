@@ -1,0 +1,671 @@
+"""The transformers engine on small random checkpoints: what `Engine` promises, compared with plain `generate`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPConfig
+
+from deployments.generation.engine import Prompt
+from deployments.generation.messages import ChatEvent, ChatResult, Constraint, Gathering, Sampling
+from deployments.generation.transformers_engine import TransformersEngine
+from serve.config.models import Batching, GenerativeModel
+from serve.errors import (
+    ArgusError,
+    ConfigError,
+    DeadlineExceeded,
+    InvalidMedia,
+    InvalidRequest,
+    ModelFailed,
+    Overloaded,
+    Unavailable,
+)
+from tests.support import tiny_generation, tiny_models
+from tests.support.tiny_generation import POISON, Gate
+
+GREEDY = Sampling(max_tokens=24, temperature=0.0)
+BUILDERS: dict[str, Callable[[Path], Path]] = {
+    "llava": tiny_models.llava,
+    "llava_next": tiny_models.llava_next,
+    "blip2": tiny_models.blip2,
+    "blip2_t5": tiny_generation.blip2_t5,
+    "video_llava": tiny_models.video_llava,
+}
+
+
+def picture(seed: int, size: tuple[int, int] = (40, 60)) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def about(text: str, *seeds: int, sizes: Sequence[tuple[int, int]] = ()) -> Prompt:
+    """A LLaVA prompt about pictures."""
+    images = tuple(picture(seed, size) for seed, size in zip(seeds, sizes or [(40, 60)] * len(seeds), strict=True))
+    return Prompt(f"USER: {'<image>' * len(seeds)}{text} ASSISTANT:", images, tuple(map(str, seeds)))
+
+
+def clip(seed: int, frames: int = tiny_models.FRAMES) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(seed).integers(0, 256, (frames, 40, 60, 3), dtype=np.uint8)
+
+
+def film(text: str, seed: int, *images: int, frames: int = tiny_models.FRAMES) -> Prompt:
+    pictures = tuple(map(picture, images))
+    video = clip(seed, frames)
+    return Prompt(f"USER: {'<image>' * len(images)}<video>{text} ASSISTANT:", pictures, ("i",) * len(images), (video,))
+
+
+PROMPTS: dict[str, list[Prompt]] = {
+    "llava": [about("hi", 1), about("no picture at all, but a longer text"), about("compare the two", 2, 3)],
+    "llava_next": [
+        about("tall", 1, sizes=[(90, 30)]),
+        about("wide and small", 2, 3, sizes=[(30, 90), (20, 20)]),
+        about("text alone"),
+    ],
+    "blip2": [Prompt("", (picture(1),)), Prompt("Question: what is it? Answer:", (picture(2),))],
+    "blip2_t5": [Prompt("", (picture(1),)), Prompt("Question: what is it? Answer:", (picture(2),))],
+    "video_llava": [
+        film("go", 1),
+        film("both of them", 2, 3),
+        about("a picture", 4),
+        film("other length", 5, frames=2),
+    ],
+}
+
+
+class Observer:
+    """Remembers how many rows each batch had."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.retried: list[int] = []
+
+    def batch_ran(self, *, items: int, cost: float, forward_s: float, waits_s: Sequence[float]) -> None:
+        self.sizes.append(items)
+
+    def dropped(self, reason: str) -> None: ...
+
+    def retried_alone(self, items: int) -> None:
+        self.retried.append(items)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: build(tmp_path_factory.mktemp(name)) for name, build in BUILDERS.items()}
+
+
+def config_of(folder: Path, kind: str = "llava", **settings: Any) -> GenerativeModel:
+    kind = {"llava_next": "llava", "blip2_t5": "blip2"}.get(kind, kind)
+    settings.setdefault("batching", Batching(max_wait_ms=200))
+    return GenerativeModel(kind=kind, checkpoint=str(folder), engine="transformers", **settings)
+
+
+@pytest.fixture
+async def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    return Gate(monkeypatch)
+
+
+@pytest.fixture
+async def observer() -> Observer:
+    return Observer()
+
+
+@pytest.fixture
+async def llava(folders: dict[str, Path], gate: Gate, observer: Observer) -> AsyncIterator[TransformersEngine]:
+    engine = TransformersEngine(config_of(folders["llava"]), observer)
+    await engine.start()
+    gate.steps = 0
+    observer.sizes.clear()
+    yield engine
+    gate.open()
+    await engine.close()
+
+
+async def answer(
+    engine: TransformersEngine, prompt: Prompt, sampling: Sampling = GREEDY, deadline: float = math.inf
+) -> ChatResult:
+    gathering = Gathering()
+    async with aclosing(engine.generate(prompt, sampling, "test", deadline)) as events:
+        async for event in events:
+            gathering.add(event)
+    return gathering.result()
+
+
+async def together(
+    engine: TransformersEngine, gate: Gate, *requests: tuple[Prompt, Sampling]
+) -> list[ChatResult | BaseException]:
+    """The answers of requests that were made to share a batch: they gather while another one runs."""
+    gate.shut()
+    plug = asyncio.create_task(answer(engine, about("plug"), Sampling(max_tokens=1, temperature=0)))
+    await asyncio.to_thread(gate.entered.acquire)
+    tasks = [asyncio.create_task(answer(engine, prompt, sampling)) for prompt, sampling in requests]
+    await queued(engine, sum(sampling.n for _, sampling in requests))
+    gate.open()
+    await plug
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(12_000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("what was waited for has not come within a minute")
+
+
+async def queued(engine: TransformersEngine, rows: int) -> None:
+    await until(lambda: engine.waiting >= rows)
+
+
+def reference(folder: Path, prompt: Prompt, max_new_tokens: int = 24) -> list[int]:
+    """Plain greedy `generate` on one prompt."""
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    processor: Any = AutoProcessor.from_pretrained(folder)
+    media = {"images": list(prompt.images) or None, "videos": list(prompt.videos) or None}
+    inputs = processor(
+        text=[prompt.text], return_tensors="pt", **{name: value for name, value in media.items() if value}
+    )
+    output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)[0].tolist()
+    skip = 1 if model.config.text_config.is_encoder_decoder else len(inputs["input_ids"][0])
+    # BLIP-2 gives the prompt back only when it was handed to its language model as ids.
+    return output[skip:]
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+async def test_tokens_are_those_of_plain_generate_alone_and_in_a_batch(
+    name: str, folders: dict[str, Path], observer: Observer
+) -> None:
+    expected = [reference(folders[name], prompt) for prompt in PROMPTS[name]]
+    engine = TransformersEngine(config_of(folders[name], name), observer)
+    info = await engine.start()
+    assert (info.engine, info.device) == ("transformers", "cpu")
+    assert info.weights_bytes > 100_000
+    assert {"load", "warm_up"} <= info.start_s.keys()
+    alone = [(await answer(engine, prompt)).answers[0].token_ids for prompt in PROMPTS[name]]
+    observer.sizes.clear()
+    batched = await asyncio.gather(*(answer(engine, prompt) for prompt in PROMPTS[name] * 2))
+    await until(lambda: max(observer.sizes, default=0) > 1)  # a batch is reported after its rows have ended
+    await engine.close()
+    assert [list(tokens) for tokens in alone] == expected
+    assert [list(result.answers[0].token_ids) for result in batched] == expected * 2
+    assert len({tuple(tokens) for tokens in expected}) == len(expected)  # else this test would prove little
+
+
+async def test_a_streamed_answer_is_the_whole_answer(llava: TransformersEngine, folders: dict[str, Path]) -> None:
+    prompt = about("tell me", 1)
+    events: list[ChatEvent] = []
+    async with aclosing(llava.generate(prompt, GREEDY, "test", math.inf)) as stream:
+        async for event in stream:
+            events.append(event)
+    assert len(events) > 2
+    tokens = [token for event in events for token in event.token_ids]
+    words = AutoProcessor.from_pretrained(folders["llava"]).tokenizer
+    assert "".join(event.text for event in events) == words.decode(tokens, skip_special_tokens=True).rstrip("\ufffd")
+    assert [event.finish_reason for event in events[:-1]] == [None] * (len(events) - 1)
+    assert events[-1].finish_reason == "length"
+    assert {event.prompt_tokens for event in events} == {len(words(prompt.text)["input_ids"]) + 15}  # 16 an image
+
+
+async def test_a_seed_repeats_an_answer_whatever_runs_beside_it(llava: TransformersEngine, gate: Gate) -> None:
+    prompt = about("sample", 1)
+    seeded = Sampling(max_tokens=24, temperature=1.0, top_p=0.9, seed=7)
+    alone = await answer(llava, prompt, seeded)
+    other = await answer(llava, prompt, Sampling(max_tokens=24, temperature=1.0, top_p=0.9, seed=8))
+    beside = await together(
+        llava,
+        gate,
+        (about("a neighbour with a much longer prompt", 2, 3), Sampling(max_tokens=30, temperature=1.5, seed=7)),
+        (prompt, seeded),
+        (about("unseeded"), Sampling(max_tokens=5)),
+        (prompt, GREEDY),
+    )
+    assert isinstance(beside[1], ChatResult)
+    assert beside[1].answers == alone.answers
+    assert alone.answers[0].token_ids != other.answers[0].token_ids
+    assert isinstance(beside[3], ChatResult)
+    assert beside[3].answers == (await answer(llava, prompt)).answers
+
+
+async def test_unseeded_answers_differ(llava: TransformersEngine) -> None:
+    texts = {(await answer(llava, about("vary", 1), Sampling(max_tokens=16))).answers[0].text for _ in range(3)}
+    assert len(texts) == 3
+
+
+async def test_a_narrow_nucleus_is_greedy(llava: TransformersEngine) -> None:
+    prompt = about("narrow", 1)
+    narrow = await answer(llava, prompt, Sampling(max_tokens=24, temperature=1.0, top_p=1e-6, seed=1))
+    cold = await answer(llava, prompt, Sampling(max_tokens=24, temperature=1e-9, seed=1))
+    assert narrow.answers == cold.answers == (await answer(llava, prompt)).answers
+
+
+async def test_several_answers_are_rows_of_their_own(llava: TransformersEngine) -> None:
+    sampling = Sampling(max_tokens=16, seed=5, n=3)
+    result = await answer(llava, about("thrice", 1), sampling)
+    assert len({each.token_ids for each in result.answers}) == 3
+    assert (await answer(llava, about("thrice", 1), sampling)).answers == result.answers
+    greedy = await answer(llava, about("thrice", 1), Sampling(max_tokens=16, temperature=0, n=2))
+    assert greedy.answers[0] == greedy.answers[1]
+
+
+def ascii_run(text: str) -> str:
+    """Three characters of an answer, each its own token: a stop text that spans borders of tokens."""
+    for at in range(2, len(text) - 3):
+        if text[at : at + 3].isascii() and text.find(text[at : at + 3]) == at:
+            return text[at : at + 3]
+    raise AssertionError(f"the random model wrote no three plain characters: {text!r}")
+
+
+async def test_a_stop_text_ends_the_answer_before_itself(llava: TransformersEngine) -> None:
+    prompt, long = about("stop", 1), Sampling(max_tokens=120, temperature=0)
+    text = (await answer(llava, prompt, long)).answers[0].text
+    stop = ascii_run(text)
+    sampling = Sampling(max_tokens=120, temperature=0, stop=("never said", stop))
+    pieces: list[ChatEvent] = []
+    async with aclosing(llava.generate(prompt, sampling, "test", math.inf)) as stream:
+        async for event in stream:
+            pieces.append(event)
+    assert "".join(piece.text for piece in pieces) == text[: text.index(stop)]
+    assert pieces[-1].finish_reason == "stop"
+    # No beginning of the stop text was let out and taken back.
+    assert not any(stop[:1] in piece.text and piece.text.endswith(stop[:1]) for piece in pieces)
+
+
+async def test_half_a_stop_text_at_the_end_is_text(llava: TransformersEngine) -> None:
+    prompt = about("half", 1)
+    whole = (await answer(llava, prompt)).answers[0]
+    result = await answer(llava, prompt, Sampling(max_tokens=24, temperature=0, stop=(whole.text[-1:] + " and more",)))
+    assert result.answers[0] == whole
+
+
+async def test_logprobs_are_the_models(llava: TransformersEngine, folders: dict[str, Path]) -> None:
+    prompt, steps = about("odds", 1), 6
+    result = await answer(llava, prompt, Sampling(max_tokens=steps, temperature=0.7, seed=3, logprobs=5))
+    model: Any = AutoModelForImageTextToText.from_pretrained(folders["llava"], dtype=torch.float32).eval()
+    processor: Any = AutoProcessor.from_pretrained(folders["llava"])
+    inputs = processor(text=[prompt.text], images=list(prompt.images), return_tensors="pt")
+    chosen = torch.tensor([result.answers[0].token_ids])
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], chosen], 1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    with torch.inference_mode():
+        logs = model(**inputs).logits[0, -steps - 1 : -1].log_softmax(-1)
+    for step, logprob in enumerate(result.answers[0].logprobs):
+        assert logprob.logprob == pytest.approx(float(logs[step, chosen[0, step]]), abs=1e-4)
+        values = [value for _, value in logprob.top]
+        assert values == pytest.approx(logs[step].topk(5).values.tolist(), abs=1e-4)
+        assert values == sorted(values, reverse=True)
+    assert len(result.answers[0].logprobs) == steps
+    bare = await answer(llava, prompt, Sampling(max_tokens=2, logprobs=0))
+    assert [logprob.top for logprob in bare.answers[0].logprobs] == [(), ()]
+    everything = await answer(llava, prompt, Sampling(max_tokens=1, logprobs=10_000))
+    assert sum(math.exp(value) for _, value in everything.answers[0].logprobs[0].top) == pytest.approx(1, abs=1e-5)
+
+
+async def test_json_fits_its_schema_beside_free_text(llava: TransformersEngine, gate: Gate) -> None:
+    schema = json.dumps(
+        {
+            "type": "object",
+            "properties": {"colour": {"enum": ["red", "blue"]}, "sure": {"type": "boolean"}},
+            "required": ["colour", "sure"],
+        }
+    )
+    constrained = Sampling(max_tokens=60, temperature=1.0, seed=1, constraint=Constraint(schema))
+    prompt = about("describe", 1)
+    results = await together(llava, gate, (prompt, constrained), (prompt, GREEDY))
+    assert isinstance(results[0], ChatResult)
+    assert isinstance(results[1], ChatResult)
+    (made,) = results[0].answers
+    assert made.finish_reason == "stop"
+    read = json.loads(made.text)
+    assert read.keys() == {"colour", "sure"}
+    assert read["colour"] in ("red", "blue")
+    assert isinstance(read["sure"], bool)
+    assert results[1].answers == (await answer(llava, prompt)).answers
+
+
+async def test_any_object_is_an_object(llava: TransformersEngine) -> None:
+    result = await answer(
+        llava, about("any"), Sampling(max_tokens=400, temperature=1.0, seed=2, constraint=Constraint())
+    )
+    if result.answers[0].finish_reason == "stop":
+        assert isinstance(json.loads(result.answers[0].text), dict)
+    assert result.answers[0].text.startswith("{")
+
+
+@pytest.mark.parametrize("schema", ['{"type": "nonsense"}', "[1]", "{", '{"$ref": "#/nowhere"}'])
+async def test_a_schema_that_cannot_be_compiled_is_the_clients_error(llava: TransformersEngine, schema: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await answer(llava, about("a"), Sampling(constraint=Constraint(schema)))
+    assert caught.value.code == "invalid_json_schema"
+    assert ".cc" not in caught.value.message
+
+
+async def test_characters_of_several_bytes_arrive_whole(llava: TransformersEngine) -> None:
+    text = "naïve 漢字 👩‍👧 café 😀😀"
+    constraint = Constraint(json.dumps({"const": text}, ensure_ascii=False))
+    pieces: list[str] = []
+    sampling = Sampling(max_tokens=200, temperature=0, constraint=constraint)
+    async with aclosing(llava.generate(about("say it"), sampling, "test", math.inf)) as stream:
+        async for event in stream:
+            pieces.append(event.text)
+    assert json.loads("".join(pieces)) == text
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+async def test_an_end_token_ends_an_answer(folders: dict[str, Path], tmp_path: Path) -> None:
+    """The checkpoint is told that a token it says early ends an answer."""
+    said = reference(folders["llava"], about("tell me", 1))
+    folder = tiny_models.llava(tmp_path)
+    settings = json.loads((folder / "generation_config.json").read_text())
+    settings["eos_token_id"] = [settings["eos_token_id"], said[5]]
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    engine = TransformersEngine(config_of(folder))
+    await engine.start()
+    (made,) = (await answer(engine, about("tell me", 1))).answers
+    await engine.close()
+    assert (list(made.token_ids), made.finish_reason) == (said[: said.index(said[5]) + 1], "stop")
+
+
+async def test_without_a_limit_an_answer_fills_the_window(folders: dict[str, Path]) -> None:
+    engine = TransformersEngine(config_of(folders["llava"], max_model_len=64))
+    info = await engine.start()
+    assert info.max_model_len == 64
+    result = await answer(engine, about("long", 1), Sampling(temperature=0))
+    capped = await answer(engine, about("long", 1), Sampling(max_tokens=10_000, temperature=0))
+    await engine.close()
+    assert result.prompt_tokens + len(result.answers[0].token_ids) == 64
+    assert result.answers[0].finish_reason == "length"
+    assert capped.answers == result.answers
+
+
+async def test_a_prompt_beyond_the_window_is_refused_with_both_lengths(llava: TransformersEngine, gate: Gate) -> None:
+    for text in ("x" * 500, "x" * 1_000_000):
+        with pytest.raises(InvalidRequest, match="512") as caught:
+            await answer(llava, about(text, 1))
+        assert caught.value.code == "prompt_too_long"
+    assert gate.steps == 0
+
+
+async def test_media_are_counted_before_anything_runs(folders: dict[str, Path], gate: Gate) -> None:
+    engine = TransformersEngine(config_of(folders["llava"], max_images=2))
+    await engine.start()
+    with pytest.raises(InvalidRequest) as caught:
+        await answer(engine, about("three", 1, 2, 3))
+    assert caught.value.code == "too_many_images"
+    with pytest.raises(InvalidRequest) as caught:
+        await answer(engine, film("video", 1))
+    assert caught.value.code == "too_many_videos"
+    await engine.close()
+    blip2 = TransformersEngine(config_of(folders["blip2"], "blip2"))
+    await blip2.start()
+    for prompt, code in (
+        (Prompt("", (picture(1), picture(2))), "too_many_images"),
+        (Prompt("hi"), "image_required"),
+        (Prompt("<image>", (picture(1),)), "invalid_request"),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            await answer(blip2, prompt)
+        assert caught.value.code == code
+    await blip2.close()
+
+
+async def test_a_missing_placeholder_is_refused(llava: TransformersEngine) -> None:
+    with pytest.raises(InvalidMedia):
+        await answer(llava, Prompt("<image><image>", (picture(1),), ("a",)))
+
+
+async def test_a_deadline_before_the_first_token_fails(llava: TransformersEngine, gate: Gate) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await answer(llava, about("late"), deadline=time.monotonic() - 1)
+    assert gate.steps == 0
+    gate.shut()
+    with pytest.raises(DeadlineExceeded):
+        await answer(llava, about("held"), deadline=time.monotonic() + 0.2)
+    gate.open()
+    assert (await answer(llava, about("next"))).answers[0].finish_reason == "length"
+
+
+async def test_a_deadline_after_the_first_token_cuts(llava: TransformersEngine, gate: Gate) -> None:
+    prompt = about("cut me", 1)
+    whole = (await answer(llava, prompt)).answers[0]
+    gate.shut()
+    gate.let(4)
+    cut = (await answer(llava, prompt, deadline=time.monotonic() + 3)).answers[0]
+    gate.open()
+    assert cut.finish_reason == "cut"
+    assert cut.token_ids == whole.token_ids[:4]
+    assert whole.text.startswith(cut.text)
+    assert cut.text
+
+
+async def test_a_waiting_request_whose_deadline_passes_never_runs(llava: TransformersEngine, gate: Gate) -> None:
+    gate.shut()
+    first = asyncio.create_task(answer(llava, about("first"), Sampling(max_tokens=2, temperature=0)))
+    await asyncio.to_thread(gate.entered.acquire)
+    with pytest.raises(DeadlineExceeded):
+        await answer(llava, about("second"), deadline=time.monotonic() + 0.1)
+    gate.open()
+    await first
+    await answer(llava, about("third"), Sampling(max_tokens=1, temperature=0))
+    assert gate.steps == 3
+
+
+@pytest.mark.parametrize("how", ["close", "cancel"])
+async def test_leaving_frees_the_row(llava: TransformersEngine, gate: Gate, how: str) -> None:
+    gate.shut()
+    stream = llava.generate(about("leave"), Sampling(max_tokens=400, temperature=0), "test", math.inf)
+    gate.let(2)
+    await anext(stream)
+    if how == "close":
+        await stream.aclose()
+    else:
+        task = asyncio.ensure_future(_drain(stream))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    gate.open()
+    await answer(llava, about("next"), Sampling(max_tokens=1, temperature=0))
+    # Two were let through, one may have been waiting at the gate, one is the next request's.
+    assert gate.steps <= 4
+
+
+async def _drain(stream: AsyncIterator[ChatEvent]) -> None:
+    async for _ in stream:
+        pass
+
+
+async def test_neighbours_of_one_that_left_go_on(llava: TransformersEngine, gate: Gate, observer: Observer) -> None:
+    prompt = about("stay", 1)
+    expected = (await answer(llava, prompt)).answers
+    gate.shut()
+    plug = asyncio.create_task(answer(llava, about("plug"), Sampling(max_tokens=1, temperature=0)))
+    await asyncio.to_thread(gate.entered.acquire)
+    leaving = asyncio.create_task(answer(llava, about("leave", 2), Sampling(max_tokens=400, temperature=0)))
+    staying = asyncio.create_task(answer(llava, prompt))
+    await queued(llava, 2)
+    gate.let(1)
+    await plug
+    await asyncio.to_thread(gate.entered.acquire)  # both have begun
+    gate.let(3)
+    leaving.cancel()
+    gate.open()
+    assert (await staying).answers == expected
+    await until(lambda: 2 in observer.sizes)  # a batch is reported after its rows have ended
+
+
+async def test_a_row_that_breaks_its_batch_hurts_nobody_else(tmp_path: Path, gate: Gate, observer: Observer) -> None:
+    folder = tiny_generation.with_poison(tiny_models.llava(tmp_path))
+    engine = TransformersEngine(config_of(folder), observer)
+    await engine.start()
+    good, bad = about("good", 1), about(f"bad {POISON}")
+    expected = (await answer(engine, good)).answers
+    results = await together(engine, gate, (good, GREEDY), (bad, GREEDY), (good, GREEDY))
+    await engine.close()
+    assert observer.retried == [3]
+    assert isinstance(results[1], ModelFailed)
+    assert [result.answers for result in results if isinstance(result, ChatResult)] == [expected] * 2
+
+
+async def test_a_batch_that_breaks_on_its_way_goes_on_where_it_was(
+    llava: TransformersEngine, gate: Gate, observer: Observer
+) -> None:
+    """What has been streamed is not said twice, and the rest is what would have come."""
+    requests = [
+        (about("one", 1), GREEDY),
+        (about("two", 2), Sampling(max_tokens=24, seed=3)),
+        (about("three"), Sampling(max_tokens=24, seed=4, constraint=Constraint())),
+    ]
+    expected = [await answer(llava, *request) for request in requests]
+    gate.shut()
+    plug = asyncio.create_task(answer(llava, about("plug"), Sampling(max_tokens=1, temperature=0)))
+    await asyncio.to_thread(gate.entered.acquire)
+    tasks = [asyncio.create_task(answer(llava, *request)) for request in requests]
+    await queued(llava, 3)
+    entered = gate.steps
+    gate.let(6)
+    await plug
+    await until(lambda: gate.steps >= entered + 6)
+    gate.failing = RuntimeError("out of something")
+    gate.open()
+    assert await asyncio.gather(*tasks) == expected
+    assert observer.retried == [3]
+
+
+async def test_logits_that_are_no_numbers_fail_their_row_alone(llava: TransformersEngine, gate: Gate) -> None:
+    prompt = about("fine", 1)
+    expected = (await answer(llava, prompt)).answers
+    gate.shut()
+    plug = asyncio.create_task(answer(llava, about("plug"), Sampling(max_tokens=1, temperature=0)))
+    await asyncio.to_thread(gate.entered.acquire)
+    tasks = []
+    for row, each in enumerate((prompt, about("broken", 2))):
+        tasks.append(asyncio.create_task(answer(llava, each)))
+        await queued(llava, row + 1)
+    gate.let(1)
+    await asyncio.to_thread(gate.entered.acquire)
+    gate.broken_rows = (1,)
+    gate.open()
+    await plug
+    good, broken = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(good, ChatResult)
+    assert good.answers == expected
+    assert isinstance(broken, ModelFailed)
+
+
+async def test_a_full_queue_says_so(folders: dict[str, Path], gate: Gate) -> None:
+    engine = TransformersEngine(config_of(folders["llava"], batching=Batching(max_queue=1)))
+    await engine.start()
+    gate.shut()
+    running = asyncio.create_task(answer(engine, about("a")))
+    await asyncio.to_thread(gate.entered.acquire)
+    waiting = asyncio.create_task(answer(engine, about("b")))
+    await queued(engine, 1)
+    with pytest.raises(Overloaded):
+        await answer(engine, about("c"))
+    gate.open()
+    await asyncio.gather(running, waiting)
+    await engine.close()
+
+
+async def test_batches_are_bounded_by_tokens(folders: dict[str, Path], gate: Gate, observer: Observer) -> None:
+    # A window of 512 may always run; two answers of 300 do not fit together.
+    engine = TransformersEngine(config_of(folders["llava"], batching=Batching(max_cost=10)), observer)
+    await engine.start()
+    observer.sizes.clear()
+    sampling = Sampling(max_tokens=300, temperature=0, stop=tuple("abcdefghijklmnopqrstuvwxyz"))
+    await together(engine, gate, (about("a"), sampling), (about("b"), sampling), (about("c"), GREEDY))
+    await engine.close()
+    assert max(observer.sizes) < 3
+
+
+async def test_health(llava: TransformersEngine, gate: Gate, folders: dict[str, Path]) -> None:
+    while not gate.steps:  # the batch of the warm-up may not be over yet, and a busy engine is not asked
+        await llava.check(timeout_s=60)
+        await asyncio.sleep(0.005)
+    assert gate.steps == 1
+    gate.shut()
+    busy = asyncio.create_task(answer(llava, about("busy")))
+    await asyncio.to_thread(gate.entered.acquire)
+    await llava.check(timeout_s=60)
+    assert gate.steps == 2
+    gate.open()
+    await busy
+    with pytest.raises(Unavailable):
+        await TransformersEngine(config_of(folders["llava"])).check(timeout_s=1)
+
+
+async def test_a_broken_device_is_a_dead_engine_until_it_is_started_again(
+    llava: TransformersEngine, gate: Gate
+) -> None:
+    gate.failing = torch.AcceleratorError("an illegal memory access was encountered")
+    with pytest.raises(Unavailable) as caught:
+        await answer(llava, about("dies"))
+    assert caught.value.code == "engine_died"
+    for act in (llava.check(1), answer(llava, about("after"))):
+        with pytest.raises(Unavailable) as caught:
+            await act
+        assert caught.value.code == "engine_died"
+    await llava.close()
+    await llava.start()
+    assert (await answer(llava, about("again"))).answers[0].finish_reason == "length"
+
+
+async def test_closing_ends_what_runs_and_what_waits(llava: TransformersEngine, gate: Gate) -> None:
+    gate.shut()
+    long = Sampling(max_tokens=400, temperature=0)
+    running = asyncio.create_task(answer(llava, about("running"), long))
+    await asyncio.to_thread(gate.entered.acquire)
+    waiting = asyncio.create_task(answer(llava, about("waiting"), long))
+    await queued(llava, 1)
+    closing = asyncio.create_task(llava.close())
+    await asyncio.sleep(0)
+    gate.open()
+    await closing
+    for task in (running, waiting):
+        with pytest.raises(Unavailable):
+            await task
+    with pytest.raises(Unavailable):
+        await answer(llava, about("late"))
+    assert gate.steps <= 2
+
+
+@pytest.mark.parametrize("quantization", ["int8", "4bit"])
+async def test_quantised_weights_take_less_and_still_answer(folders: dict[str, Path], quantization: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    plain = TransformersEngine(config_of(folders["llava"]))
+    full = (await plain.start()).weights_bytes
+    await plain.close()
+    engine = TransformersEngine(config_of(folders["llava"], quantization=quantization))
+    info = await engine.start()
+    result = await answer(engine, about("small", 1))
+    await engine.close()
+    assert info.weights_bytes < full * 0.7
+    assert len(result.answers[0].token_ids) == 24
+
+
+async def test_what_cannot_be_served_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    CLIPConfig().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="'clip'"):
+        await TransformersEngine(config_of(tmp_path)).start()
+    with pytest.raises(ConfigError, match="at most 512"):
+        await TransformersEngine(config_of(folders["llava"], max_model_len=1000)).start()
+
+
+async def test_pickled_weights_are_not_loaded(folders: dict[str, Path], tmp_path: Path) -> None:
+    for file in folders["llava"].iterdir():
+        if file.suffix == ".safetensors":
+            torch.save({}, tmp_path / "pytorch_model.bin")
+        else:
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises((OSError, ArgusError)):
+        await TransformersEngine(config_of(tmp_path)).start()
