@@ -16,6 +16,18 @@ class ArgusWorker:
 
     def argus_report(self) -> dict[str, float]:
         """Bytes of the loaded weights, and when (Unix time) the process was ready to load them."""
-        weights = {id(weight): weight for weight in self.model_runner.get_model().parameters()}
+        model = self.model_runner.get_model()
+        weights = {id(weight): weight for weight in model.parameters()}
         size = sum(weight.numel() * weight.element_size() for weight in weights.values())
+        size += sum(_packed_bytes(module) for module in model.modules())
         return {"weights_bytes": float(size), "process_ready": _PROCESS_READY}
+
+
+def _packed_bytes(module: Any) -> int:
+    """Bytes of a linear layer's weight that vLLM moved into a form of its own, which it does on CPUs."""
+    weight = getattr(module, "weight", None)
+    if weight is None or weight.numel() or not hasattr(module, "output_size"):
+        return 0
+    wide = getattr(module, "input_size_per_partition", module.input_size)
+    high = getattr(module, "output_size_per_partition", module.output_size)
+    return int(wide * high * weight.element_size())

@@ -1,0 +1,401 @@
+"""The engine contract on a real vLLM, with small random checkpoints; answers are compared with transformers'."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import pytest_asyncio
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, VideoLlavaForConditionalGeneration
+
+from deployments.generation import vllm_process, vllm_settings
+from deployments.generation.engine import Engine, Prompt
+from deployments.generation.messages import Answer, ChatEvent, ChatResult, Constraint, Gathering, Sampling
+from deployments.generation.vllm_engine import VllmEngine
+from serve.config.models import GenerativeModel
+from serve.errors import ConfigError, DeadlineExceeded, InvalidMedia, InvalidRequest, Overloaded, Unavailable
+from tests.support import tiny_models
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+
+WINDOW = 400
+GREEDY = Sampling(temperature=0.0, max_tokens=20)
+# Cannot end by itself before its last token.
+LONG = Sampling(
+    temperature=0.0,
+    max_tokens=350,
+    constraint=Constraint('{"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 200}'),
+)
+_rng = np.random.default_rng(7)
+
+
+def picture(width: int, height: int) -> Image.Image:
+    coarse = _rng.integers(0, 255, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height))
+
+
+def video(frames: int = tiny_models.FRAMES) -> np.ndarray:
+    return _rng.integers(0, 255, (frames, 40, 50, 3), dtype=np.uint8)
+
+
+A, B, V, W = picture(50, 40), picture(30, 64), video(), video()
+
+
+def prompt(text: str, images: tuple[Image.Image, ...] = (), videos: tuple[np.ndarray, ...] = ()) -> Prompt:
+    ids = tuple(str(hash(image.tobytes())) for image in images), tuple(str(hash(clip.tobytes())) for clip in videos)
+    return Prompt(text, images, ids[0], videos, ids[1])
+
+
+def ask_about(*media: Any, text: str = "what is it?") -> Prompt:
+    """A prompt with its media in order."""
+    marks = "".join("<image>\n" if isinstance(item, Image.Image) else "<video>\n" for item in media)
+    images = tuple(item for item in media if isinstance(item, Image.Image))
+    videos = tuple(item for item in media if not isinstance(item, Image.Image))
+    return prompt(f"USER: {marks}{text} ASSISTANT:", images, videos)
+
+
+async def events(engine: Engine, asked: Prompt, sampling: Sampling = GREEDY, within_s: float = 60) -> list[ChatEvent]:
+    return [event async for event in engine.generate(asked, sampling, "test", time.monotonic() + within_s)]
+
+
+async def answer(engine: Engine, asked: Prompt, sampling: Sampling = GREEDY, within_s: float = 60) -> ChatResult:
+    gathering = Gathering()
+    for event in await events(engine, asked, sampling, within_s):
+        gathering.add(event)
+    return gathering.result()
+
+
+async def only(engine: Engine, asked: Prompt, sampling: Sampling = GREEDY) -> Answer:
+    (one,) = (await answer(engine, asked, sampling)).answers
+    return one
+
+
+def by_transformers(folder: Path, asked: Prompt) -> tuple[int, tuple[int, ...]]:
+    """Prompt tokens, and the greedy answer of transformers in float32."""
+    kind = VideoLlavaForConditionalGeneration if asked.videos else AutoModelForImageTextToText
+    model = kind.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    media = {"images": list(asked.images) or None, "videos": list(asked.videos) or None}
+    inputs = processor(text=asked.text, return_tensors="pt", **{k: v for k, v in media.items() if v})
+    with torch.no_grad():
+        made = model.generate(**inputs, max_new_tokens=GREEDY.max_tokens, do_sample=False)
+    length = inputs["input_ids"].shape[1]
+    return length, tuple(made[0, length:].tolist())
+
+
+async def assert_parity(engine: Engine, folder: Path, asked: Prompt) -> None:
+    result = await answer(engine, asked)
+    assert (result.prompt_tokens, result.answers[0].token_ids) == by_transformers(folder, asked)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _environment() -> Iterator[None]:
+    """One fork server for the module, and the process' environment as it was."""
+    before = dict(os.environ)
+    os.environ.update(vllm_settings.environment(model(Path("x")), "cpu"))
+    vllm_process.use_fork_server(_environment)
+    yield
+    vllm_process.leave_fork_server(_environment)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def model(folder: Path, **settings: Any) -> GenerativeModel:
+    return GenerativeModel(
+        **{"kind": "llava", "checkpoint": str(folder), "max_model_len": WINDOW, "kv_cache_gb": 0.1, **settings}
+    )
+
+
+def engine_processes() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children(recursive=True) if "EngineCore" in child.name()]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.llava(tmp_path_factory.mktemp("llava"))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def llava(checkpoint: Path) -> AsyncIterator[VllmEngine]:
+    engine = VllmEngine(model(checkpoint, max_images=2, batching={"max_queue": 4, "max_items": 8}))
+    info = await engine.start()
+    assert (info.engine, info.device, info.max_model_len) == ("vllm", "cpu", WINDOW)
+    assert set(info.start_s) == {"import", "config", "process", "load", "warm_up"}
+    stored = (checkpoint / "model.safetensors").stat().st_size
+    # The last layer of the vision tower and its norm are not used, so vLLM leaves them out.
+    assert 0.85 * stored < info.weights_bytes < stored
+    yield engine
+    await engine.close()
+
+
+@pytest.mark.parametrize("media", [(), (A,), (A, B)], ids=["text", "image", "two images"])
+async def test_llava_answers_as_transformers_does(llava: VllmEngine, checkpoint: Path, media: tuple[Any, ...]) -> None:
+    await assert_parity(llava, checkpoint, ask_about(*media))
+
+
+async def test_pictures_under_one_prompt_are_told_apart(llava: VllmEngine) -> None:
+    assert (await only(llava, ask_about(A))).token_ids != (await only(llava, ask_about(B))).token_ids
+
+
+async def test_a_repeated_prompt_is_cached_and_answered_alike(llava: VllmEngine) -> None:
+    asked = ask_about(A, B, text="a question that is long enough to fill a block of the prefix cache")
+    first, second = await answer(llava, asked), await answer(llava, asked)
+    assert second.cached_tokens > 0
+    assert first.answers == second.answers
+
+
+async def test_a_stream_adds_up(llava: VllmEngine) -> None:
+    streamed = await events(llava, ask_about(A))
+    assert len(streamed) > 5
+    assert "".join(event.text for event in streamed) == (await only(llava, ask_about(A))).text
+    assert [event.finish_reason for event in streamed[:-1]] == [None] * (len(streamed) - 1)
+    assert streamed[-1].finish_reason == "length"
+    assert all(event.prompt_tokens == streamed[0].prompt_tokens > 16 for event in streamed)
+
+
+async def test_a_stop_text_ends_an_answer_and_is_not_part_of_it(llava: VllmEngine) -> None:
+    sampling = Sampling(temperature=1.0, seed=1, max_tokens=60)
+    text = (await only(llava, ask_about(A), sampling)).text
+    stop = text[9:11]
+    cut = await only(llava, ask_about(A), Sampling(temperature=1.0, seed=1, max_tokens=60, stop=(stop,)))
+    assert (cut.text, cut.finish_reason) == (text[: text.index(stop)], "stop")
+
+
+async def test_several_answers_and_a_seed(llava: VllmEngine) -> None:
+    sampling = Sampling(n=3, seed=11, max_tokens=12)
+    first, second = await answer(llava, ask_about(A), sampling), await answer(llava, ask_about(A), sampling)
+    assert len({one.token_ids for one in first.answers}) == 3
+    assert first.answers == second.answers
+    other = await answer(llava, ask_about(A), Sampling(n=3, seed=12, max_tokens=12))
+    assert other.answers != first.answers
+
+
+async def test_logprobs(llava: VllmEngine) -> None:
+    one = await only(llava, ask_about(A), Sampling(temperature=0.0, max_tokens=6, logprobs=3))
+    assert len(one.logprobs) == len(one.token_ids)
+    for token in one.logprobs:
+        assert len(token.top) == 3
+        assert token.logprob == pytest.approx(token.top[0][1])  # greedy took the likeliest
+        assert list(token.top) == sorted(token.top, key=lambda pair: -pair[1])
+    plain = await only(llava, ask_about(A), Sampling(temperature=0.0, max_tokens=3, logprobs=0))
+    assert [token.top for token in plain.logprobs] == [(), (), ()]
+
+
+async def test_json_that_fits_a_schema(llava: VllmEngine) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"colour": {"enum": ["red", "blue"]}, "count": {"type": "integer", "minimum": 0, "maximum": 9}},
+        "required": ["colour", "count"],
+        "additionalProperties": False,
+    }
+    sampling = Sampling(seed=3, max_tokens=200, constraint=Constraint(json.dumps(schema)))
+    made = await only(llava, ask_about(A), sampling)
+    assert made.finish_reason == "stop"
+    value = json.loads(made.text)
+    assert value["colour"] in ("red", "blue")
+    assert 0 <= value["count"] <= 9
+
+
+async def test_any_json_object(llava: VllmEngine) -> None:
+    made = await only(llava, ask_about(A), Sampling(seed=3, max_tokens=300, constraint=Constraint()))
+    assert made.text.lstrip().startswith("{")
+
+
+@pytest.mark.parametrize("schema", ['{"type": "nonsense"}', "{not json", '{"type": "string", "pattern": "("}', "[]"])
+async def test_a_schema_that_cannot_be_compiled(llava: VllmEngine, schema: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await answer(llava, ask_about(A), Sampling(constraint=Constraint(schema)))
+    assert caught.value.code == "invalid_json_schema"
+
+
+async def test_prompts_that_do_not_fit(llava: VllmEngine) -> None:
+    with pytest.raises(InvalidRequest, match=rf"has 401 tokens.* takes {WINDOW} ") as caught:
+        await answer(llava, prompt("x" * (WINDOW)))
+    assert caught.value.code == "prompt_too_long"
+    with pytest.raises(InvalidRequest, match=r"at least \d{5,} tokens"):
+        await answer(llava, prompt("x" * 1_000_000))
+    with pytest.raises(InvalidRequest, match=rf"has {390 + 1 + 16} tokens"):
+        await answer(llava, prompt("x" * 390 + "<image>", (A,)))
+    full = await only(llava, prompt("x" * (WINDOW - 3)), Sampling(temperature=0.0, max_tokens=50))
+    assert (len(full.token_ids), full.finish_reason) == (2, "length")
+
+
+async def test_too_many_media(llava: VllmEngine) -> None:
+    with pytest.raises(InvalidRequest, match="holds 3 images; this model takes 2") as caught:
+        await answer(llava, ask_about(A, B, A))
+    assert caught.value.code == "too_many_images"
+    with pytest.raises(InvalidRequest, match="takes none") as caught:
+        await answer(llava, ask_about(V))
+    assert caught.value.code == "too_many_videos"
+
+
+async def test_media_that_the_processor_refuses_hurt_nobody_else(llava: VllmEngine) -> None:
+    bad = prompt("USER: <image>\nhi ASSISTANT:", (Image.new("RGB", (1, 4000)),))
+    broken = Prompt("USER: <image>\nhi ASSISTANT:", ("no picture",), ("x",))  # type: ignore[arg-type]
+    good, *failed = await asyncio.gather(
+        answer(llava, ask_about(A)), answer(llava, bad), answer(llava, broken), return_exceptions=True
+    )
+    assert isinstance(good, ChatResult)
+    assert isinstance(failed[1], InvalidMedia)
+    assert all(isinstance(result, InvalidMedia | ChatResult) for result in failed)
+
+
+def running(engine: VllmEngine) -> int:
+    assert engine._llm is not None
+    return engine._llm.get_num_unfinished_requests()
+
+
+async def begin(engine: VllmEngine) -> asyncio.Task[list[ChatEvent]]:
+    """A long answer in progress."""
+    begun = asyncio.Event()
+
+    async def consume() -> list[ChatEvent]:
+        seen = []
+        async for event in engine.generate(ask_about(A), LONG, "long", time.monotonic() + 60):
+            seen.append(event)
+            begun.set()
+        return seen
+
+    task = asyncio.create_task(consume())
+    await begun.wait()
+    assert running(engine) == 1
+    return task
+
+
+async def test_closing_a_stream_frees_its_place(llava: VllmEngine) -> None:
+    stream = llava.generate(ask_about(A), LONG, "left", time.monotonic() + 60)
+    await anext(stream)
+    assert running(llava) == 1
+    await stream.aclose()
+    assert running(llava) == 0
+
+
+async def test_cancelling_the_consumer_frees_its_place(llava: VllmEngine) -> None:
+    task = await begin(llava)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert running(llava) == 0
+
+
+async def test_deadlines(llava: VllmEngine) -> None:
+    for within_s in (-1.0, 0.0001):
+        with pytest.raises(DeadlineExceeded):
+            await answer(llava, ask_about(A), LONG, within_s)
+    cut = await events(llava, ask_about(A), LONG, within_s=0.3)
+    assert cut[-1].finish_reason == "cut"
+    assert sum(len(event.token_ids) for event in cut) < 350
+    assert running(llava) == 0
+
+
+async def test_a_full_queue_says_so(llava: VllmEngine) -> None:
+    tasks = [asyncio.create_task(events(llava, ask_about(A), LONG)) for _ in range(12)]
+    await asyncio.sleep(0.05)
+    with pytest.raises(Overloaded):
+        await answer(llava, ask_about(A))
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (await only(llava, ask_about(A))).finish_reason == "length"
+
+
+async def test_a_killed_engine_fails_its_requests_and_starts_again(llava: VllmEngine) -> None:
+    before = await only(llava, ask_about(A))
+    (process,) = engine_processes()
+    await llava.check(10)
+    task = await begin(llava)
+    process.kill()
+    with pytest.raises(Unavailable) as caught:
+        await asyncio.wait_for(task, 10)
+    assert (caught.value.code, caught.value.retry_after_s) == ("engine_died", 1.0)
+    with pytest.raises(Unavailable):
+        await llava.check(10)
+    with pytest.raises(Unavailable):
+        await answer(llava, ask_about(A))
+    descriptors = []
+    for _ in range(2):
+        await llava.start()
+        assert await only(llava, ask_about(A)) == before
+        assert len(engine_processes()) == 1
+        await llava.check(10)
+        descriptors.append(psutil.Process().num_fds())
+    assert descriptors[1] <= descriptors[0]
+
+
+async def test_what_vllm_cannot_serve_is_refused_before_it_loads(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="8-bit"):
+        await VllmEngine(model(checkpoint, quantization="int8")).start()
+    (tmp_path / "config.json").write_text('{"architectures": ["Florence2ForConditionalGeneration"]}')
+    with pytest.raises(ConfigError, match="safetensors"):
+        await VllmEngine(model(tmp_path)).start()
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ConfigError, match="does not serve Florence2"):
+        await VllmEngine(model(tmp_path)).start()
+
+
+async def test_llava_next_answers_as_transformers_does(tmp_path: Path) -> None:
+    folder = tiny_models.llava_next(tmp_path)
+    engine = VllmEngine(model(folder))
+    await engine.start()
+    try:
+        await assert_parity(engine, folder, ask_about(A))
+        await assert_parity(engine, folder, ask_about(A, B))
+    finally:
+        await engine.close()
+
+
+async def test_blip2_answers_as_transformers_does(tmp_path: Path) -> None:
+    folder = tiny_models.blip2(tmp_path)
+    engine = VllmEngine(model(folder, kind="blip2"))
+    await engine.start()
+    try:
+        await assert_parity(engine, folder, prompt("Question: what is it? Answer:", (A,)))
+        await assert_parity(engine, folder, prompt("", (B,)))
+        with pytest.raises(InvalidRequest, match="takes 1"):
+            await answer(engine, prompt("", (A, B)))
+    finally:
+        await engine.close()
+
+
+@pytest.mark.parametrize("hub_names", [False, True], ids=["names of transformers 5", "names of the hub"])
+async def test_video_llava_answers_as_transformers_does(tmp_path: Path, hub_names: bool) -> None:
+    folder = tiny_models.video_llava(tmp_path, hub_names=hub_names)
+    engine = VllmEngine(model(folder, kind="video_llava", max_videos=2, video_frames=tiny_models.FRAMES))
+    await engine.start()
+    try:
+        for media in [(V,), (A, B), (A, V)] if hub_names else [(A,), (V,), (A, B), (A, V), (V, A, B), (V, W)]:
+            await assert_parity(engine, folder, ask_about(*media))
+        short = await answer(engine, ask_about(V, video(frames=2)))
+        assert short.prompt_tokens == len("USER: \n\nwhat is it? ASSISTANT:") + 1 + 17 * (tiny_models.FRAMES + 2)
+    finally:
+        await engine.close()
+
+
+async def test_four_bit_weights(checkpoint: Path) -> None:
+    if importlib.util.find_spec("vllm_bnb_plugin") is None:
+        pytest.skip("vllm-bnb-plugin is not installed")
+    before = engine_processes()
+    engine = VllmEngine(model(checkpoint, quantization="4bit", dtype="bfloat16"))
+    quantised = (await engine.start()).weights_bytes
+    try:
+        one = await only(engine, ask_about(A))
+        assert one.token_ids
+    finally:
+        await engine.close()
+    # Half of the stored 32 bits would be 16; embeddings and norms stay there.
+    assert quantised < 0.3 * (checkpoint / "model.safetensors").stat().st_size
+    assert engine_processes() == before
