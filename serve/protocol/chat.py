@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from typing import Any
 
@@ -17,7 +17,7 @@ from serve.context import RequestContext
 from serve.errors import ArgusError
 from serve.protocol import routes
 from serve.protocol.bodies import context_of, json_object, read_body
-from serve.protocol.chat_bodies import ChatFields, chat_fields, sampling, turns
+from serve.protocol.chat_bodies import ChatFields, StreamOptions, chat_fields, sampling, turns
 from serve.protocol.edge import error_fields
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, json_body, json_response
@@ -41,17 +41,32 @@ def build(chat: ChatService, max_body_bytes: int) -> APIRouter:
         prepared = await chat.prepare(turns(fields.messages), sampling(fields), context, fields.model)
         if not fields.stream:
             return json(completion(await chat.complete(prepared, context), prepared, context))
-        events = chat.stream(prepared, context)
-        # Until the first event the answer can still be an honest status instead of a broken stream.
-        first = await anext(events)
-        usage = fields.stream_options is not None and fields.stream_options.include_usage
-        return StreamingResponse(
-            server_sent(first, events, prepared, context, usage),
-            media_type="text/event-stream",
-            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-        )
+        return await streamed(chat.stream(prepared, context), prepared, context, fields.stream_options)
 
     return router
+
+
+async def streamed(
+    events: AsyncGenerator[ChatEvent, None],
+    prepared: Prepared,
+    context: RequestContext,
+    options: StreamOptions | None,
+    closing: Callable[[], dict[str, Any]] | None = None,
+) -> Response:
+    """The answer as server-sent events.
+
+    Args:
+        closing: gives the fields of a last chunk of ours, once every event has been sent.
+
+    Raises:
+        ArgusError: before the first event; until then the answer can still be an honest status.
+    """
+    first = await anext(events)
+    return StreamingResponse(
+        server_sent(first, events, prepared, context, options is not None and options.include_usage, closing),
+        media_type="text/event-stream",
+        headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+    )
 
 
 def completion(result: ChatResult, prepared: Prepared, context: RequestContext) -> dict[str, Any]:
@@ -79,6 +94,7 @@ async def server_sent(
     prepared: Prepared,
     context: RequestContext,
     include_usage: bool,
+    closing: Callable[[], dict[str, Any]] | None = None,
 ) -> AsyncGenerator[bytes, None]:
     """`chat.completion.chunk` objects as server-sent events, `[DONE]` last.
 
@@ -97,6 +113,8 @@ async def server_sent(
         return
     if include_usage:
         yield chunks.usage()
+    if closing is not None:
+        yield chunks.extension(closing())
     yield _DONE
 
 
@@ -126,6 +144,10 @@ class _Chunks:
     def usage(self) -> bytes:
         """The last chunk."""
         return _event({**self._head, "choices": [], "usage": _usage(self._prompt, self._tokens, self._cached)})
+
+    def extension(self, fields: dict[str, Any]) -> bytes:
+        """A chunk without choices, for fields that OpenAI's do not have; its clients read over them."""
+        return _event({**self._head, "choices": [], **self._tail, **fields})
 
     def _chunk(
         self, index: int, delta: dict[str, Any], logprobs: tuple[TokenLogprob, ...], finish: str | None

@@ -7,12 +7,12 @@ the extension that vLLM's and other servers' clients use.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from pydantic import Field
 
-from deployments.generation.messages import Constraint, Sampling
+from deployments.generation.messages import Constraint, Role, Sampling
 from serve.chat import Medium, Turn
 from serve.errors import InvalidRequest, Unsupported
 from serve.media.admit import Reference
@@ -78,6 +78,9 @@ class VideoPart(Fields):
     video_url: VideoUrl
 
 
+UserContent = str | list[Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]]
+
+
 class SystemMessage(Fields):
     """Instructions."""
 
@@ -90,7 +93,7 @@ class UserMessage(Fields):
     """What the user says and shows."""
 
     role: Literal["user"]
-    content: str | list[Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]]
+    content: UserContent
     name: str | None = None
 
 
@@ -142,16 +145,14 @@ Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discri
 Format = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
-class ChatFields(Fields):
-    """A conversation that wants its next turn."""
+class AnswerFields(Fields):
+    """What is wanted of an answer, whatever it answers."""
 
-    messages: list[Message] = Field(min_length=1, description="The conversation; the last message is the user's.")
     model: str | None = Field(None, description="A chat model; the cluster's first one when left out.")
     max_completion_tokens: int | None = Field(None, ge=1, description="Most tokens of an answer.")
     max_tokens: int | None = Field(None, ge=1, description="The older name of `max_completion_tokens`.")
     temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy; 1 when left out.")
     top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling; 1 when left out.")
-    n: int | None = Field(None, ge=1, le=_MOST_ANSWERS, description="Answers wanted; 1 when left out.")
     seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="Makes the answer repeatable.")
     stop: str | list[str] | None = Field(None, description=f"Up to {_MOST_STOPS} texts before which an answer ends.")
     logprobs: bool | None = Field(None, description="Log probabilities of the tokens.")
@@ -165,8 +166,23 @@ class ChatFields(Fields):
     prompt_cache_key: str | None = Field(None, description="Accepted and not used.")
 
 
+class ChatFields(AnswerFields):
+    """A conversation that wants its next turn."""
+
+    messages: list[Message] = Field(min_length=1, description="The conversation; the last message is the user's.")
+    n: int | None = Field(None, ge=1, le=_MOST_ANSWERS, description="Answers wanted; 1 when left out.")
+
+
+Answering = TypeVar("Answering", bound=AnswerFields)
+
+
 def chat_fields(body: dict[str, Any]) -> ChatFields:
-    """The checked fields.
+    """The checked fields of a conversation; see `checked`."""
+    return checked(body, ChatFields)
+
+
+def checked(body: dict[str, Any], kind: type[Answering]) -> Answering:
+    """The checked fields of a body that asks for an answer.
 
     Raises:
         Unsupported: `unsupported_parameter`: one of OpenAI's that asks for something we do not offer.
@@ -175,7 +191,7 @@ def chat_fields(body: dict[str, Any]) -> ChatFields:
     for name, neutral in _NOT_OFFERED.items():
         if name in body and body.pop(name) not in neutral:
             raise Unsupported(f"Parameter {name!r} is not supported here.", code="unsupported_parameter", param=name)
-    fields = validate(body, ChatFields)
+    fields = validate(body, kind)
     if fields.max_tokens and fields.max_completion_tokens and fields.max_tokens != fields.max_completion_tokens:
         raise _contradiction("max_tokens", "max_tokens and max_completion_tokens differ; send one of them.")
     if fields.top_logprobs is not None and not fields.logprobs:
@@ -189,7 +205,7 @@ def _contradiction(param: str, message: str) -> InvalidRequest:
     return InvalidRequest(message, code="invalid_field", param=param)
 
 
-def sampling(fields: ChatFields) -> Sampling:
+def sampling(fields: AnswerFields) -> Sampling:
     """How the answer is to be chosen.
 
     Raises:
@@ -204,7 +220,7 @@ def sampling(fields: ChatFields) -> Sampling:
         top_p=1.0 if fields.top_p is None else fields.top_p,
         seed=fields.seed,
         stop=stop,
-        n=fields.n or 1,
+        n=(fields.n or 1) if isinstance(fields, ChatFields) else 1,
         logprobs=(fields.top_logprobs or 0) if fields.logprobs else None,
         constraint=_constraint(fields.response_format),
     )
@@ -220,16 +236,26 @@ def _constraint(given: TextFormat | JsonObjectFormat | JsonSchemaFormat | None) 
 
 def turns(messages: list[SystemMessage | UserMessage | AssistantMessage]) -> list[Turn]:
     """The conversation."""
-    return [_turn(message, f"messages[{i}]") for i, message in enumerate(messages)]
+    return [
+        turn("system" if message.role == "developer" else message.role, message.content, f"messages[{i}].content")
+        for i, message in enumerate(messages)
+    ]
 
 
-def _turn(message: SystemMessage | UserMessage | AssistantMessage, param: str) -> Turn:
-    role: Any = "system" if message.role == "developer" else message.role
-    if isinstance(message.content, str):
-        return Turn(role, (message.content,))
-    if not message.content:
-        raise InvalidRequest("The message has no content.", code="empty_message", param=f"{param}.content")
-    return Turn(role, tuple(_part(part, f"{param}.content[{j}]") for j, part in enumerate(message.content)))
+def turn(role: Role, content: UserContent | list[TextPart], param: str) -> Turn:
+    """One message.
+
+    Args:
+        param: the request field that holds the content.
+
+    Raises:
+        InvalidRequest: `empty_message`.
+    """
+    if isinstance(content, str):
+        return Turn(role, (content,))
+    if not content:
+        raise InvalidRequest("The message has no content.", code="empty_message", param=param)
+    return Turn(role, tuple(_part(part, f"{param}[{j}]") for j, part in enumerate(content)))
 
 
 def _part(part: TextPart | ImagePart | VideoPart, param: str) -> str | Medium:
