@@ -32,13 +32,13 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
 
-WINDOW = 400
+WINDOW = 2000
 GREEDY = Sampling(temperature=0.0, max_tokens=20)
 # Cannot end by itself before its last token.
 LONG = Sampling(
     temperature=0.0,
-    max_tokens=350,
-    constraint=Constraint('{"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 200}'),
+    max_tokens=1900,
+    constraint=Constraint('{"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 1000}'),
 )
 _rng = np.random.default_rng(7)
 
@@ -223,13 +223,13 @@ async def test_a_schema_that_cannot_be_compiled(llava: VllmEngine, schema: str) 
 
 
 async def test_prompts_that_do_not_fit(llava: VllmEngine) -> None:
-    with pytest.raises(InvalidRequest, match=rf"has 401 tokens.* takes {WINDOW} ") as caught:
+    with pytest.raises(InvalidRequest, match=rf"has {WINDOW + 1} tokens.* takes {WINDOW} ") as caught:
         await answer(llava, prompt("x" * (WINDOW)))
     assert caught.value.code == "prompt_too_long"
     with pytest.raises(InvalidRequest, match=r"at least \d{5,} tokens"):
         await answer(llava, prompt("x" * 1_000_000))
-    with pytest.raises(InvalidRequest, match=rf"has {390 + 1 + 16} tokens"):
-        await answer(llava, prompt("x" * 390 + "<image>", (A,)))
+    with pytest.raises(InvalidRequest, match=rf"has {WINDOW + 7} tokens"):
+        await answer(llava, prompt("x" * (WINDOW - 10) + "<image>", (A,)))
     full = await only(llava, prompt("x" * (WINDOW - 3)), Sampling(temperature=0.0, max_tokens=50))
     assert (len(full.token_ids), full.finish_reason) == (2, "length")
 
@@ -296,9 +296,9 @@ async def test_deadlines(llava: VllmEngine) -> None:
     for within_s in (-1.0, 0.0001):
         with pytest.raises(DeadlineExceeded):
             await answer(llava, ask_about(A), LONG, within_s)
-    cut = await events(llava, ask_about(A), LONG, within_s=0.3)
+    cut = await events(llava, ask_about(A), LONG, within_s=2.0)
     assert cut[-1].finish_reason == "cut"
-    assert sum(len(event.token_ids) for event in cut) < 350
+    assert 0 < sum(len(event.token_ids) for event in cut) < 1900
     assert running(llava) == 0
 
 

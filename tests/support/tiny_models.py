@@ -39,7 +39,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 IMAGE_SIZE = 32
 PATCH = 8
 FRAMES = 4
-CONTEXT = 512
+CONTEXT = 2048
 _BOS, _EOS, _PAD = "<s>", "</s>", "<pad>"
 
 
