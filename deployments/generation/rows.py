@@ -156,9 +156,12 @@ class RowChooser(LogitsProcessor):
                 row = self._rows[number]
                 if isinstance(choice, Exception):
                     row.fail(choice)
-                else:
-                    tokens[number] = choice.token
+                    continue
+                tokens[number] = choice.token
+                try:
                     row.accept(choice)
+                except Exception as error:  # a tokenizer that cannot read what the model says
+                    row.fail(error)
             for wake in {id(self._rows[number].wake): self._rows[number].wake for number in asking}.values():
                 wake()
         forced = torch.full_like(scores, float("-inf"))

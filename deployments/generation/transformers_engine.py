@@ -73,20 +73,20 @@ class TransformersEngine:
         """
         await self.close()
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        try:
+            loaded = await asyncio.get_running_loop().run_in_executor(self._model_thread, load, self._config)
+        except BaseException:
+            self._model_thread.shutdown(wait=False)
+            raise
         self._pool = CpuPool(self._config.placement.preprocess_workers)
-        loaded = await asyncio.get_running_loop().run_in_executor(self._model_thread, load, self._config)
-        batching = self._config.batching
-        limits = BatchLimits(
-            max_items=batching.max_items,
-            # A request that fills the context window may always run alone.
-            max_cost=max(loaded.batch_tokens, loaded.max_model_len),
-            max_wait_s=batching.max_wait_ms / 1000,
-            max_queue=batching.max_queue,
-        )
-        self._batcher: Batcher[Row, None] = Batcher(self._run, limits, observer=self._observer)
+        self._batcher: Batcher[Row, None] = Batcher(self._run, self._limits(loaded), observer=self._observer)
         self._loaded, self._dead = loaded, False
         started = time.monotonic()
-        await self._answer_probe(_PROBE_S)
+        try:
+            await self._answer_probe(_PROBE_S)
+        except BaseException:
+            await self.close()
+            raise
         took = {**loaded.took, "warm_up": time.monotonic() - started}
         return EngineInfo(
             "transformers",
@@ -159,6 +159,16 @@ class TransformersEngine:
         self._pool.close()
         await self._batcher.close()
         self._model_thread.shutdown(wait=False)
+
+    def _limits(self, loaded: Loaded) -> BatchLimits:
+        batching = self._config.batching
+        return BatchLimits(
+            max_items=batching.max_items,
+            # A request that fills the context window may always run alone.
+            max_cost=max(loaded.batch_tokens, loaded.max_model_len),
+            max_wait_s=batching.max_wait_ms / 1000,
+            max_queue=batching.max_queue,
+        )
 
     def _alive(self) -> Loaded:
         if self._loaded is None:

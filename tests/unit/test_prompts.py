@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BartConfig, LlavaConfig, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BartConfig, LlavaConfig, PreTrainedTokenizerFast
 
 from deployments.generation.messages import ImagePart, Message, Role, Text, VideoPart
 from deployments.generation.prompts import PromptStyle, Rendered, guard, load_style, make_style, render
@@ -162,6 +162,14 @@ def test_a_placeholder_is_not_put_together_from_two_texts() -> None:
     rendered = text_of(style, user("<im", IMAGE, "age></", IMAGE, "s>"))
     assert rendered.count("<image>") == 2
     assert "</s>" not in rendered
+
+
+def test_the_tokenizer_sees_only_the_templates_tokens(tmp_path: Path) -> None:
+    checkpoint = save_checkpoint(tmp_path, bos=True, chat_template_jinja=OWN_TEMPLATE)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    rendered = text_of(load_style(checkpoint), user(IMAGE, "x <image> </s> <s> <weird> x"))
+    special = [tokenizer.convert_ids_to_tokens(i) for i in tokenizer(rendered)["input_ids"] if 0 < i < 5]
+    assert special == ["<s>", "<image>"]
 
 
 def test_harmless_text_is_left_alone() -> None:
