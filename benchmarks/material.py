@@ -106,3 +106,34 @@ def _tokenizer() -> PreTrainedTokenizerBase:
     letters = sorted(ByteLevel.alphabet())
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[])
+
+
+def random_llava() -> Path:
+    """A LLaVA of 100 M parameters with seeded random weights, kept in the cache folder: CLIP ViT-B/32's tower in half
+    its depth and a Llama of 12 layers, with the demo LLaVA's tokenizer and processor.
+
+    Raises:
+        Unavailable: the demo LLaVA is not there.
+    """
+    source = ROOT / "demo" / "checkpoints" / "llava"
+    folder = cache_dir() / "llava-100m-random"
+    if (folder / "complete").is_file():
+        return folder
+    if not (source / "model.safetensors").is_file():
+        raise Unavailable(f"{source} does not exist; demo/train_llava.py makes it")
+    import torch
+    from transformers import AutoConfig, AutoTokenizer, LlavaForConditionalGeneration
+
+    from demo.generative_checkpoints import save_llava
+
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(source)
+    text, vision = config.text_config, config.vision_config
+    text.hidden_size, text.intermediate_size, text.num_hidden_layers = 768, 2048, 12
+    text.num_attention_heads = text.num_key_value_heads = 12
+    text.head_dim = 64
+    vision.hidden_size, vision.intermediate_size, vision.num_hidden_layers, vision.num_attention_heads = 384, 1536, 6, 6
+    folder.mkdir(exist_ok=True)
+    save_llava(folder, LlavaForConditionalGeneration(config), AutoTokenizer.from_pretrained(source))
+    (folder / "complete").touch()
+    return folder

@@ -122,6 +122,33 @@ def index(
     _finish(benchmark.run(items=items, searches=searches, seed=seed), json, check)
 
 
+@app.command()
+def chat(
+    model: Annotated[
+        str, typer.Option(help="demo (demo/checkpoints/llava), random (100 M parameters), or both.")
+    ] = "both",
+    rounds: Annotated[int, typer.Option(min=1, help="Times each server is loaded.")] = 3,
+    requests: Annotated[int, typer.Option(min=1, help="Requests in a round, for each in progress.")] = 6,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Most tokens of an answer.")] = 48,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """Argus beside `vllm serve` on one LLaVA, streaming (about 10 minutes)."""
+    from benchmarks import chat as benchmark
+
+    _one_of("--model", model, (*benchmark.MODELS, "both"))
+    report = benchmark.run(
+        models=benchmark.MODELS if model == "both" else (model,),
+        concurrencies=(1, 8) if quick else benchmark.CONCURRENCIES,
+        rounds=1 if quick else rounds,
+        requests=2 if quick else requests,
+        max_tokens=max_tokens,
+        progress=errors,
+    )
+    _finish(report, json, check)
+
+
 def _finish(report: Report, json: Path | None, check: bool) -> None:
     report.show(output)
     if json is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from deployments.generation.messages import ChatEvent, ChatResult, FinishReason, TokenLogprob
 from serve.chat import ChatService, Prepared
@@ -62,11 +63,24 @@ async def streamed(
         ArgusError: before the first event; until then the answer can still be an honest status.
     """
     first = await anext(events)
-    return StreamingResponse(
-        server_sent(first, events, prepared, context, options is not None and options.include_usage, closing),
-        media_type="text/event-stream",
-        headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-    )
+    include_usage = options is not None and options.include_usage
+    return _EventStream(server_sent(first, events, prepared, context, include_usage, closing), events)
+
+
+class _EventStream(StreamingResponse):
+    """Ends the model's work when its reader leaves: at once, not when the garbage collector finds the generators."""
+
+    def __init__(self, content: AsyncGenerator[bytes, None], events: AsyncGenerator[ChatEvent, None]) -> None:
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(content, media_type="text/event-stream", headers=headers)
+        self._content, self._events = content, events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._content.aclose()
+            await self._events.aclose()  # of a stream that never began, the content has not closed it
 
 
 def completion(result: ChatResult, prepared: Prepared, context: RequestContext) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import httpx
 import numpy as np
 from PIL import Image as PillowImage
 
+from deployments.generation.messages import ChatEvent, ChatRequest, Gathering, Text, TokenLogprob
 from deployments.messages import (
     ClassifyRequest,
     ClassifyResult,
@@ -130,6 +131,77 @@ class FakeModel:
             return self.failing[content_of(given)]
         vector = numbers(DIMENSION, content_of(given))
         return vector / np.linalg.norm(vector) if normalize else vector
+
+
+class FakeGenerator:
+    """A `ModelHandle` of a generating model: it repeats the last text word by word, then says what it was shown.
+
+    Attributes:
+        script: errors that the next attempts raise, each after that many events.
+        requests: of each attempt.
+        closed: attempts whose stream its reader left before the end.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what a test did."""
+        self.script: list[tuple[int, Exception]] = []
+        self.requests: list[ChatRequest] = []
+        self.affinities: list[str | None] = []
+        self.closed = 0
+        self.hang = asyncio.Event()
+        self.hang.set()
+
+    async def call(
+        self, method: str, context: RequestContext, *args: Any, affinity: str | None = None, **kwargs: Any
+    ) -> Any:
+        context.remaining_s()
+        if method == "info":
+            return ModelInfo("cpu", 1.0, engine="fake", context_tokens=100)
+        assert method == "chat"
+        gathering = Gathering()
+        async for event in self.stream("chat_stream", context, *args, affinity=affinity):
+            gathering.add(event)
+        return gathering.result()
+
+    async def stream(
+        self, method: str, context: RequestContext, *args: Any, affinity: str | None = None
+    ) -> AsyncGenerator[Any, None]:
+        assert method == "chat_stream"
+        request: ChatRequest = args[0]
+        self.requests.append(request)
+        self.affinities.append(affinity)
+        stop_after, error = self.script.pop(0) if self.script else (1 << 30, None)
+        try:
+            for i, event in enumerate(self.events(request)):
+                if i >= stop_after and error is not None:
+                    raise error
+                await self.hang.wait()
+                yield event
+            if error is not None:
+                raise error
+        except GeneratorExit:
+            self.closed += 1
+            raise
+
+    def events(self, request: ChatRequest) -> list[ChatEvent]:
+        """What an undisturbed attempt yields."""
+        sampling = request.sampling
+        parts = [part for message in request.messages for part in message.parts]
+        media = sum(not isinstance(part, Text) for part in parts)
+        said = [part.text for part in request.messages[-1].parts if isinstance(part, Text)]
+        words = [*" ".join(said).split(), f"({media} media)"][: sampling.max_tokens]
+        events = []
+        for index in range(sampling.n):
+            for i, word in enumerate(words):
+                last = i == len(words) - 1
+                reason = None if not last else "length" if len(words) == sampling.max_tokens else "stop"
+                logprobs = () if sampling.logprobs is None else (TokenLogprob(word, -0.5, ((word, -0.5),)),)
+                text = word if i == 0 else f" {word}"
+                events.append(ChatEvent(index, text, (i,), logprobs, reason, 7, 3))  # type: ignore[arg-type]
+        return events
 
 
 class FakeStore:
@@ -257,8 +329,10 @@ class Site:
 
     def __post_init__(self) -> None:
         self.model, self.judge, self.store = FakeModel(), FakeModel(), FakeStore()
+        self.llava, self.blip2 = FakeGenerator(), FakeGenerator()
         self.recorder = FakeRecorder()
-        handles = {"clip": self.model, "judge": self.judge, "index": self.store}
+        handles: dict[str, Any] = {"clip": self.model, "judge": self.judge, "index": self.store}
+        handles |= {"llava": self.llava, "blip2": self.blip2}
         config = self.config.model_copy(
             update={"router": self.config.router.model_copy(update={"max_ongoing_requests": self.slots})}
         )
@@ -275,7 +349,7 @@ class Site:
 
     def reset(self) -> None:
         """As new, without building the application again: that takes longer than most tests."""
-        for fake in (self.model, self.judge, self.store, self.recorder):
+        for fake in (self.model, self.judge, self.store, self.llava, self.blip2, self.recorder):
             fake.reset()
         self.pages.clear()
 
