@@ -91,7 +91,8 @@ def sample_frames(
         if kind == "WEBP":
             return _sample_webp(data, count, limits, watch)
         if kind == "GIF":  # FFmpeg calls a canvas beyond its limit damaged
-            _check_size(*struct.unpack_from("<HH", data, 6), limits)
+            width, height = struct.unpack_from("<HH", data, 6)
+            _check_size(width, height, limits)
         with _open(data, _DEMUXERS[kind], limits) as container:
             return _sample(container, count, limits, watch)
     except ArgusError:
