@@ -14,7 +14,15 @@ from deployments.gpu import gpu_fraction
 from serve.config.budget import problems
 from serve.config.cluster import ClusterFile
 from serve.config.load import ConfigErrors
-from serve.config.models import SERVED_KINDS, ClipModel, CustomModel, GenerativeModel, Model, VectorIndexModel
+from serve.config.models import (
+    SERVED_KINDS,
+    ClipModel,
+    CustomModel,
+    GenerativeModel,
+    Model,
+    SessionStoreModel,
+    VectorIndexModel,
+)
 from serve.router import Router
 from serve.services import image_limits
 
@@ -108,6 +116,10 @@ def _implementation(cluster: ClusterFile, name: str, model: Model) -> tuple[Call
         from deployments.vector_index import VectorIndex
 
         return VectorIndex, (model.path, model.max_bytes)
+    if isinstance(model, SessionStoreModel):
+        from deployments.session_store import SessionStoreReplica
+
+        return SessionStoreReplica, (model,)
     if isinstance(model, GenerativeModel):
         from deployments.generation.replica import GenerativeReplica
 

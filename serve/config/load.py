@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from serve.config.cluster import ClusterFile
-from serve.config.models import KINDS, CheckpointModel, VectorIndexModel
+from serve.config.models import KINDS, CheckpointModel, StoreModel
 from serve.errors import ConfigError
 from serve.validation import fields_at, real_path
 
@@ -172,7 +172,7 @@ def _with_paths(cluster: ClusterFile, folder: Path) -> ClusterFile:
     for name, model in cluster.models.items():
         if isinstance(model, CheckpointModel):
             models[name] = model.model_copy(update={"checkpoint": _resolve(model.checkpoint, folder)})
-        elif isinstance(model, VectorIndexModel):
+        elif isinstance(model, StoreModel):
             models[name] = model.model_copy(update={"path": str(Path(model.path).absolute())})
     return cluster.model_copy(update={"models": models})
 

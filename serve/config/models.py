@@ -101,17 +101,53 @@ class ClipModel(CheckpointModel):
         return self
 
 
-class VectorIndexModel(ModelBase):
+class StoreModel(ModelBase):
+    """What every store has: a folder, and one replica, since a folder has one writer."""
+
+    path: str = Field(description="Folder of the durable store, relative to the working directory.")
+
+    @model_validator(mode="after")
+    def _single_writer(self) -> StoreModel:
+        if self.autoscaling.max_replicas != 1 or self.autoscaling.min_replicas != 1:
+            raise ValueError("a store has one writer: autoscaling.min_replicas and max_replicas must be 1")
+        return self
+
+
+class VectorIndexModel(StoreModel):
     """Named FAISS indexes: image search. One replica, since an index has one writer."""
 
     kind: Literal["vector_index"] = Field(description="Kind of model.")
     path: str = Field("var/indexes", description="Folder of the durable store, relative to the working directory.")
     max_bytes: int = Field(2_000_000_000, ge=1_000_000, description="Bound on vectors and metadata held in memory.")
 
+
+class SessionStoreModel(StoreModel):
+    """Conversations of several turns (`/v1/sessions`), kept on disk. One replica, since they have one writer."""
+
+    kind: Literal["session_store"] = Field(description="Kind of model.")
+    path: str = Field("var/sessions", description="Folder of the durable store, relative to the working directory.")
+    max_sessions: int = Field(10_000, ge=1, le=10_000_000, description="Most sessions of all clients together.")
+    max_bytes: int = Field(
+        2_000_000_000, ge=1_000_000, description="Bound on the database: texts, images and videos of all sessions."
+    )
+    ttl_s: float = Field(
+        86_400, gt=0, description="Seconds that a session lives after its last message, when its client states none."
+    )
+    max_ttl_s: float = Field(2_592_000, gt=0, description="Longest time to live that a client may ask for, in seconds.")
+    max_turns: int = Field(
+        32, ge=1, le=1000, description="Most exchanges (message and answer) kept in a session; older ones are dropped."
+    )
+    max_images: int = Field(
+        8, ge=0, le=64, description="Most images kept in a session; the model's own bound holds as well."
+    )
+    max_tokens: int = Field(16_384, ge=1, description="Most tokens of the history that a message is asked with.")
+
     @model_validator(mode="after")
-    def _single_writer(self) -> VectorIndexModel:
-        if self.autoscaling.max_replicas != 1 or self.autoscaling.min_replicas != 1:
-            raise ValueError("a vector index has one writer: autoscaling.min_replicas and max_replicas must be 1")
+    def _ordered(self) -> SessionStoreModel:
+        if self.ttl_s > self.max_ttl_s:
+            raise ValueError(
+                f"ttl_s is {self.ttl_s:g}, max_ttl_s is {self.max_ttl_s:g}; the default must not exceed the maximum"
+            )
         return self
 
 
@@ -165,10 +201,26 @@ class CustomModel(ModelBase):
 
 
 Model = Annotated[
-    ClipModel | VectorIndexModel | GenerativeModel | Florence2Model | VideoClassifierModel | CustomModel,
+    ClipModel
+    | VectorIndexModel
+    | SessionStoreModel
+    | GenerativeModel
+    | Florence2Model
+    | VideoClassifierModel
+    | CustomModel,
     Field(discriminator="kind"),
 ]
 
-KINDS = ("clip", "vector_index", "llava", "blip2", "video_llava", "florence2", "video_classifier", "custom")
+KINDS = (
+    "clip",
+    "vector_index",
+    "session_store",
+    "llava",
+    "blip2",
+    "video_llava",
+    "florence2",
+    "video_classifier",
+    "custom",
+)
 # Kinds that this release can start. The others may be declared, so that budgets can be planned before they arrive.
-SERVED_KINDS = frozenset({"clip", "vector_index", "llava", "blip2", "video_llava", "custom"})
+SERVED_KINDS = frozenset({"clip", "vector_index", "session_store", "llava", "blip2", "video_llava", "custom"})

@@ -16,6 +16,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("node_pools.NAME", cluster.NodePool),
     ("models.NAME, kind clip", models.ClipModel),
     ("models.NAME, kind vector_index", models.VectorIndexModel),
+    ("models.NAME, kind session_store", models.SessionStoreModel),
     ("models.NAME, kind custom", models.CustomModel),
     ("models.NAME, kinds llava, blip2, video_llava", models.GenerativeModel),
     ("models.NAME, kind florence2", models.Florence2Model),
