@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
 
-WINDOW = 2000
+WINDOW = 2048
 GREEDY = Sampling(temperature=0.0, max_tokens=20)
 # Cannot end by itself before its last token.
 LONG = Sampling(
@@ -126,7 +126,7 @@ def engine_processes() -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.llava(tmp_path_factory.mktemp("llava"))
+    return tiny_models.llava(tmp_path_factory.mktemp("llava"), context=WINDOW)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -349,7 +349,7 @@ async def test_what_vllm_cannot_serve_is_refused_before_it_loads(checkpoint: Pat
 
 async def test_llava_next_answers_as_transformers_does(tmp_path: Path) -> None:
     folder = tiny_models.llava_next(tmp_path)
-    engine = VllmEngine(model(folder))
+    engine = VllmEngine(model(folder, max_model_len=None))
     await engine.start()
     try:
         await assert_parity(engine, folder, ask_about(A))
@@ -360,7 +360,7 @@ async def test_llava_next_answers_as_transformers_does(tmp_path: Path) -> None:
 
 async def test_blip2_answers_as_transformers_does(tmp_path: Path) -> None:
     folder = tiny_models.blip2(tmp_path)
-    engine = VllmEngine(model(folder, kind="blip2"))
+    engine = VllmEngine(model(folder, kind="blip2", max_model_len=None))
     await engine.start()
     try:
         await assert_parity(engine, folder, prompt("Question: what is it? Answer:", (A,)))
@@ -374,7 +374,9 @@ async def test_blip2_answers_as_transformers_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize("hub_names", [False, True], ids=["names of transformers 5", "names of the hub"])
 async def test_video_llava_answers_as_transformers_does(tmp_path: Path, hub_names: bool) -> None:
     folder = tiny_models.video_llava(tmp_path, hub_names=hub_names)
-    engine = VllmEngine(model(folder, kind="video_llava", max_videos=2, video_frames=tiny_models.FRAMES))
+    engine = VllmEngine(
+        model(folder, kind="video_llava", max_model_len=None, max_videos=2, video_frames=tiny_models.FRAMES)
+    )
     await engine.start()
     try:
         for media in [(V,), (A, B), (A, V)] if hub_names else [(A,), (V,), (A, B), (A, V), (V, A, B), (V, W)]:

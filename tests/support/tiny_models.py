@@ -39,7 +39,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 IMAGE_SIZE = 32
 PATCH = 8
 FRAMES = 4
-CONTEXT = 2048
+CONTEXT = 512
 _BOS, _EOS, _PAD = "<s>", "</s>", "<pad>"
 
 
@@ -112,13 +112,13 @@ def _save(model: PreTrainedModel, processor: Any, folder: Path, *renames: tuple[
     return folder
 
 
-def llava(folder: Path, *, seed: int = 0) -> Path:
+def llava(folder: Path, *, seed: int = 0, context: int = CONTEXT) -> Path:
     """LLaVA 1.5: CLIP, projector, Llama; 16 tokens an image."""
     words = tokenizer("<image>")
     image = words.convert_tokens_to_ids("<image>")
     config = LlavaConfig(
         vision_config={"model_type": "clip_vision_model", **_vision()},
-        text_config=_llama(words),
+        text_config={**_llama(words), "max_position_embeddings": context},
         image_token_index=image,
         image_seq_length=(IMAGE_SIZE // PATCH) ** 2,
         **_special_ids(words),
