@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
 from rich.console import Console
 
 from benchmarks import chat_load, material
@@ -175,7 +176,8 @@ def questions(system: str, max_tokens: int) -> list[dict[str, Any]]:
     bodies = []
     for i in range(_IMAGES):
         buffer = io.BytesIO()
-        render(sample_scene(i, split="test", difficulty="medium", seed=9), 224).save(buffer, "PNG")
+        scene = sample_scene(i, split="test", difficulty="medium", seed=9)
+        Image.fromarray(render(scene, 224)).save(buffer, "PNG")
         uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
         content = [
             {"type": "image_url", "image_url": {"url": uri}},

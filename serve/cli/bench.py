@@ -149,6 +149,38 @@ def chat(
     _finish(report, json, check)
 
 
+@app.command()
+def parity(
+    model: Annotated[str, typer.Option(help="llava, blip2, video_llava, or all.")] = "all",
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts of each model.")] = 200,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """The same prompts through both engines, greedily: do they choose the same tokens? (about 6 minutes)."""
+    from benchmarks import parity as benchmark
+
+    _one_of("--model", model, (*benchmark.KINDS, "all"))
+    kinds = benchmark.KINDS if model == "all" else (model,)
+    _finish(benchmark.run(kinds=kinds, prompts=20 if quick else prompts, progress=errors), json, check)
+
+
+@app.command()
+def accuracy(
+    model: Annotated[str, typer.Option(help="llava, blip2, video_llava, or all.")] = "all",
+    scenes: Annotated[int, typer.Option(min=10, help="Held-out scenes of each difficulty.")] = 200,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """What the generative demo checkpoints know, asked through the API (about 10 minutes)."""
+    from benchmarks import accuracy as benchmark
+
+    _one_of("--model", model, (*benchmark.KINDS, "all"))
+    kinds = benchmark.KINDS if model == "all" else (model,)
+    _finish(benchmark.run(kinds=kinds, scenes=20 if quick else scenes, progress=errors), json, check)
+
+
 def _finish(report: Report, json: Path | None, check: bool) -> None:
     report.show(output)
     if json is not None:
