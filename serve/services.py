@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from serve.auth import Authenticator
 from serve.chat import ChatService
 from serve.config.cluster import ClusterFile, Limits
+from serve.config.models import SessionStoreModel, StoreModel, VectorIndexModel
 from serve.dataplane import DataPlane
 from serve.handles import ModelHandle
 from serve.indexes import IndexService
@@ -15,6 +17,9 @@ from serve.media.admit import Fetcher, MediaDoor
 from serve.media.image import ImageLimits
 from serve.metrics import Recorder
 from serve.resilience.admission import Admission
+from serve.sessions import SessionService
+
+S = TypeVar("S", bound=StoreModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,7 @@ class Services:
     plane: DataPlane
     search: IndexService
     chat: ChatService
+    sessions: SessionService
     authenticator: Authenticator
     admission: Admission
     recorder: Recorder
@@ -45,17 +51,29 @@ def build_services(
     """
     door = MediaDoor(image_limits(cluster), fetcher)
     plane = DataPlane(cluster, handles, door)
-    store = next((name for name in handles if cluster.models[name].kind == "vector_index"), None)
+    chat = ChatService(cluster, plane, handles, door)
     return Services(
         cluster.limits,
         plane,
-        IndexService(plane, handles[store] if store is not None else None),
-        ChatService(cluster, plane, handles, door),
+        IndexService(plane, _store(cluster, handles, VectorIndexModel)[0]),
+        chat,
+        SessionService(cluster, plane, chat, *_store(cluster, handles, SessionStoreModel)),
         Authenticator(cluster.auth),
         Admission(cluster.router.max_ongoing_requests, recorder.in_flight),
         recorder,
         version,
     )
+
+
+def _store(
+    cluster: ClusterFile, handles: Mapping[str, ModelHandle], kind: type[S]
+) -> tuple[ModelHandle, S] | tuple[None, None]:
+    """The cluster's first store of a kind, and its settings."""
+    for name, handle in handles.items():
+        model = cluster.models[name]
+        if isinstance(model, kind):
+            return handle, model
+    return None, None
 
 
 def image_limits(cluster: ClusterFile) -> ImageLimits:

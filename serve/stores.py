@@ -1,0 +1,47 @@
+"""Calls to the stores of the cluster: not there at all, or not there for a moment."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from typing import Any
+
+from serve.context import RequestContext
+from serve.errors import ArgusError, NotFound
+from serve.handles import ModelHandle
+from serve.resilience.retry import pause_before_retry
+
+
+class StoreClient:
+    """A store deployment, which has one replica: while that one is replaced, calls wait and try again.
+
+    The methods of our stores may be sent twice.
+
+    Args:
+        handle: None when the cluster file names no such store.
+        kind: of the model, for the message that says so.
+    """
+
+    def __init__(self, handle: ModelHandle | None, kind: str) -> None:
+        self._handle = handle
+        self._kind = kind
+
+    async def call(self, method: str, context: RequestContext, *args: Any, **kwargs: Any) -> Any:
+        """Calls a method of the store.
+
+        Raises:
+            NotFound: `not_configured`.
+            ArgusError: whatever else went wrong.
+        """
+        if self._handle is None:
+            raise NotFound(f"This cluster has no model of kind {self._kind}.", code="not_configured")
+        for attempt in itertools.count(1):
+            try:
+                return await self._handle.call(method, context, *args, **kwargs)
+            except ArgusError as error:
+                pause = pause_before_retry(error, attempt, context.left_s(), random.random())
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
+        raise AssertionError("the loop returns or raises")
