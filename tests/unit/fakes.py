@@ -321,18 +321,23 @@ def cluster(*, keys: bool = False, **sections: Any) -> ClusterFile:
 
 @dataclass
 class Site:
-    """A router without Ray: its services over fakes."""
+    """A router without Ray: its services over fakes.
+
+    Attributes:
+        more: handles of further models, by name.
+    """
 
     config: ClusterFile = field(default_factory=cluster)
     pages: dict[str, bytes] = field(default_factory=dict)
     slots: int = 8
+    more: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model, self.judge, self.store = FakeModel(), FakeModel(), FakeStore()
         self.llava, self.blip2 = FakeGenerator(), FakeGenerator()
         self.recorder = FakeRecorder()
         handles: dict[str, Any] = {"clip": self.model, "judge": self.judge, "index": self.store}
-        handles |= {"llava": self.llava, "blip2": self.blip2}
+        handles |= {"llava": self.llava, "blip2": self.blip2, **self.more}
         config = self.config.model_copy(
             update={"router": self.config.router.model_copy(update={"max_ongoing_requests": self.slots})}
         )
