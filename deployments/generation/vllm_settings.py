@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from deployments.generation.published import config_of
 from deployments.generation.vllm_plugin import MODULES
 from deployments.gpu import gpu_fraction
 from serve.config.models import GenerativeModel
@@ -118,7 +118,7 @@ def obstacle(model: GenerativeModel) -> str | None:
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         # Unpickling a file runs what is in it.
         return "its folder has no *.safetensors, and pickled weights are not loaded"
-    config = _config(model.checkpoint)
+    config = config_of(model.checkpoint) or {}
     if (named := architecture(model.checkpoint)) is not None and named not in MODULES:
         return f"vLLM does not serve {named}"
     if model.kind == "blip2" and config.get("text_config", {}).get("model_type") == "t5":
@@ -136,13 +136,5 @@ def _is_cpu_build() -> bool:
 
 def architecture(checkpoint: str) -> str | None:
     """The first of `architectures` in a folder's config.json; None for a hub id or a folder without."""
-    named = _config(checkpoint).get("architectures") or [None]
+    named = (config_of(checkpoint) or {}).get("architectures") or [None]
     return named[0] if isinstance(named[0], str) else None
-
-
-def _config(checkpoint: str) -> dict[str, Any]:
-    try:
-        config = json.loads((Path(checkpoint) / "config.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return config if isinstance(config, dict) else {}
