@@ -173,7 +173,7 @@ class SessionService:
             )
             prepared, history = await self._prepare(conversation, turn, sampling, model, context)
         except BaseException:
-            self._release(session_id, turn_id)
+            await self._release(session_id, turn_id)
             raise
         return Asking(conversation, turn_id, turn, remembered, prepared, history, conversation.session)
 
@@ -221,10 +221,10 @@ class SessionService:
         )
         asking.kept = True
 
-    def end(self, asking: Asking) -> None:
-        """Gives the session's turn back, if it is still held. Does not wait."""
+    async def end(self, asking: Asking) -> None:
+        """Gives the session's turn back, if it is still held."""
         if not asking.kept:
-            self._release(asking.conversation.session.id, asking.turn_id)
+            await self._release(asking.conversation.session.id, asking.turn_id)
 
     async def say(
         self, session_id: str, turn: Turn, sampling: Sampling, context: RequestContext, *, model: str | None = None
@@ -235,7 +235,7 @@ class SessionService:
             result = await self.answer(asking, context)
             await self.keep(asking, result, context)
         finally:
-            self.end(asking)
+            await self.end(asking)
         return asking, result
 
     async def stream(self, asking: Asking, context: RequestContext) -> AsyncGenerator[ChatEvent, None]:
@@ -248,7 +248,7 @@ class SessionService:
                     yield event
             await self.keep(asking, gathering.result(), context)
         finally:
-            self.end(asking)
+            await self.end(asking)
 
     async def _events(self, asking: Asking, context: RequestContext) -> AsyncGenerator[ChatEvent, None]:
         """The model's, once the prompt is short enough. It refuses a longer one before the first event."""
@@ -294,11 +294,12 @@ class SessionService:
         images = min(bounds.images, model.max_images)
         return Size(bounds.turns, images, model.max_videos, bounds.tokens, self._most_chars)
 
-    def _release(self, session_id: str, turn_id: str) -> None:
-        """In a task of its own: who calls this may be cancelled already."""
+    async def _release(self, session_id: str, turn_id: str) -> None:
+        """Waits, so that a client may try again at once; whoever is cancelled while waiting leaves it to a task."""
         task = asyncio.create_task(self._released(session_id, turn_id))
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
+        await asyncio.shield(task)
 
     async def _released(self, session_id: str, turn_id: str) -> None:
         context = RequestContext("release", "", time.monotonic() + _STORE_S)

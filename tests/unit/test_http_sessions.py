@@ -1,0 +1,495 @@
+"""`/v1/sessions` over a fake engine and a real store: what is remembered, what is dropped, and what leaves no trace."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.generation.messages import ChatEvent, Constraint, ImagePart, Sampling, Text
+from deployments.session_store import SessionStoreReplica
+from serve.chat import Turn
+from serve.config.models import SessionStoreModel
+from serve.context import RequestContext
+from serve.errors import InvalidRequest, ModelFailed, Overloaded, Unavailable
+from tests.unit.fakes import KEYS, Site, cluster, png
+from tests.unit.local_stores import LocalStore
+
+ROOT = "/v1/sessions"
+URI = "data:image/png;base64," + base64.b64encode(png()).decode()
+URL = "https://pictures.example/a.png"
+MODELS = {
+    "clip": {"kind": "clip", "checkpoint": "openai/clip-vit-large-patch14"},
+    "llava": {"kind": "llava", "checkpoint": "llava-hf/llava-1.5-7b-hf", "max_images": 2},
+    "blip2": {"kind": "blip2", "checkpoint": "Salesforce/blip2-opt-2.7b"},
+    "sessions": {"kind": "session_store", "max_turns": 4, "max_images": 3, "max_tokens": 1000, "max_sessions": 50},
+}
+LIMITS = {"max_prompt_chars": 500}
+TOO_LONG = InvalidRequest("The prompt has 90 tokens.", code="prompt_too_long", param="messages")
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class SessionSite(Site):
+    """A site with sessions; a new store for each test."""
+
+    def __init__(self) -> None:
+        self.sessions = LocalStore(None)
+        super().__init__(
+            cluster(models=MODELS, limits=LIMITS, keys=True), {URL: png("blue")}, more={"sessions": self.sessions}
+        )
+
+
+@pytest.fixture(scope="module")
+def built() -> SessionSite:
+    return SessionSite()
+
+
+@pytest.fixture
+async def site(built: SessionSite, tmp_path: Path) -> AsyncIterator[SessionSite]:
+    built.reset()
+    built.pages[URL] = png("blue")
+    built.sessions.__init__(open_store(tmp_path))  # type: ignore[misc]
+    yield built
+    await built.sessions.replica.close()
+
+
+def open_store(folder: Path, clock: Clock | None = None) -> SessionStoreReplica:
+    settings = {**MODELS["sessions"], "path": str(folder)}
+    return SessionStoreReplica(SessionStoreModel.model_validate(settings), clock or Clock())
+
+
+@pytest.fixture
+async def client(site: SessionSite) -> AsyncIterator[httpx.AsyncClient]:
+    async with site.client(headers={"X-API-Key": KEYS["alice"]}) as made:
+        yield made
+
+
+async def done(response: httpx.Response) -> dict[str, Any]:
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def error_of(response: httpx.Response, status: int) -> tuple[str, str | None]:
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    return error["code"], error["param"]
+
+
+async def create(client: httpx.AsyncClient, **fields: Any) -> str:
+    return str((await done(await client.post(ROOT, json=fields)))["id"])
+
+
+async def post(client: httpx.AsyncClient, session: str, content: Any, **fields: Any) -> httpx.Response:
+    return await client.post(f"{ROOT}/{session}/messages", json={"content": content, **fields})
+
+
+async def say(client: httpx.AsyncClient, session: str, content: Any, **fields: Any) -> dict[str, Any]:
+    return await done(await post(client, session, content, **fields))
+
+
+async def history(client: httpx.AsyncClient, session: str) -> list[str]:
+    """The user's texts that are remembered."""
+    data = (await done(await client.get(f"{ROOT}/{session}/messages")))["data"]
+    return [message["content"][-1]["text"] for message in data if message["role"] == "user"]
+
+
+def image(url: str = URI) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def text(content: str) -> dict[str, Any]:
+    return {"type": "text", "text": content}
+
+
+def prompt(site: SessionSite) -> list[tuple[str, list[str]]]:
+    """The last prompt: roles, and texts or `image`."""
+    messages = site.llava.requests[-1].messages
+    return [
+        (message.role, [part.text if isinstance(part, Text) else "image" for part in message.parts])
+        for message in messages
+    ]
+
+
+async def released(site: SessionSite) -> None:
+    """Returns when the service has given every turn back."""
+    await asyncio.gather(*site.services.sessions._releases)
+
+
+async def asked(site: SessionSite, times: int = 1) -> None:
+    """Returns when the model has been asked so often."""
+    while len(site.llava.requests) < times:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+
+
+async def test_a_session_is_created_found_and_deleted(client: httpx.AsyncClient) -> None:
+    made = await done(
+        await client.post(
+            ROOT,
+            json={"model": "llava", "system": "Be brief.", "ttl_s": 60, "max_turns": 2, "metadata": {"topic": "stars"}},
+        )
+    )
+    assert made["object"] == "session" and made["id"].startswith("sess_")
+    assert (made["model"], made["system"], made["ttl_s"]) == ("llava", "Be brief.", 60)
+    assert (made["max_turns"], made["max_images"], made["max_tokens"]) == (2, 3, 1000)
+    assert (made["turns"], made["images"], made["tokens"], made["metadata"]) == (0, 0, 0, {"topic": "stars"})
+    assert made["expires_at"] == made["created_at"] + 60
+    assert await done(await client.get(f"{ROOT}/{made['id']}")) == made
+    assert (await done(await client.get(ROOT)))["data"] == [made]
+    assert (await done(await client.delete(f"{ROOT}/{made['id']}")))["deleted"] is True
+    for response in (
+        await client.get(f"{ROOT}/{made['id']}"),
+        await client.delete(f"{ROOT}/{made['id']}"),
+        await client.get(f"{ROOT}/{made['id']}/messages"),
+        await post(client, made["id"], "hello"),
+    ):
+        assert error_of(response, 404) == ("session_not_found", "id")
+
+
+async def test_messages_are_answered_over_what_was_said(client: httpx.AsyncClient, site: SessionSite) -> None:
+    session = await create(client, system="Be brief.")
+    first = await say(client, session, [image(), text("what is this")], temperature=0, max_tokens=20)
+    assert first["object"] == "chat.completion" and first["model"] == "llava"
+    assert first["choices"][0]["message"]["content"] == "what is this (1 media)"
+    assert first["usage"]["prompt_tokens"] == 7 and first["usage"]["completion_tokens"] == 4
+    session_now = first["session"]
+    assert (session_now["id"], session_now["turns"], session_now["images"]) == (session, 1, 1)
+    assert (session_now["tokens"], session_now["kept"], session_now["dropped"]) == (11, True, 0)
+    assert site.llava.requests[-1].sampling.max_tokens == 20
+    second = await say(client, session, "and its colour")
+    assert second["choices"][0]["message"]["content"] == "and its colour (1 media)"
+    assert prompt(site) == [
+        ("system", ["Be brief."]),
+        ("user", ["image", "what is this"]),
+        ("assistant", ["what is this (1 media)"]),
+        ("user", ["and its colour"]),
+    ]
+    (shown,) = [part for part in site.llava.requests[-1].messages[1].parts if isinstance(part, ImagePart)]
+    assert shown.image.data == png()  # type: ignore[union-attr]
+    listed = (await done(await client.get(f"{ROOT}/{session}/messages")))["data"]
+    assert [message["role"] for message in listed] == ["system", "user", "assistant", "user", "assistant"]
+    assert listed[1]["content"][0]["type"] == "image" and listed[1]["content"][0]["bytes"] == len(png())
+    assert listed[2]["usage"] == {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
+
+
+async def test_an_image_by_url_is_fetched_once(client: httpx.AsyncClient, site: SessionSite) -> None:
+    session = await create(client)
+    await say(client, session, [image(URL), text("look")])
+    site.pages.clear()
+    assert (await say(client, session, "again"))["choices"][0]["message"]["content"] == "again (1 media)"
+
+
+async def test_streams_are_remembered_at_their_end(client: httpx.AsyncClient) -> None:
+    session = await create(client)
+    response = await post(client, session, "one two", stream=True, stream_options={"include_usage": True})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+    assert lines[-1] == "[DONE]"
+    chunks = [json.loads(line) for line in lines[:-1]]
+    deltas = [choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"]]
+    assert "".join(deltas) == "one two (0 media)"
+    assert chunks[-2]["usage"]["completion_tokens"] == 3
+    assert (chunks[-1]["session"]["turns"], chunks[-1]["session"]["kept"]) == (1, True)
+    assert chunks[-1]["choices"] == [] and chunks[-1]["object"] == "chat.completion.chunk"
+    assert await history(client, session) == ["one two"]
+
+
+async def test_the_oldest_exchanges_go_first_and_it_is_said(client: httpx.AsyncClient, site: SessionSite) -> None:
+    session = await create(client, max_turns=3, system="Stay.")
+    for word in ("a", "b", "c"):
+        assert (await say(client, session, word))["session"]["dropped"] == 0
+    answer = await say(client, session, "d")
+    assert (answer["session"]["turns"], answer["session"]["dropped"]) == (3, 1)
+    assert [role for role, _ in prompt(site)] == ["system", "user", "assistant", "user", "assistant", "user"]
+    assert await history(client, session) == ["b", "c", "d"]
+
+
+async def test_images_are_bounded_by_session_and_model(client: httpx.AsyncClient, site: SessionSite) -> None:
+    session = await create(client)
+    await say(client, session, [image(), text("a")])
+    await say(client, session, [image(URL), text("b")])
+    assert (await say(client, session, [image(), text("c")]))["session"]["dropped"] == 1  # the model takes two
+    assert await history(client, session) == ["b", "c"]
+    many = await post(client, session, [image()] * 4)
+    assert error_of(many, 400) == ("too_many_images", "content[3].image_url")  # the session keeps three
+    three = await post(client, session, [image()] * 3)
+    assert error_of(three, 400) == ("too_many_images", "content[2].image_url")  # the model takes two
+    assert (await done(await client.get(f"{ROOT}/{session}")))["images"] == 2
+
+
+async def test_tokens_of_the_history_are_bounded(client: httpx.AsyncClient) -> None:
+    session = await create(client, max_tokens=20)
+    assert (await say(client, session, "a b c d"))["session"]["tokens"] == 12  # 7 of the prompt, 5 of the answer
+    second = await say(client, session, "e f")
+    assert (second["session"]["dropped"], second["session"]["turns"]) == (0, 2)
+    await client.delete(f"{ROOT}/{session}")
+    session = await create(client, max_tokens=10)
+    await say(client, session, "a b c d")
+    assert (await say(client, session, "e"))["session"]["dropped"] == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_that_is_too_long_loses_its_oldest_exchanges(
+    client: httpx.AsyncClient, site: SessionSite, stream: bool
+) -> None:
+    session = await create(client, system="Stay.")
+    for word in ("a", "b", "c"):
+        await say(client, session, word)
+    site.llava.script = [(0, TOO_LONG), (0, TOO_LONG)]
+    response = await post(client, session, "d", stream=stream)
+    assert response.status_code == 200
+    assert prompt(site) == [("system", ["Stay."]), ("user", ["c"]), ("assistant", ["c (0 media)"]), ("user", ["d"])]
+    assert await history(client, session) == ["c", "d"]
+
+
+async def test_a_message_that_is_too_long_alone_is_refused(client: httpx.AsyncClient, site: SessionSite) -> None:
+    session = await create(client)
+    await say(client, session, "a")
+    site.llava.script = [(0, TOO_LONG)] * 2
+    assert error_of(await post(client, session, "b"), 400) == ("prompt_too_long", "content")
+    assert len(site.llava.requests) == 3 and await history(client, session) == ["a"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_failed_answer_leaves_no_trace(client: httpx.AsyncClient, site: SessionSite, stream: bool) -> None:
+    session = await create(client)
+    await say(client, session, "a")
+    before = await done(await client.get(f"{ROOT}/{session}"))
+    for error in (ModelFailed("It broke."), Overloaded("Full."), InvalidRequest("No.", param="messages[2].content[1]")):
+        site.llava.script = [(0, error)]
+        response = await post(client, session, "b", stream=stream)
+        assert error_of(response, error.status)[0] == error.code
+    assert response.json()["error"]["param"] == "content[1]"
+    site.llava.script = [(1, ModelFailed("It broke in the middle."))]
+    response = await post(client, session, "b b b", stream=stream)
+    assert "It broke in the middle." in response.text and "[DONE]" not in response.text
+    await released(site)
+    assert await done(await client.get(f"{ROOT}/{session}")) == before
+    assert (await say(client, session, "c"))["session"]["turns"] == 2
+
+
+async def test_an_answer_that_its_deadline_cut_is_not_kept(client: httpx.AsyncClient, site: SessionSite) -> None:
+    session = await create(client)
+    whole = site.llava.events
+
+    def cut(request: Any) -> list[ChatEvent]:
+        return [ChatEvent(0, "half an ans", (1, 2), finish_reason="cut", prompt_tokens=5)]
+
+    site.llava.events = cut  # type: ignore[method-assign]
+    try:
+        answer = await say(client, session, "a")
+    finally:
+        site.llava.events = whole  # type: ignore[method-assign]
+    assert answer["choices"][0]["message"]["content"] == "half an ans"
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert (answer["session"]["kept"], answer["session"]["turns"]) == (False, 0)
+    await released(site)
+    assert (await say(client, session, "b"))["session"]["kept"] is True
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_second_message_at_once_is_refused(client: httpx.AsyncClient, site: SessionSite, stream: bool) -> None:
+    session, other = await create(client), await create(client)
+    site.llava.hang.clear()
+    first = asyncio.create_task(post(client, session, "first", stream=stream))
+    await asked(site)
+    for second in (await post(client, session, "second"), await post(client, session, "second", stream=True)):
+        assert error_of(second, 409) == ("session_busy", "id")
+        assert second.headers["retry-after"] == "1"
+    elsewhere = asyncio.create_task(post(client, other, "hello"))
+    site.llava.hang.set()
+    assert (await first).status_code == (await elsewhere).status_code == 200
+    assert await history(client, session) == ["first"]
+    await say(client, session, "third")
+    assert await history(client, session) == ["first", "third"]
+
+
+async def test_a_lost_turn_changes_nothing(client: httpx.AsyncClient, site: SessionSite) -> None:
+    """The store was restarted and forgot the lease: both are answered, the first to end is kept."""
+    session = await create(client)
+    site.llava.hang.clear()
+    first = asyncio.create_task(post(client, session, "first", stream=True))
+    await asked(site)
+    site.sessions.replica._store._leases.clear()
+    whole, site.llava.hang = site.llava.hang, asyncio.Event()
+    site.llava.hang.set()
+    assert (await say(client, session, "second"))["session"]["turns"] == 1
+    whole.set()
+    lost = (await first).text
+    assert '"session_busy"' in lost and "[DONE]" not in lost
+    assert await history(client, session) == ["second"]
+
+
+async def test_a_reader_who_leaves_leaves_no_trace(client: httpx.AsyncClient, site: SessionSite) -> None:
+    session = await create(client)
+    service = site.services.sessions
+    context = RequestContext("r", "alice", time.monotonic() + 30)
+    asking = await service.begin(session, Turn("user", ("one two three",)), Sampling(), context)
+    events = service.stream(asking, context)
+    assert (await anext(events)).text == "one"
+    assert error_of(await post(client, session, "other"), 409)[0] == "session_busy"
+    await events.aclose()
+    await released(site)
+    assert site.llava.closed == 1 and await history(client, session) == []
+    assert (await say(client, session, "other"))["session"]["turns"] == 1
+
+
+async def test_a_client_that_goes_away_leaves_no_trace(client: httpx.AsyncClient, site: SessionSite) -> None:
+    session = await create(client)
+    site.llava.hang.clear()
+    for stream in (False, True):
+        request = asyncio.create_task(post(client, session, "hello", stream=stream))
+        await asked(site, 2 if stream else 1)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        await released(site)
+    site.llava.hang.set()
+    assert await history(client, session) == []
+    assert (await say(client, session, "again"))["session"]["turns"] == 1
+
+
+async def test_a_store_that_is_away_for_a_moment_is_waited_for(client: httpx.AsyncClient, site: SessionSite) -> None:
+    session = await create(client)
+    for method in ("begin", "append"):
+        site.sessions.failing[method] = [Unavailable("gone")]
+        site.sessions.lost[method] = [Unavailable("gone after it was done")]
+    answer = await say(client, session, "once")
+    assert answer["session"]["turns"] == 1 and await history(client, session) == ["once"]
+    assert len(site.llava.requests) == 1
+
+
+async def test_an_answer_that_cannot_be_stored_is_an_error(client: httpx.AsyncClient, site: SessionSite) -> None:
+    session = await create(client)
+    for stream in (False, True):
+        site.sessions.failing["append"] = [ModelFailed("disk")]
+        response = await post(client, session, "a", stream=stream)
+        assert '"model_failed"' in response.text and "[DONE]" not in response.text
+        await released(site)
+    assert await history(client, session) == []
+
+
+async def test_another_clients_session_does_not_exist(client: httpx.AsyncClient, site: SessionSite) -> None:
+    session = await create(client)
+    async with site.client(headers={"X-API-Key": KEYS["bob"]}) as bob:
+        for response in (
+            await bob.get(f"{ROOT}/{session}"),
+            await bob.get(f"{ROOT}/{session}/messages"),
+            await post(bob, session, "hello"),
+            await bob.delete(f"{ROOT}/{session}"),
+        ):
+            assert error_of(response, 404) == ("session_not_found", "id")
+        assert (await done(await bob.get(ROOT)))["data"] == []
+    async with site.client() as nobody:
+        assert error_of(await nobody.get(f"{ROOT}/{session}"), 401)[0] == "unauthenticated"
+    assert (await done(await client.get(f"{ROOT}/{session}")))["turns"] == 0
+
+
+async def test_sessions_expire(client: httpx.AsyncClient, site: SessionSite, tmp_path: Path) -> None:
+    clock = Clock()
+    site.sessions.__init__(open_store(tmp_path / "other", clock))  # type: ignore[misc]
+    session = await create(client, ttl_s=60)
+    clock.now += 59
+    assert (await say(client, session, "a"))["session"]["expires_at"] == clock.now + 60
+    clock.now += 61
+    assert error_of(await post(client, session, "b"), 404) == ("session_not_found", "id")
+
+
+async def test_the_message_names_its_model(client: httpx.AsyncClient, site: SessionSite) -> None:
+    session = await create(client, model="blip2")
+    assert (await say(client, session, "a"))["model"] == "blip2"
+    assert (await say(client, session, "b", model="llava"))["model"] == "llava"
+    assert (await say(client, session, "c"))["model"] == "blip2" and len(site.blip2.requests) == 2
+
+
+async def test_answers_may_be_constrained(client: httpx.AsyncClient, site: SessionSite) -> None:
+    session = await create(client)
+    await say(client, session, "a", response_format={"type": "json_object"}, seed=3, stop=["x"], logprobs=True)
+    sampling = site.llava.requests[-1].sampling
+    assert (sampling.constraint, sampling.seed, sampling.stop, sampling.n) == (Constraint(), 3, ("x",), 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "code", "param"),
+    [
+        ({"model": "nope"}, 404, "model_not_found", "model"),
+        ({"model": "clip"}, 400, "task_not_supported", "model"),
+        ({"ttl_s": 0}, 400, "invalid_field", "ttl_s"),
+        ({"ttl_s": 1e9}, 400, "invalid_field", "ttl_s"),
+        ({"max_turns": 5}, 400, "invalid_field", "max_turns"),
+        ({"max_turns": 0}, 400, "invalid_field", "max_turns"),
+        ({"max_images": 4}, 400, "invalid_field", "max_images"),
+        ({"max_tokens": 1001}, 400, "invalid_field", "max_tokens"),
+        ({"system": ""}, 400, "invalid_field", "system"),
+        ({"system": "x" * 501}, 400, "text_too_long", "system"),
+        ({"metadata": {"a": 1}}, 400, "invalid_field", "metadata.a"),
+        ({"metadata": {str(i): "" for i in range(17)}}, 400, "invalid_field", "metadata"),
+        ({"metadata": {"a": "x" * 513}}, 400, "invalid_field", "metadata.a"),
+        ({"owner": "bob"}, 400, "unknown_field", "owner"),
+    ],
+)
+async def test_a_session_that_cannot_be(
+    client: httpx.AsyncClient, fields: dict[str, Any], status: int, code: str, param: str
+) -> None:
+    assert error_of(await client.post(ROOT, json=fields), status) == (code, param)
+    assert (await done(await client.get(ROOT)))["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({}, "missing_field", "content"),
+        ({"content": []}, "empty_message", "content"),
+        ({"content": 5}, "invalid_field", "content"),
+        ({"content": [{"type": "sound"}]}, "invalid_field", "content[0].type"),
+        ({"content": [text("x"), image("data:image/png;base64,AAAA")]}, "not_an_image", "content[1].image_url"),
+        ({"content": [image("https://elsewhere.example/x.png")]}, "url_not_allowed", "content[0].image_url"),
+        ({"content": "x" * 501}, "text_too_long", "content"),
+        ({"content": "x", "n": 2}, "unknown_field", "n"),
+        ({"content": "x", "messages": []}, "unknown_field", "messages"),
+        ({"content": "x", "temperature": 3}, "invalid_field", "temperature"),
+        ({"content": "x", "tools": [{}]}, "unsupported_parameter", "tools"),
+        ({"content": "x", "model": "clip"}, "task_not_supported", "model"),
+        ({"content": "x", "stream_options": {}}, "invalid_field", "stream_options"),
+    ],
+)
+async def test_a_message_that_cannot_be(
+    client: httpx.AsyncClient, site: SessionSite, fields: dict[str, Any], code: str, param: str
+) -> None:
+    session = await create(client)
+    status = 403 if code == "url_not_allowed" else 400
+    assert error_of(await client.post(f"{ROOT}/{session}/messages", json=fields), status) == (code, param)
+    await released(site)
+    assert (await say(client, session, "fine"))["session"]["turns"] == 1
+
+
+async def test_a_full_store_says_so(client: httpx.AsyncClient, site: SessionSite, tmp_path: Path) -> None:
+    settings = SessionStoreModel(kind="session_store", path=str(tmp_path / "small"), max_sessions=1)
+    site.sessions.__init__(SessionStoreReplica(settings, Clock()))  # type: ignore[misc]
+    await create(client)
+    assert error_of(await client.post(ROOT, json={}), 507) == ("out_of_capacity", None)
+
+
+async def test_without_a_store_there_are_no_sessions() -> None:
+    site = Site(cluster(models={name: MODELS[name] for name in ("clip", "llava")}))
+    async with site.client() as client:
+        for response in (
+            await client.post(ROOT, json={}),
+            await client.get(ROOT),
+            await client.get(f"{ROOT}/sess_x"),
+            await post(client, "sess_x", "hello"),
+        ):
+            assert error_of(response, 404) == ("not_configured", None)
