@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -117,12 +118,17 @@ def test_nothing_runs_where_nothing_was_started() -> None:
     assert "argus up" in argus("models", environment=environment).stderr
 
 
+def paths(folder: Path) -> dict[str, Any]:
+    """Stores of the test's own: a folder has one writer."""
+    return {name: {"path": str(folder / name)} for name in ("index", "sessions")}
+
+
 @pytest.fixture
 def plain(tmp_path: Path) -> Iterator[Cluster]:
     """The demo without HAProxy and without keys: what a machine without the binary gets."""
     content = {
         "extends": "demo",
-        "models": {"index": {"path": str(tmp_path / "indexes")}},
+        "models": paths(tmp_path),
         "server": {"tuned_ingress": False},
     }
     running = clusters.start("plain", content, tmp_path)
@@ -154,7 +160,7 @@ def test_the_foreground_shows_an_example_and_stops_cleanly_on_ctrl_c(tmp_path: P
     http, rpc, metrics = free_ports(3)
     file = tmp_path / "fg.yaml"
     server = {"http_port": http, "grpc_port": rpc, "metrics_port": metrics}
-    models = {"index": {"path": str(tmp_path / "indexes")}}
+    models = paths(tmp_path)
     file.write_text(yaml.safe_dump({"extends": "demo", "name": "fg", "server": server, "models": models}))
     environment = {**os.environ, "ARGUS_RUN_DIR": tempfile.mkdtemp(prefix="argus-")}
     process = subprocess.Popen(
