@@ -1,0 +1,177 @@
+"""Sessions and support chat on a real cluster, with a small LLaVA of random weights: what it says is nonsense, but the
+same nonsense each time."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.e2e import cluster as clusters
+from tests.e2e.cluster import Cluster
+from tests.support import tiny_models
+
+pytestmark = pytest.mark.cluster
+# One token a byte, so that a conversation of a few sentences fills it.
+CONTEXT = 1024
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("sessions")
+    content: dict[str, Any] = {
+        "node_pools": {"local": {"cpus": 2}},
+        "router": {"num_cpus": 0.3},
+        "limits": {"default_timeout_s": 60},
+        "models": {
+            "llava": {
+                "kind": "llava",
+                "checkpoint": str(tiny_models.llava(folder / "llava", context=CONTEXT)),
+                "engine": "transformers",
+                "placement": {"num_cpus": 0.4},
+            },
+            "sessions": {
+                "kind": "session_store",
+                "path": str(folder / "sessions"),
+                "placement": {"num_cpus": 0.1},
+            },
+        },
+    }
+    started = clusters.start("sessions", content, folder)
+    yield started
+    clusters.stop(started)
+
+
+@pytest.fixture
+def client(running: Cluster) -> Iterator[httpx.Client]:
+    with running.client() as made:
+        yield made
+
+
+def say(client: httpx.Client, session: str, content: Any, **fields: Any) -> dict[str, Any]:
+    body = {"content": content, "max_tokens": 8, "temperature": 0, **fields}
+    response = client.post(f"/v1/sessions/{session}/messages", json=body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def users_texts(client: httpx.Client, session: str) -> list[str]:
+    response = client.get(f"/v1/sessions/{session}/messages")
+    assert response.status_code == 200, response.text
+    said = [message for message in response.json()["data"] if message["role"] == "user"]
+    return [part["text"] for message in said for part in message["content"] if part["type"] == "text"]
+
+
+def kill(running: Cluster, deployment: str) -> None:
+    """Ends a replica's process as a crash would."""
+    (victim,) = [pid for pid in running.pids() if f":{deployment}" in title(pid)]
+    os.kill(victim, signal.SIGKILL)
+
+
+def title(pid: int) -> str:
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def until_answered(client: httpx.Client, path: str) -> httpx.Response:
+    """The first answer that is no 5xx, within a minute."""
+    for _ in range(120):
+        try:
+            response = client.get(path, headers={"X-Argus-Timeout-Ms": "5000"})
+        except httpx.TransportError:
+            response = None
+        if response is not None and response.status_code < 500:
+            return response
+        time.sleep(0.5)
+    raise AssertionError(f"{path} was not answered again")
+
+
+def test_five_turns_over_restarts_of_store_and_router(running: Cluster, client: httpx.Client, scene_png: bytes) -> None:
+    made = client.post("/v1/sessions", json={"system": "Be brief.", "max_turns": 10}).json()
+    session = made["id"]
+    url = "data:image/png;base64," + base64.b64encode(scene_png).decode()
+    picture = {"type": "image_url", "image_url": {"url": url}}
+    first = say(client, session, [picture, {"type": "text", "text": "What is this?"}])
+    assert first["object"] == "chat.completion" and first["session"]["images"] == 1
+    second = say(client, session, "And its colour?")
+    assert second["usage"]["prompt_tokens"] > first["usage"]["prompt_tokens"]
+    assert second["session"]["tokens"] == second["usage"]["total_tokens"]
+
+    kill(running, "sessions")
+    third = say(client, session, "And its shape?")  # waits for the store, and asks again
+    assert third["session"]["turns"] == 3 and third["usage"]["prompt_tokens"] > second["usage"]["prompt_tokens"]
+
+    kill(running, "router")
+    assert until_answered(client, f"/v1/sessions/{session}").json()["turns"] == 3
+    fourth = say(client, session, "And its size?")
+
+    kill(running, "sessions")
+    until_answered(client, f"/v1/sessions/{session}")
+    fifth = say(client, session, "Thank you.")
+    assert fifth["session"]["turns"] == 5 and fifth["session"]["dropped"] == 0
+    assert fifth["usage"]["prompt_tokens"] > fourth["usage"]["prompt_tokens"]
+    questions = ["What is this?", "And its colour?", "And its shape?", "And its size?", "Thank you."]
+    assert users_texts(client, session) == questions
+
+    # The same conversation sent in one piece is the same prompt: the model was shown all that was said.
+    said = client.get(f"/v1/sessions/{session}/messages").json()["data"]
+    answers = [message["content"] for message in said if message["role"] == "assistant"]
+    messages: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}]
+    for i, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        content: Any = [picture, {"type": "text", "text": question}] if i == 0 else question
+        messages += [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+    body = {"messages": messages[:-1], "max_tokens": 8, "temperature": 0}
+    whole = client.post("/v1/chat/completions", json=body).json()
+    assert whole["usage"] == fifth["usage"] and whole["choices"] == fifth["choices"]
+    assert client.delete(f"/v1/sessions/{session}").json()["deleted"] is True
+    assert client.get(f"/v1/sessions/{session}").status_code == 404
+
+
+def test_a_conversation_longer_than_the_context_goes_on(client: httpx.Client) -> None:
+    session = client.post("/v1/sessions", json={}).json()["id"]
+    for _ in range(3):
+        assert say(client, session, "x" * 250)["session"]["dropped"] == 0
+    answer = say(client, session, "y" * 250)
+    assert answer["session"]["dropped"] >= 1 and answer["usage"]["total_tokens"] <= CONTEXT
+    assert users_texts(client, session)[-1] == "y" * 250
+    alone = client.post(f"/v1/sessions/{session}/messages", json={"content": "z" * 2000})
+    assert (alone.status_code, alone.json()["error"]["code"]) == (400, "prompt_too_long")
+    assert alone.json()["error"]["param"] == "content" and users_texts(client, session)[-1] == "y" * 250
+
+
+def test_streams_and_readers_who_leave(client: httpx.Client) -> None:
+    session = client.post("/v1/sessions", json={}).json()["id"]
+    path = f"/v1/sessions/{session}/messages"
+    body = {"content": "hello", "max_tokens": 8, "temperature": 0, "stream": True}
+    with client.stream("POST", path, json=body) as response:
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    assert lines[-1] == "[DONE]"
+    chunks = [json.loads(line) for line in lines[:-1]]
+    streamed = "".join(choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"])
+    assert chunks[-1]["session"]["turns"] == 1
+    (answer,) = [m["content"] for m in client.get(path).json()["data"] if m["role"] == "assistant"]
+    assert answer == streamed
+
+    with client.stream("POST", path, json={**body, "content": "leave", "max_tokens": 500}) as response:
+        assert response.status_code == 200
+        next(response.iter_lines())
+        busy = client.post(path, json={"content": "second"})
+        assert (busy.status_code, busy.json()["error"]["code"]) == (409, "session_busy")
+    for _ in range(100):  # the server notices that nobody reads, and gives the turn back
+        again = client.post(path, json={**body, "stream": False, "content": "again"})
+        if again.status_code == 200:
+            break
+        assert again.json()["error"]["code"] == "session_busy"
+        time.sleep(0.1)
+    assert users_texts(client, session) == ["hello", "again"]
