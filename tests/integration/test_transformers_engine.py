@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import io
 import json
 import math
 import time
@@ -11,14 +13,28 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPConfig
 
+from demo.scenes import render_video, sample_scene
+from deployments.base import CpuPool
 from deployments.generation.engine import Prompt
-from deployments.generation.messages import ChatEvent, ChatResult, Constraint, Gathering, Sampling
+from deployments.generation.media import MediaLimits, load_prompt
+from deployments.generation.messages import (
+    ChatEvent,
+    ChatResult,
+    Constraint,
+    Gathering,
+    Message,
+    Sampling,
+    Text,
+    VideoPart,
+)
+from deployments.generation.prompts import load_style, render
 from deployments.generation.transformers_engine import TransformersEngine
 from serve.config.models import Batching, GenerativeModel
 from serve.errors import (
@@ -167,18 +183,23 @@ async def queued(engine: TransformersEngine, rows: int) -> None:
     await until(lambda: engine.waiting >= rows)
 
 
+@functools.cache
+def plain(folder: Path) -> tuple[Any, Any]:
+    """The model and its processor, as transformers loads them."""
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    return model.eval(), AutoProcessor.from_pretrained(folder)
+
+
 def reference(folder: Path, prompt: Prompt, max_new_tokens: int = 24) -> list[int]:
     """Plain greedy `generate` on one prompt."""
-    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    processor: Any = AutoProcessor.from_pretrained(folder)
+    model, processor = plain(folder)
     media = {"images": list(prompt.images) or None, "videos": list(prompt.videos) or None}
     inputs = processor(
         text=[prompt.text], return_tensors="pt", **{name: value for name, value in media.items() if value}
     )
     output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)[0].tolist()
-    skip = 1 if model.config.text_config.is_encoder_decoder else len(inputs["input_ids"][0])
-    # BLIP-2 gives the prompt back only when it was handed to its language model as ids.
-    return output[skip:]
+    # An encoder-decoder gives back the token its decoder starts with, the others the whole prompt.
+    return output[1 if model.config.is_encoder_decoder else len(inputs["input_ids"][0]) :]
 
 
 @pytest.mark.parametrize("name", sorted(BUILDERS))
@@ -199,6 +220,34 @@ async def test_tokens_are_those_of_plain_generate_alone_and_in_a_batch(
     assert [list(tokens) for tokens in alone] == expected
     assert [list(result.answers[0].token_ids) for result in batched] == expected * 2
     assert len({tuple(tokens) for tokens in expected}) == len(expected)  # else this test would prove little
+
+
+async def test_a_conversation_with_a_clip_goes_all_the_way(folders: dict[str, Path]) -> None:
+    """Messages to prompt, file to frames, both to tokens: as one would do by hand with transformers."""
+    source = render_video(sample_scene(3), 64, 10, 10)
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="webm") as output:
+        stream: Any = output.add_stream("libvpx", rate=10, width=64, height=64, pix_fmt="yuv420p")
+        for frame in source:
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        output.mux(stream.encode(None))
+    messages = [
+        Message("system", (Text("Be brief."),)),
+        Message("user", (VideoPart(buffer.getvalue()), Text("What <video> moves?"))),
+    ]
+    folder, pool = folders["video_llava"], CpuPool(1)
+    rendered = render(messages, load_style(str(folder)))
+    prompt = await load_prompt(rendered, pool, MediaLimits(frames=tiny_models.FRAMES), time.monotonic() + 60)
+    pool.close()
+    with av.open(io.BytesIO(buffer.getvalue())) as file:
+        decoded = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    frames = np.stack([decoded[index] for index in (0, 3, 6, 9)])
+    by_hand = Prompt("Be brief. USER: <video>\nWhat <\u200bvideo> moves? ASSISTANT:", videos=(frames,))
+    engine = TransformersEngine(config_of(folder, "video_llava"))
+    await engine.start()
+    (made,) = (await answer(engine, prompt)).answers
+    await engine.close()
+    assert list(made.token_ids) == reference(folder, by_hand)
 
 
 async def test_a_streamed_answer_is_the_whole_answer(llava: TransformersEngine, folders: dict[str, Path]) -> None:
@@ -290,8 +339,7 @@ async def test_half_a_stop_text_at_the_end_is_text(llava: TransformersEngine) ->
 async def test_logprobs_are_the_models(llava: TransformersEngine, folders: dict[str, Path]) -> None:
     prompt, steps = about("odds", 1), 6
     result = await answer(llava, prompt, Sampling(max_tokens=steps, temperature=0.7, seed=3, logprobs=5))
-    model: Any = AutoModelForImageTextToText.from_pretrained(folders["llava"], dtype=torch.float32).eval()
-    processor: Any = AutoProcessor.from_pretrained(folders["llava"])
+    model, processor = plain(folders["llava"])
     inputs = processor(text=[prompt.text], images=list(prompt.images), return_tensors="pt")
     chosen = torch.tensor([result.answers[0].token_ids])
     inputs["input_ids"] = torch.cat([inputs["input_ids"], chosen], 1)
