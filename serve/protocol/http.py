@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -13,6 +14,7 @@ from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
 from serve.protocol import captions, chat, indexes, native, oip_http, openai, sessions
+from serve.protocol.document import completed
 from serve.protocol.edge import DOCS_ASSETS, App, Edge
 from serve.protocol.oip import InferenceService
 from serve.protocol.routes import PlainRoute
@@ -34,6 +36,10 @@ def build(services: Services, inference: InferenceService) -> App:
     app.include_router(oip_http.build(inference, limits.max_body_bytes, services.version))
     _add_docs(app)
     app.index_fixed_paths()
+    app.names = {
+        "/v1/models/{name}": [card.name for card in services.plane.models()],
+        "/v2/models/{model}": inference.names(),
+    }
     return Edge(app, services.authenticator, limits, services.admission, services.recorder)
 
 
@@ -56,6 +62,14 @@ def _add_docs(app: FastAPI) -> None:
 
 class _Routes(FastAPI):
     """FastAPI's routing and documentation without its error handling: errors reach the edge, which says them."""
+
+    names: Mapping[str, Sequence[str]] = {}
+
+    def openapi(self) -> dict[str, Any]:
+        """Made once, with what this cluster knows of itself."""
+        if self.openapi_schema is None:
+            self.openapi_schema = completed(super().openapi(), self.names)
+        return self.openapi_schema
 
     def build_middleware_stack(self) -> Any:
         """Called once by FastAPI; our plain routes need none of its middleware."""

@@ -16,7 +16,14 @@ pytestmark = pytest.mark.cluster
 
 def test_no_server_errors(cluster: Cluster, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{cluster.http}/openapi.json"]
-    options = ["--checks", "not_a_server_error", "--phases", "examples,coverage,fuzzing", "--max-examples", "20"]
+    options = [
+        "--checks",
+        "not_a_server_error",
+        "--phases",
+        "examples,coverage,fuzzing,stateful",
+        "--max-examples",
+        "20",
+    ]
     limits = ["--seed", "1", "--request-timeout", "30", "--workers", "1", "-H", f"X-API-Key: {KEY}"]
     done = subprocess.run(
         [*command, *options, *limits], capture_output=True, text=True, timeout=280, cwd=tmp_path, check=False

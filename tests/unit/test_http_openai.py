@@ -176,3 +176,18 @@ async def test_a_cluster_that_cannot_embed() -> None:
     custom = {"kind": "custom", "implementation": "a:B", "tasks": ["classify"]}
     async with Site(cluster(models={"judge": custom})).client() as client:
         assert await refused(client, 404, input="x") == ("model_not_found", "model")
+
+
+async def test_the_document_names_the_models_and_what_follows_from_an_index(client: httpx.AsyncClient) -> None:
+    paths = (await client.get("/openapi.json")).json()["paths"]
+
+    def values(path: str) -> list[str]:
+        (found,) = [one["schema"]["enum"] for one in paths[path]["get"]["parameters"] if one["in"] == "path"]
+        return found
+
+    assert values("/v1/models/{name}") == ["clip", "judge"]
+    assert "clip.classify" in values("/v2/models/{model}/ready")
+    links = paths["/v1/indexes/{name}"]["put"]["responses"]["200"]["links"].values()
+    operations = {one["operationId"] for path in paths.values() for one in path.values() if "operationId" in one}
+    assert {link["operationId"] for link in links} <= operations
+    assert len(links) == 5
