@@ -16,6 +16,7 @@ from transformers import LogitsProcessor, StoppingCriteria
 from deployments.generation.messages import ChatEvent, FinishReason, TokenLogprob
 from deployments.generation.sampling import Chosen, RowSampler, choose
 from deployments.generation.text_stream import TextStream
+from serve.errors import ArgusError, ModelFailed
 
 
 class Row:
@@ -45,7 +46,7 @@ class Row:
     ) -> None:
         self.index, self.inputs, self.prompt_tokens, self.max_tokens = index, inputs, prompt_tokens, max_tokens
         self.sampler, self.wake = sampler, wake
-        self.error: Exception | None = None
+        self.error: ArgusError | None = None
         self._stream, self._end_tokens = stream, end_tokens
         self._tokens: list[int] = []
         self._position = 0
@@ -101,8 +102,8 @@ class Row:
             if not self._over:
                 self._end("cut")
 
-    def fail(self, error: Exception) -> None:
-        """Ends it without a reason; its batch reports the error in its place."""
+    def fail(self, error: ArgusError) -> None:
+        """Ends it with an error instead of a reason."""
         with self._lock:
             if not self._over:
                 self._over, self.error = True, error
@@ -155,18 +156,24 @@ class RowChooser(LogitsProcessor):
             for number, choice in zip(asking, chosen, strict=True):
                 row = self._rows[number]
                 if isinstance(choice, Exception):
-                    row.fail(choice)
+                    row.fail(_failed(choice))
                     continue
                 tokens[number] = choice.token
                 try:
                     row.accept(choice)
                 except Exception as error:  # a tokenizer that cannot read what the model says
-                    row.fail(error)
+                    row.fail(_failed(error))
             for wake in {id(self._rows[number].wake): self._rows[number].wake for number in asking}.values():
                 wake()
         forced = torch.full_like(scores, float("-inf"))
         forced[torch.arange(len(tokens)), torch.tensor(tokens)] = 0
         return forced  # type: ignore[return-value]
+
+
+def _failed(error: Exception) -> ModelFailed:
+    failure = ModelFailed(f"The model failed on this input: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
 
 
 class RowStopping(StoppingCriteria):

@@ -117,8 +117,9 @@ class TransformersEngine:
                         if event.finish_reason is not None:
                             unfinished.discard(row)
                         yield event
-                for task in tasks:
-                    if task.done() and (error := task.exception()) is not None:
+                for row, task in zip(rows, tasks, strict=True):
+                    # A row that fails says so at once; its task ends with the batch.
+                    if (error := row.error or (task.exception() if task.done() else None)) is not None:
                         raise error
                 if unfinished and not await _in_time(woken, deadline):
                     if not any(row.begun for row in rows):
@@ -156,6 +157,7 @@ class TransformersEngine:
         self._loaded = None
         for row in self._live:
             row.fail(Unavailable("The model is shutting down.", retry_after_s=1.0))
+            row.wake()
         self._pool.close()
         await self._batcher.close()
         self._model_thread.shutdown(wait=False)
