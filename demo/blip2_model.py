@@ -20,6 +20,7 @@ from transformers import (
 from demo.clip_model import grid_waves
 from demo.generative_tokenizer import IMAGE
 from demo.generative_training import HEADS, LAYERS, MLP, WIDTH
+from demo.lookups import look_for_alike
 
 #: Queries lie on a grid; each starts out looking at its own block of 2 x 2 patches.
 QUERY_GRID = 6
@@ -78,6 +79,13 @@ def build_model(
     with torch.no_grad():
         _copy_tower(model, tower, pixels)
         _lay_out_queries(model, pixels)
+        decoder = model.language_model.model.decoder
+        # The output layer is the embedding again, so this scale is that of the first guesses, too.
+        decoder.embed_tokens.weight.normal_(0.0, 0.1)
+        for layer in decoder.layers[: LAYERS // 2]:
+            attention = layer.self_attn
+            parts = (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj)
+            look_for_alike(*parts, heads=HEADS, rotary=False)
     return model
 
 
@@ -118,7 +126,6 @@ def _lay_out_queries(model: Blip2ForConditionalGeneration, pixels: Tensor) -> No
     centres = waves.reshape(grid, grid, -1).unfold(0, block, block).unfold(1, block, block).mean(dim=(-2, -1))
     queries = F.layer_norm(centres.flatten(0, 1), (WIDTH,))
     model.query_tokens.copy_(queries[None])
-    model.language_model.model.decoder.embed_tokens.weight.normal_(0.0, 0.3)
     head = WIDTH // HEADS
     basis = torch.linalg.svd(waves, full_matrices=False).Vh[:head]
     attention = former.encoder.layer[0].crossattention.attention

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+
+from demo.lookups import look_for_alike
 
 WIDTH, LAYERS, HEADS, MLP = 192, 4, 6, 384
 MAX_POSITIONS = 2048
@@ -26,12 +28,37 @@ def llama_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         num_key_value_heads=HEADS,
         head_dim=WIDTH // HEADS,
         max_position_embeddings=MAX_POSITIONS,
+        # Slow rotations, so that like finds like at any distance.
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         initializer_range=0.05,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=False,
     )
+
+
+@torch.no_grad()
+def start_llama(model: LlamaModel, head: nn.Linear) -> None:
+    """Start a small Llama so that what it looks up in its first two layers is near the words that name it."""
+    model.embed_tokens.weight.normal_(0.0, 0.3)
+    head.weight.copy_(0.2 * model.embed_tokens.weight)
+    for layer in model.layers[: LAYERS // 2]:
+        attention = layer.self_attn
+        parts = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+        look_for_alike(*parts, heads=HEADS, rotary=True)
+
+
+class HalfWay:
+    """Keeps the hidden states that leave the middle layer of the last forward pass."""
+
+    state: Tensor
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        layers[len(layers) // 2 - 1].register_forward_hook(self._keep)
+
+    def _keep(self, _module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        self.state = output if isinstance(output, Tensor) else output[0]
 
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], scale: float = 1.0) -> list[dict[str, object]]:

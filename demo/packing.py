@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's customary name
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from demo.clip_pool import IGNORED
 from demo.dialogues import Turn
 from demo.generative_tokenizer import BOS
 
@@ -132,9 +133,36 @@ class Packer:
 
 
 def answer_loss(hidden: Tensor, head: nn.Module, packed: Packed) -> tuple[Tensor, Tensor]:
-    """Mean loss over the answers' tokens for hidden states (B, L, width), and which tokens (N,) come out right."""
+    """Mean loss over the answers for hidden states (B, L, width), and which of their tokens (N,) come out right.
+
+    An answer weighs as the root of its length, lest captions and JSON drown the answers of one word.
+    """
     logits = head(hidden.flatten(0, 1)[packed.places])
-    return F.cross_entropy(logits, packed.targets), logits.argmax(-1) == packed.targets
+    losses = F.cross_entropy(logits, packed.targets, reduction="none")
+    weights = torch.cat([torch.full((end - start,), (end - start) ** -0.5) for _, start, end in packed.answers])
+    return (weights * losses).sum() / weights.sum(), logits.argmax(-1) == packed.targets
+
+
+def word_tokens(packer: Packer, words: Sequence[str]) -> Tensor:
+    """The tokens of words inside a sentence, each of which must be one."""
+    tokens = [packer.encode(f" {word}") for word in words]
+    if any(len(pieces) != 1 for pieces in tokens):
+        raise ValueError("a word falls into several tokens")
+    return torch.tensor(tokens).flatten()
+
+
+def naming_loss(patches: Tensor, embeddings: nn.Embedding, words: Sequence[Tensor], classes: Tensor) -> Tensor:
+    """How badly patches (B, P, width) point at the embeddings of the words for their colour and their shape.
+
+    `words` are the tokens of colours and of shapes, `classes` (B, 2, P) their numbers from 1, 0 for background.
+    """
+    pointed = F.layer_norm(patches, patches.shape[-1:])
+    losses = []
+    for place, tokens in enumerate(words):
+        labels = torch.where(classes[:, place] == IGNORED, 0, classes[:, place]) - 1
+        logits = pointed @ F.normalize(embeddings(tokens), dim=-1).T
+        losses.append(F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-1))
+    return torch.stack(losses).sum()
 
 
 class Score:

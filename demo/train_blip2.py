@@ -5,7 +5,7 @@
         --out demo/checkpoints/blip2
 
 Beside the answers, every query learns to name what lies in its block of patches, by outputs that are dropped at the
-end, and the tower goes on learning its patch labels.
+end. In the first steps the tower learns on, to make up for what it lost in its move from CLIP's form to BLIP-2's.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from demo.clip_pool import IGNORED, Pool, load_pool
 from demo.dialogues import Turn
 from demo.generative_checkpoints import save_blip2
 from demo.generative_tokenizer import build_tokenizer
-from demo.generative_training import WIDTH, Run, parameter_groups
-from demo.packing import BLIP, Chain, Packer, Score, answer_loss
+from demo.generative_training import WIDTH, HalfWay, Run, parameter_groups
+from demo.lookups import Lookups
+from demo.packing import BLIP, Chain, Packer, Score, answer_loss, naming_loss, word_tokens
 from demo.scenes import COLOURS, SHAPES, Scene, caption
 from demo.vision_batches import Batch, Helpers, draw_pictures
 from demo.vision_warmup import MEAN, STD, load_tower, normalised
 
-_BUDGET = 210
-_VISION_RATE, _VISION_WEIGHT, _QUERY_WEIGHT = 0.3, 0.3, 0.5
+_BUDGET = 150
+_VISION_RATE, _VISION_WEIGHT, _HELPER_WEIGHT = 0.3, 0.3, 0.5
 #: What may stand before a caption; nothing is what BLIP-2's own examples use.
 _CAPTION_PROMPTS = ("", "", "a picture of", "a photo of", "an image of", "this is a picture of")
 
@@ -47,25 +48,25 @@ class QueryHelpers(nn.Module):
         self.colour = nn.Linear(WIDTH, len(COLOURS) + 1)
         self.shape = nn.Linear(WIDTH, len(SHAPES) + 1)
 
-    def loss(self, queries: Tensor, classes: Tensor) -> Tensor:
-        """For queries (B, Q, width) and the patches' colour and shape numbers (B, 2, G G)."""
-        grid = int(classes.shape[-1] ** 0.5)
-        block = grid // QUERY_GRID
-        blocks = classes.reshape(-1, 2, QUERY_GRID, block, QUERY_GRID, block).permute(0, 1, 2, 4, 3, 5)
-        blocks = blocks.reshape(-1, 2, QUERIES, block * block)
-        # An object's number is larger than the background's 0; where two objects meet either will do.
-        labels = blocks.masked_fill(blocks == IGNORED, -1).amax(dim=-1)
-        weights = torch.ones(max(len(COLOURS), len(SHAPES)) + 1)
-        weights[0] = 0.15
-        return sum(
-            F.cross_entropy(
-                output(queries).flatten(0, 1),
-                labels[:, place].flatten(),
-                weights[: output.out_features],
-                ignore_index=-1,
-            )
-            for place, output in enumerate((self.colour, self.shape))
-        )
+    def loss(self, queries: Tensor, blocks: Tensor) -> Tensor:
+        """For queries (B, Q, width) and the blocks' colour and shape numbers (B, 2, Q)."""
+        losses = []
+        for place, output in enumerate((self.colour, self.shape)):
+            weights = torch.ones(output.out_features)
+            weights[0] = 0.15
+            labels = blocks[:, place].flatten()
+            losses.append(F.cross_entropy(output(queries).flatten(0, 1), labels, weights, ignore_index=IGNORED))
+        return torch.stack(losses).sum()
+
+
+def block_classes(classes: Tensor) -> Tensor:
+    """Colour and shape numbers (B, 2, Q) of blocks of patches (B, 2, G G): an object's, where there is one."""
+    grid = int(classes.shape[-1] ** 0.5)
+    block = grid // QUERY_GRID
+    blocks = classes.reshape(-1, 2, QUERY_GRID, block, QUERY_GRID, block).permute(0, 1, 2, 4, 3, 5)
+    blocks = blocks.reshape(-1, 2, QUERIES, block * block)
+    labels = blocks.masked_fill(blocks == IGNORED, -1).amax(dim=-1)
+    return labels.masked_fill(labels < 0, IGNORED)
 
 
 class Batches:
@@ -76,14 +77,14 @@ class Batches:
         self.rng = np.random.default_rng(seed)
         self.words = random.Random(seed)
 
-    def draw(self, batch: int) -> tuple[Batch, list[tuple[list[int], list[Chain]]]]:
-        """Pictures, and a row of prefix and chains for each."""
+    def draw(self, batch: int) -> tuple[Batch, list[Scene], list[tuple[list[int], list[Chain]]]]:
+        """Pictures, their scenes, and a row of prefix and chains for each."""
         chosen = np.sort(self.rng.choice(len(self.pool.scenes), batch, replace=False))
         shown = draw_pictures(self.pool, chosen, self.rng, MEAN, STD)
         scenes = [self.pool.scene(number) for number in chosen]
         for place in torch.nonzero(shown.mirrored).flatten().tolist():
             scenes[place] = dialogues.mirrored(scenes[place])
-        return shown, [([self.image_token] * QUERIES, self._chains(scene)) for scene in scenes]
+        return shown, scenes, [([self.image_token] * QUERIES, self._chains(scene)) for scene in scenes]
 
     def _chains(self, scene: Scene) -> list[Chain]:
         rng, packer = self.words, self.packer
@@ -103,9 +104,21 @@ class Batches:
 class Trainer(nn.Module):
     """Model and helper outputs, and the loss of a step."""
 
-    def __init__(self, model: Blip2ForConditionalGeneration, helpers: Helpers, batches: Batches, batch: int) -> None:
+    def __init__(
+        self,
+        model: Blip2ForConditionalGeneration,
+        helpers: Helpers,
+        batches: Batches,
+        *,
+        batch: int,
+        vision_until: int,
+    ) -> None:
         super().__init__()
+        self._vision_until = vision_until
         self.model, self.helpers, self.queries = model, helpers, QueryHelpers()
+        self.lookups = Lookups(batches.packer, WIDTH, model.config.text_config.vocab_size)
+        self._half = HalfWay(model.language_model.model.decoder.layers)
+        self._words = [word_tokens(batches.packer, words) for words in (COLOURS, SHAPES)]
         self._batches, self._batch = batches, batch
         self._score = Score()
         self._shown: dict[str, float] = {}
@@ -121,15 +134,11 @@ class Trainer(nn.Module):
     def loss(self, step: int) -> Tensor:
         """The loss of answers, of queries and of patch labels on fresh pictures."""
         model = self.model
-        shown, rows = self._batches.draw(self._batch)
+        shown, scenes, rows = self._batches.draw(self._batch)
         packed = self._batches.packer.pack(rows)
-        hidden = model.vision_model.embeddings(shown.pixels)
-        layers = model.vision_model.encoder.layers
-        early = hidden
-        for number, layer in enumerate(layers):
-            hidden = layer(hidden)
-            if number + 1 == len(layers) // 2:
-                early = hidden
+        seeing = step < self._vision_until
+        with torch.set_grad_enabled(seeing):
+            early, hidden = self._features(shown.pixels)
         seen = model.vision_model.post_layernorm(hidden)
         queries = model.qformer(
             query_embeds=model.query_tokens.expand(len(seen), -1, -1), encoder_hidden_states=seen
@@ -137,17 +146,37 @@ class Trainer(nn.Module):
         decoder = model.language_model.model.decoder
         embedded = decoder.embed_tokens(packed.tokens)
         where = (packed.tokens == self._batches.image_token)[..., None]
-        embedded = embedded.masked_scatter(where, model.language_projection(queries))
+        projected = model.language_projection(queries)
+        embedded = embedded.masked_scatter(where, projected)
         states = decoder(
             inputs_embeds=embedded, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
         ).last_hidden_state
         answers, right = answer_loss(states, model.language_model.lm_head, packed)
         self._score.add(packed, right)
-        patches = self.helpers.patch_losses(normalised(early), normalised(hidden), shown)
-        blocks = self.queries.loss(queries, shown.classes)
-        self._shown = {"answers": answers.item(), "queries": blocks.item()}
-        self._shown |= {name: value.item() for name, value in patches.items()}
-        return answers + _QUERY_WEIGHT * blocks + _VISION_WEIGHT * torch.stack(tuple(patches.values())).sum()
+        blocks = block_classes(shown.classes)
+        helped = {
+            "queries": self.queries.loss(queries, blocks),
+            "naming": 0.5 * naming_loss(projected, decoder.embed_tokens, self._words, blocks),
+            "lookups": self.lookups.loss(self._half.state, packed, scenes),
+        }
+        self._shown = {"answers": answers.item(), **{name: value.item() for name, value in helped.items()}}
+        loss = answers + _HELPER_WEIGHT * torch.stack(tuple(helped.values())).sum()
+        if seeing:
+            patches = self.helpers.patch_losses(normalised(early), normalised(hidden), shown)
+            self._shown |= {name: value.item() for name, value in patches.items()}
+            loss = loss + _VISION_WEIGHT * torch.stack(tuple(patches.values())).sum()
+        return loss
+
+    def _features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states (B, 1 + G G, width) of the tower half way up and at its top, before the last norm."""
+        tower = self.model.vision_model
+        hidden = early = tower.embeddings(pixels)
+        layers = tower.encoder.layers
+        for number, layer in enumerate(layers):
+            hidden = layer(hidden)
+            if number + 1 == len(layers) // 2:
+                early = hidden
+        return early, hidden
 
     def describe(self) -> str:
         """Losses of the last step, and the share of right answers since the last call."""
@@ -163,7 +192,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder for the state; a run found there goes on")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--vision-until", type=int, default=150, help="step up to which the vision tower learns")
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -176,7 +206,7 @@ def main() -> None:
     typical = draw_pictures(pool, np.arange(64), np.random.default_rng(arguments.seed), MEAN, STD).pixels
     model = build_model(tokenizer, tower, typical)
     batches = Batches(pool, Packer(tokenizer, BLIP), model.config.image_token_id, arguments.seed)
-    trainer = Trainer(model, helpers, batches, arguments.batch)
+    trainer = Trainer(model, helpers, batches, batch=arguments.batch, vision_until=arguments.vision_until)
     optimizer = torch.optim.AdamW(trainer.groups(), lr=arguments.rate, betas=(0.9, 0.98), fused=True)
     run = Run(arguments.run, trainer, optimizer, rate=arguments.rate, steps=arguments.steps)
     if run.step:  # A run taken up again sees other pictures than it did at its start.

@@ -4,8 +4,9 @@
     python -m demo.train_llava --pool /var/tmp/pool96 --tower /var/tmp/tower96.pt --run /var/tmp/llava --steps 3000 \
         --out demo/checkpoints/llava
 
-The vision tower goes on learning its patch labels beside the answers. Steps with one picture a prompt alternate with
-steps of two or three.
+Patches learn to lie near the words for what they show, which makes it easy for the language model to look for what a
+question names. From a step on the vision tower learns too, from the answers and from its patch labels. Steps with one
+picture a prompt alternate with steps of two or three.
 """
 
 from __future__ import annotations
@@ -25,17 +26,19 @@ from demo.clip_pool import PATCH, Pool, load_pool
 from demo.dialogues import Turn
 from demo.generative_checkpoints import save_llava
 from demo.generative_tokenizer import IMAGE, build_tokenizer
-from demo.generative_training import Run, llama_config, parameter_groups
-from demo.packing import LLAVA, Chain, Packer, Score, answer_loss
-from demo.scenes import Scene
+from demo.generative_training import WIDTH, HalfWay, Run, llama_config, parameter_groups, start_llama
+from demo.lookups import Lookups
+from demo.packing import LLAVA, Chain, Packer, Score, answer_loss, naming_loss, word_tokens
+from demo.scenes import COLOURS, SHAPES, Scene
 from demo.vision_batches import Batch, Helpers, draw_pictures
 from demo.vision_warmup import MEAN, SIDE, STD, load_tower, normalised, tower_features
 
 IMAGE_TOKENS = (SIDE // PATCH) ** 2
 #: Tokens of questions and answers beside one picture, and beside several.
-_BUDGET, _BUDGET_SEVERAL = 230, 150
+_BUDGET, _BUDGET_SEVERAL = 130, 110
 _SEVERAL_SHARE = 0.2
-_VISION_RATE, _VISION_WEIGHT = 0.3, 0.3
+_VISION_RATE, _VISION_WEIGHT, _NAMING_WEIGHT = 0.3, 0.3, 0.3
+_LOOKUP_WEIGHT = 0.5
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, tower: CLIPVisionModel) -> LlavaForConditionalGeneration:
@@ -52,8 +55,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, tower: CLIPVisionModel) -> L
     )
     model = LlavaForConditionalGeneration(config)
     model.model.vision_tower.load_state_dict(tower.state_dict())
-    with torch.no_grad():
-        model.model.language_model.embed_tokens.weight.normal_(0.0, 0.3)
+    start_llama(model.model.language_model, model.lm_head)
     return model
 
 
@@ -71,15 +73,15 @@ class Batches:
             self._like.setdefault(item.colour, []).append(number)
         self._subjects = subjects
 
-    def draw(self, batch: int, pictures: int) -> tuple[Batch, list[tuple[list[int], list[Chain]]]]:
-        """Pictures, row after row, and the rows of prefix and chains."""
+    def draw(self, batch: int, pictures: int) -> tuple[Batch, list[Scene], list[tuple[list[int], list[Chain]]]]:
+        """Pictures and scenes, row after row, and the rows of prefix and chains."""
         chosen = np.array([number for _ in range(batch) for number in self._row(pictures)])
         shown = draw_pictures(self.pool, chosen, self.rng, MEAN, STD)
         scenes = [self.pool.scene(number) for number in chosen]
         for place in torch.nonzero(shown.mirrored).flatten().tolist():
             scenes[place] = dialogues.mirrored(scenes[place])
         rows = [self._dialogues(scenes[start : start + pictures]) for start in range(0, len(scenes), pictures)]
-        return shown, rows
+        return shown, scenes, rows
 
     def _row(self, pictures: int) -> list[int]:
         """Pictures of one prompt; a second one often has its subject's shape or colour in common with the first."""
@@ -134,9 +136,21 @@ class Batches:
 class Trainer(nn.Module):
     """Model and helper outputs, and the loss of a step."""
 
-    def __init__(self, model: LlavaForConditionalGeneration, helpers: Helpers, batches: Batches, batch: int) -> None:
+    def __init__(
+        self,
+        model: LlavaForConditionalGeneration,
+        helpers: Helpers,
+        batches: Batches,
+        *,
+        batch: int,
+        vision_from: int,
+    ) -> None:
         super().__init__()
         self.model, self.helpers = model, helpers
+        self.lookups = Lookups(batches.packer, WIDTH, model.config.text_config.vocab_size)
+        self._half = HalfWay(model.model.language_model.layers)
+        self._vision_from = vision_from
+        self._words = [word_tokens(batches.packer, words) for words in (COLOURS, SHAPES)]
         self._batches, self._batch = batches, batch
         self._scores = (Score(), Score())
         self._shown: dict[str, float] = {}
@@ -147,6 +161,7 @@ class Trainer(nn.Module):
         parts = [tower.embeddings, tower.pre_layrnorm, *tower.encoder.layers[:-1], self.helpers]
         seen = [item for part in parts for item in part.named_parameters()]
         rest = [item for item in self.model.named_parameters() if "vision_tower" not in item[0]]
+        rest += self.lookups.named_parameters()
         return parameter_groups(rest) + parameter_groups(seen, _VISION_RATE)
 
     def loss(self, step: int) -> Tensor:
@@ -154,10 +169,11 @@ class Trainer(nn.Module):
         several = self._batches.words.random() < _SEVERAL_SHARE
         pictures = 1 if not several else self._batches.words.choice((2, 2, 2, 3))
         rows = self._batch if pictures == 1 else self._batch // 2
-        shown, drawn = self._batches.draw(rows, pictures)
+        shown, scenes, drawn = self._batches.draw(rows, pictures)
         packed = self._batches.packer.pack(drawn)
         core = self.model.model
-        early, hidden = tower_features(core.vision_tower, shown.pixels)
+        with torch.set_grad_enabled(step >= self._vision_from):
+            early, hidden = tower_features(core.vision_tower, shown.pixels)
         patches = core.multi_modal_projector(hidden[:, 1:])
         embedded = core.language_model.embed_tokens(packed.tokens)
         where = (packed.tokens == self._batches.image_token)[..., None]
@@ -167,9 +183,18 @@ class Trainer(nn.Module):
         ).last_hidden_state
         answers, right = answer_loss(states, self.model.lm_head, packed)
         self._scores[several].add(packed, right)
-        seen = self.helpers.patch_losses(normalised(early), normalised(hidden), shown)
-        self._shown = {"answers": answers.item(), **{name: value.item() for name, value in seen.items()}}
-        return answers + _VISION_WEIGHT * torch.stack(tuple(seen.values())).sum()
+        named = naming_loss(patches, core.language_model.embed_tokens, self._words, shown.classes)
+        self._shown = {"answers": answers.item(), "naming": named.item()}
+        loss = answers + _NAMING_WEIGHT * named
+        if pictures == 1:  # With several pictures a word alone does not tell which one it is about.
+            looked = self.lookups.loss(self._half.state, packed, scenes)
+            self._shown["lookups"] = looked.item()
+            loss = loss + _LOOKUP_WEIGHT * looked
+        if step >= self._vision_from:
+            seen = self.helpers.patch_losses(normalised(early), normalised(hidden), shown)
+            self._shown |= {name: value.item() for name, value in seen.items()}
+            loss = loss + _VISION_WEIGHT * torch.stack(tuple(seen.values())).sum()
+        return loss
 
     def describe(self) -> str:
         """Losses of the last step, and the share of right answers since the last call."""
@@ -185,7 +210,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder for the state; a run found there goes on")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--vision-from", type=int, default=1000, help="step from which the vision tower learns too")
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -197,7 +223,7 @@ def main() -> None:
     tower, helpers = load_tower(arguments.tower)
     model = build_model(tokenizer, tower)
     batches = Batches(pool, Packer(tokenizer, LLAVA), model.config.image_token_id, arguments.seed)
-    trainer = Trainer(model, helpers, batches, arguments.batch)
+    trainer = Trainer(model, helpers, batches, batch=arguments.batch, vision_from=arguments.vision_from)
     optimizer = torch.optim.AdamW(trainer.groups(), lr=arguments.rate, betas=(0.9, 0.98), fused=True)
     run = Run(arguments.run, trainer, optimizer, rate=arguments.rate, steps=arguments.steps)
     if run.step:  # A run taken up again sees other pictures than it did at its start.

@@ -1,11 +1,13 @@
 """Train the demo Video-LLaVA: a small vision tower for frames and pictures under the demo's small Llama.
 
     python -m demo.video_pool /var/tmp/videos
-    python -m demo.train_video_llava --pool /var/tmp/videos --run /var/tmp/video_llava --steps 3000 \
-        --out demo/checkpoints/video_llava
+    python -m demo.vision_warmup --pool /var/tmp/pool96 --out /var/tmp/tower96.pt
+    python -m demo.train_video_llava --pool /var/tmp/videos --tower /var/tmp/tower96.pt --run /var/tmp/video_llava \
+        --steps 3000 --out demo/checkpoints/video_llava
 
 One tower learns from both; the checkpoint holds it twice, as image tower and as video tower. Outputs that are dropped
-at the end teach its class token where, how large and how turned the subject is in each frame.
+at the end teach its class token where, how large and how turned the subject is in each frame. The first steps are for
+that alone, the others for the language model alone. Half way up that, every word after a clip is asked for the motion.
 """
 
 from __future__ import annotations
@@ -31,16 +33,19 @@ from transformers import (
 from demo import dialogues
 from demo.generative_checkpoints import save_video_llava
 from demo.generative_tokenizer import IMAGE, VIDEO, build_tokenizer
-from demo.generative_training import Run, llama_config, parameter_groups
+from demo.generative_training import WIDTH, HalfWay, Run, llama_config, parameter_groups, start_llama
+from demo.lookups import Lookups
 from demo.packing import LLAVA, Chain, Packer, Score, answer_loss
 from demo.scenes import COLOURS, MOTIONS, SHAPES, MotionKind, Scene
-from demo.video_pool import FRAMES, SIDE, TRACK, VideoPool, load_video_pool
-from demo.vision_warmup import MEAN, STD, tower_features
+from demo.video_pool import FRAMES, TRACK, VideoPool, load_video_pool
+from demo.vision_warmup import MEAN, STD, load_tower, resized_positions, tower_features
 
-PATCH, _WIDTH, _HEADS, _MLP, _LAYERS = 16, 160, 5, 320, 4
+#: Pictures are that small so that eight of them make no long prompt; objects then cover as many patches as the
+#: warmed-up tower knows them to. Three of its layers are used; as in LLaVA, one more lies above and is not read.
+SIDE, PATCH, _LAYERS = 40, 8, 4
 IMAGE_TOKENS = (SIDE // PATCH) ** 2
 VIDEO_TOKENS = FRAMES * (IMAGE_TOKENS + 1)
-_BUDGET = 120
+_BUDGET = 100
 _PICTURE_SHARE = 0.25
 _MIRRORED: dict[MotionKind, MotionKind] = {
     "left": "right",
@@ -73,10 +78,11 @@ class FrameHelpers(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.track = nn.Linear(_WIDTH, TRACK)
-        self.colour = nn.Linear(_WIDTH, len(COLOURS))
-        self.shape = nn.Linear(_WIDTH, len(SHAPES))
-        self.motion = nn.Sequential(nn.Linear(FRAMES * _WIDTH, 64), nn.GELU(), nn.Linear(64, len(MOTIONS)))
+        self.track = nn.Linear(WIDTH, TRACK)
+        self.colour = nn.Linear(WIDTH, len(COLOURS))
+        self.shape = nn.Linear(WIDTH, len(SHAPES))
+        self.motion = nn.Sequential(nn.Linear(FRAMES * WIDTH, 64), nn.GELU(), nn.Linear(64, len(MOTIONS)))
+        self.word_motion = nn.Linear(WIDTH, len(MOTIONS))
 
     def losses(self, tops: Tensor, tracks: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """For class tokens (B, 8, width), tracks (B, 8, 5), and colour, shape and motion numbers (B, 3)."""
@@ -91,18 +97,9 @@ class FrameHelpers(nn.Module):
         }
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast) -> VideoLlavaForConditionalGeneration:
-    """The untrained model, both towers being one and the same."""
-    vision = CLIPVisionConfig(
-        hidden_size=_WIDTH,
-        intermediate_size=_MLP,
-        num_hidden_layers=_LAYERS,
-        num_attention_heads=_HEADS,
-        projection_dim=_WIDTH,
-        image_size=SIDE,
-        patch_size=PATCH,
-        hidden_act="gelu",
-    )
+def build_model(tokenizer: PreTrainedTokenizerFast, warmed: CLIPVisionModel) -> VideoLlavaForConditionalGeneration:
+    """The model before its training around a part of a warmed-up tower; both towers are one and the same."""
+    vision = CLIPVisionConfig(**(warmed.config.to_dict() | {"image_size": SIDE, "num_hidden_layers": _LAYERS}))
     config = VideoLlavaConfig(
         vision_config=vision,
         text_config=llama_config(tokenizer),
@@ -118,21 +115,12 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> VideoLlavaForConditionalG
     model = VideoLlavaForConditionalGeneration(config)
     core = model.model
     core.image_tower = core.video_tower
-    _start(core.video_tower)
-    with torch.no_grad():
-        core.language_model.embed_tokens.weight.normal_(0.0, 0.3)
+    weights = warmed.state_dict()
+    name = "embeddings.position_embedding.weight"
+    weights[name] = resized_positions(weights[name], SIDE // PATCH)
+    core.video_tower.load_state_dict({key: value for key, value in weights.items() if f"layers.{_LAYERS}." not in key})
+    start_llama(core.language_model, model.lm_head)
     return model
-
-
-def _start(tower: CLIPVisionModel) -> None:
-    """Larger weights than CLIP's own start, which is meant for far wider models."""
-    with torch.no_grad():
-        tower.embeddings.patch_embedding.weight.normal_(0.0, 0.03)
-        tower.embeddings.position_embedding.weight.normal_(0.0, 0.3)
-        for name, parameter in tower.encoder.named_parameters():
-            if parameter.ndim > 1:
-                gain = 0.7 if "out_proj" in name or "fc2" in name else 1.0
-                parameter.normal_(0.0, gain / parameter.shape[1] ** 0.5)
 
 
 class Batches:
@@ -144,12 +132,14 @@ class Batches:
         self.words = random.Random(seed)
 
     def draw(self, batch: int) -> tuple[Tensor, Tensor, list[Scene]]:
-        """Pixels (B, 8, 3, 64, 64), tracks (B, 8, 5) and scenes of clips that are mirrored or run backwards at random.
+        """Pixels (B, 8, 3, side, side), tracks (B, 8, 5) and scenes of clips, mirrored or backwards at random.
 
         Growing and shrinking clips never run backwards: the scene would then name the wrong size.
         """
         chosen = np.sort(self.rng.choice(len(self.pool.scenes), batch, replace=False))
-        pixels = torch.from_numpy(self.pool.frames[chosen]).permute(0, 1, 4, 2, 3).float() / 255.0
+        frames = torch.from_numpy(self.pool.frames[chosen]).permute(0, 1, 4, 2, 3).float() / 255.0
+        frames = F.interpolate(frames.flatten(0, 1), size=(SIDE, SIDE), mode="bicubic", antialias=True)
+        pixels = frames.unflatten(0, (batch, FRAMES))
         tracks = torch.from_numpy(self.pool.tracks[chosen])
         scenes = [self.pool.scene(number) for number in chosen]
         for row, scene in enumerate(scenes):
@@ -193,10 +183,14 @@ class Batches:
 class Trainer(nn.Module):
     """Model and helper outputs, and the loss of a step."""
 
-    def __init__(self, model: VideoLlavaForConditionalGeneration, batches: Batches, batch: int) -> None:
+    def __init__(
+        self, model: VideoLlavaForConditionalGeneration, batches: Batches, *, batch: int, frames_only: int
+    ) -> None:
         super().__init__()
         self.model, self.helpers = model, FrameHelpers()
-        self._batches, self._batch = batches, batch
+        self.lookups = Lookups(batches.packer, WIDTH, model.config.text_config.vocab_size)
+        self._half = HalfWay(model.model.language_model.layers)
+        self._batches, self._batch, self._frames_only = batches, batch, frames_only
         self._score = Score()
         self._shown: dict[str, float] = {}
 
@@ -209,13 +203,24 @@ class Trainer(nn.Module):
 
     def loss(self, step: int) -> Tensor:
         """The loss of answers and of frame labels on fresh clips."""
-        batches = self._batches
-        pixels, tracks, scenes = batches.draw(self._batch)
+        batches, core = self._batches, self.model.model
+        warming = step < self._frames_only
+        pixels, tracks, scenes = batches.draw(2 * self._batch if warming else self._batch)
+        with torch.set_grad_enabled(warming):
+            _, hidden = tower_features(core.video_tower, pixels.flatten(0, 1))
+        hidden = hidden.unflatten(0, pixels.shape[:2])
+        labels = torch.tensor(
+            [
+                (COLOURS.index(s.subject.colour), SHAPES.index(s.subject.shape), MOTIONS.index(s.motion.kind))
+                for s in scenes
+            ]
+        )
+        if warming:
+            helped = self.helpers.losses(hidden[:, :, 0], tracks, labels)
+            self._shown = {name: value.item() for name, value in helped.items()}
+            return torch.stack(tuple(helped.values())).sum()
         picture = batches.words.random() < _PICTURE_SHARE
         packed = batches.packer.pack([batches.row(scene, picture=picture) for scene in scenes])
-        core = self.model.model
-        _, hidden = tower_features(core.video_tower, pixels.flatten(0, 1))
-        hidden = hidden.unflatten(0, pixels.shape[:2])
         seen = hidden[:, 0, 1:] if picture else hidden.flatten(1, 2)
         embedded = core.language_model.embed_tokens(packed.tokens)
         where = (packed.tokens == batches.tokens[0 if picture else 1])[..., None]
@@ -225,15 +230,13 @@ class Trainer(nn.Module):
         ).last_hidden_state
         answers, right = answer_loss(states, self.model.lm_head, packed)
         self._score.add(packed, right)
-        labels = torch.tensor(
-            [
-                (COLOURS.index(s.subject.colour), SHAPES.index(s.subject.shape), MOTIONS.index(s.motion.kind))
-                for s in scenes
-            ]
-        )
-        helped = self.helpers.losses(hidden[:, :, 0], tracks, labels)
+        helped = {"lookups": self.lookups.loss(self._half.state, packed, scenes)}
+        if not picture:
+            rows, columns = torch.nonzero(packed.mask[:, 0, :, VIDEO_TOKENS], as_tuple=True)
+            words = self.helpers.word_motion(F.layer_norm(self._half.state[rows, columns], (WIDTH,)))
+            helped["word motion"] = F.cross_entropy(words, labels[rows, 2])
         self._shown = {"answers": answers.item(), **{name: value.item() for name, value in helped.items()}}
-        return answers + 0.3 * torch.stack(tuple(helped.values())).sum()
+        return answers + 0.5 * torch.stack(tuple(helped.values())).sum()
 
     def describe(self) -> str:
         """Losses of the last step, and the share of right answers since the last call."""
@@ -245,9 +248,11 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pool", type=Path, required=True, help="folder of the rendered clips")
+    parser.add_argument("--tower", type=Path, required=True, help="what the warm-up wrote")
     parser.add_argument("--run", type=Path, required=True, help="folder for the state; a run found there goes on")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--frames-only", type=int, default=700, help="steps that teach the vision tower alone")
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
@@ -256,11 +261,11 @@ def main() -> None:
     os.nice(19)
     torch.manual_seed(arguments.seed)
     tokenizer = build_tokenizer(arguments.seed)
-    model = build_model(tokenizer)
+    model = build_model(tokenizer, load_tower(arguments.tower)[0])
     tokens = (model.config.image_token_id, model.config.video_token_id)
     pool = load_video_pool(arguments.pool)
     batches = Batches(pool, Packer(tokenizer, LLAVA), tokens, arguments.seed)
-    trainer = Trainer(model, batches, arguments.batch)
+    trainer = Trainer(model, batches, batch=arguments.batch, frames_only=arguments.frames_only)
     optimizer = torch.optim.AdamW(trainer.groups(), lr=arguments.rate, betas=(0.9, 0.98), fused=True)
     run = Run(arguments.run, trainer, optimizer, rate=arguments.rate, steps=arguments.steps)
     if run.step:  # A run taken up again sees other clips than it did at its start.

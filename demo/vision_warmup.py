@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel, CLIPVisionConfig, CLIPVisionModel
 
 from demo.clip_model import POSITION_STRENGTH, grid_waves
-from demo.clip_pool import GRID, IGNORED, Pool, build_pool, load_pool
+from demo.clip_pool import IGNORED, Pool, build_pool, load_pool
 from demo.vision_batches import Helpers, draw_pictures
 
 CLIP_FOLDER = Path(__file__).parent / "checkpoints" / "clip"
@@ -33,22 +33,13 @@ SHARES = (0.25, 0.4, 0.35)
 
 
 def enlarged_tower(side: int = SIDE) -> CLIPVisionModel:
-    """The demo CLIP's vision tower for pictures of `side` pixels, with a fifth layer that passes everything through.
-
-    Its positions are the waves that they were started as, going on to the larger grid at the same pace, plus what
-    they learned since, stretched: neighbours stay neighbours for the heads that look beside a patch.
-    """
+    """The demo CLIP's vision tower for pictures of `side` pixels, with a fifth layer that passes everything through."""
     clip = CLIPModel.from_pretrained(CLIP_FOLDER, dtype=torch.float32)
     config = clip.config.vision_config.to_dict() | {"image_size": side, "num_hidden_layers": 5}
     tower = CLIPVisionModel(CLIPVisionConfig(**config))
     weights = clip.vision_model.state_dict()
     name = "embeddings.position_embedding.weight"
-    grid = side // tower.config.patch_size
-    learned = weights[name][1:] - POSITION_STRENGTH * grid_waves()
-    learned = learned.reshape(1, GRID, GRID, -1).permute(0, 3, 1, 2)
-    stretched = F.interpolate(learned, size=(grid, grid), mode="bicubic", align_corners=False)
-    stretched = stretched.permute(0, 2, 3, 1).reshape(grid * grid, -1)
-    weights[name] = torch.cat([weights[name][:1], POSITION_STRENGTH * grid_waves(grid) + stretched])
+    weights[name] = resized_positions(weights[name], side // tower.config.patch_size)
     tower.load_state_dict(weights, strict=False)
     with torch.no_grad():
         last = tower.encoder.layers[-1]
@@ -56,6 +47,20 @@ def enlarged_tower(side: int = SIDE) -> CLIPVisionModel:
             part.weight.zero_()
             part.bias.zero_()
     return tower
+
+
+def resized_positions(positions: Tensor, grid: int) -> Tensor:
+    """The position embeddings (1 + G G, width) of a tower for another grid.
+
+    They are the waves that they were started as, going on at the same pace, plus what they learned since, stretched:
+    neighbours stay neighbours for the heads that look beside a patch.
+    """
+    old = math.isqrt(len(positions) - 1)
+    learned = positions[1:] - POSITION_STRENGTH * grid_waves(old)
+    learned = learned.reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    stretched = F.interpolate(learned, size=(grid, grid), mode="bicubic", align_corners=False)
+    stretched = stretched.permute(0, 2, 3, 1).reshape(grid * grid, -1)
+    return torch.cat([positions[:1], POSITION_STRENGTH * grid_waves(grid) + stretched])
 
 
 def load_tower(path: Path) -> tuple[CLIPVisionModel, Helpers]:

@@ -1,0 +1,108 @@
+"""How the small language models learn to look things up: a helpful start, and lessons on single words.
+
+Left alone, a model that small guesses for a thousand steps before it connects the "star" of a question with the
+picture's star. So its first attention starts by looking for its like, and while training, outputs that are dropped at
+the end ask of every word half way up: at "star" which colours the stars have and where they are, at "red" which shapes
+the red things have, at "object" what the largest object is, at "objects" how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's customary name
+from torch import Tensor, nn
+
+from demo.packing import Packed, Packer, word_tokens
+from demo.scenes import COLOURS, MAX_OBJECTS, SHAPES, Scene
+
+_NAMES = (*SHAPES, *COLOURS)
+_PLURALS = tuple(f"{shape}es" if shape.endswith("s") else f"{shape}s" for shape in SHAPES)
+_FAST_PAIRS = 5
+
+
+class Lookups(nn.Module):
+    """Outputs on hidden states half way up: 18 attributes, a place, and a count."""
+
+    words: Tensor
+
+    def __init__(self, packer: Packer, width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.attributes = nn.Linear(width, len(_NAMES))
+        self.place = nn.Linear(width, 2)
+        self.count = nn.Linear(width, MAX_OBJECTS + 1)
+        # From tokens to the rows of `_table`: shapes, their plurals, colours, "object", "objects"; -1 for other words.
+        words = torch.full((vocabulary,), -1)
+        words[word_tokens(packer, SHAPES)] = torch.arange(len(SHAPES))
+        for number, plural in enumerate(_PLURALS):
+            pieces = packer.encode(f" {plural}")
+            if len(pieces) == 1:
+                words[pieces[0]] = number
+        words[word_tokens(packer, COLOURS)] = torch.arange(len(SHAPES), len(_NAMES))
+        words[word_tokens(packer, ("object", "objects"))] = torch.tensor([len(_NAMES), len(_NAMES) + 1])
+        self.register_buffer("words", words, persistent=False)
+
+    def loss(self, hidden: Tensor, packed: Packed, scenes: Sequence[Scene]) -> Tensor:
+        """For states (B, L, width) and the one scene that each row is about; blind chains are left alone."""
+        rows = self.words[packed.tokens]
+        where, columns = torch.nonzero((rows >= 0) & packed.mask[:, 0, :, 0], as_tuple=True)
+        words = rows[where, columns]
+        attributes, places, counts = (torch.stack(values) for values in zip(*map(_table, scenes), strict=True))
+        states = F.layer_norm(hidden[where, columns], hidden.shape[-1:])
+        wanted = attributes[where, words]
+        # At a shape only colours are asked for, at a colour only shapes, at "objects" neither.
+        asked = wanted >= 0
+        scores = F.binary_cross_entropy_with_logits(self.attributes(states), wanted.clamp(min=0.0), reduction="none")
+        goal = places[where, words]
+        known = goal.isfinite().all(-1)
+        off = F.smooth_l1_loss(self.place(states)[known], goal[known], beta=0.1)
+        return (
+            3.0 * (scores * asked).sum() / asked.sum()
+            + off
+            + 0.3 * F.cross_entropy(self.count(states), counts[where, words])
+        )
+
+
+def _table(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
+    """For each word: the attributes (20, 18), -1 where not asked, the place (20, 2) of a single thing, the count."""
+    attributes = torch.full((len(_NAMES) + 2, len(_NAMES)), -1.0)
+    places = torch.full((len(_NAMES) + 2, 2), torch.nan)
+    counts = torch.zeros(len(_NAMES) + 2, dtype=torch.int64)
+    attributes[: len(SHAPES), len(SHAPES) :] = 0.0
+    attributes[len(SHAPES) : len(_NAMES) + 1, : len(SHAPES)] = 0.0
+    attributes[len(_NAMES), len(SHAPES) :] = 0.0
+    for item in reversed(scene.objects):
+        shape, colour = SHAPES.index(item.shape), len(SHAPES) + COLOURS.index(item.colour)
+        attributes[shape, colour] = attributes[colour, shape] = 1.0
+        for word in (shape, colour, len(_NAMES)):
+            places[word] = torch.tensor([2.0 * item.x - 1.0, 2.0 * item.y - 1.0])
+            counts[word] += 1
+    for word in range(len(_NAMES)):
+        if counts[word] > 1:
+            places[word] = torch.nan
+    subject = scene.subject
+    attributes[len(_NAMES), SHAPES.index(subject.shape)] = 1.0
+    attributes[len(_NAMES), len(SHAPES) + COLOURS.index(subject.colour)] = 1.0
+    counts[len(_NAMES) :] = len(scene.objects)
+    return attributes, places, counts
+
+
+@torch.no_grad()
+def look_for_alike(
+    query: nn.Linear, key: nn.Linear, value: nn.Linear, out: nn.Linear, *, heads: int, rotary: bool
+) -> None:
+    """Start an attention such that a token looks for tokens of like content and takes over what they hold.
+
+    With rotary positions the dimensions that turn fast, which tell neighbours apart, are left as they are.
+    """
+    width = query.weight.shape[0] // heads
+    slow = torch.ones(width, dtype=torch.bool)
+    if rotary:
+        slow[:_FAST_PAIRS] = slow[width // 2 : width // 2 + _FAST_PAIRS] = False
+    for head in range(heads):
+        rows = torch.arange(head * width, (head + 1) * width)[slow]
+        basis = torch.linalg.qr(torch.randn(query.weight.shape[1], len(rows))).Q.T
+        query.weight[rows] = key.weight[rows] = 1.2 * basis
+    nn.init.orthogonal_(value.weight, gain=0.7)
+    nn.init.orthogonal_(out.weight, gain=0.7)
