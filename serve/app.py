@@ -19,6 +19,7 @@ from serve.config.models import (
     ClipModel,
     CustomModel,
     GenerativeModel,
+    KnowledgeStoreModel,
     Model,
     SessionStoreModel,
     VectorIndexModel,
@@ -120,6 +121,10 @@ def _implementation(cluster: ClusterFile, name: str, model: Model) -> tuple[Call
         from deployments.session_store import SessionStoreReplica
 
         return SessionStoreReplica, (model,)
+    if isinstance(model, KnowledgeStoreModel):
+        from deployments.knowledge_store import KnowledgeStoreReplica
+
+        return KnowledgeStoreReplica, (model,)
     if isinstance(model, GenerativeModel):
         from deployments.generation.replica import GenerativeReplica
 

@@ -32,7 +32,7 @@ from serve.media.admit import MediaDoor, MediaSource
 CLASSIFY, EMBED, CHAT = "classify", "embed", "chat"
 
 # The cheap call that shows whether a model answers, where it is not `info`.
-_PROBES = {"vector_index": "list_indexes", "session_store": "stats"}
+_PROBES = {"vector_index": "list_indexes", "session_store": "stats", "knowledge_store": "stats"}
 
 T = TypeVar("T")
 

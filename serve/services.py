@@ -9,15 +9,17 @@ from typing import TypeVar
 from serve.auth import Authenticator
 from serve.chat import ChatService
 from serve.config.cluster import ClusterFile, Limits
-from serve.config.models import SessionStoreModel, StoreModel, VectorIndexModel
+from serve.config.models import KnowledgeStoreModel, SessionStoreModel, StoreModel, VectorIndexModel
 from serve.dataplane import DataPlane
 from serve.handles import ModelHandle
 from serve.indexes import IndexService
+from serve.knowledge import KnowledgeService
 from serve.media.admit import Fetcher, MediaDoor
 from serve.media.image import ImageLimits
 from serve.metrics import Recorder
 from serve.resilience.admission import Admission
 from serve.sessions import SessionService
+from serve.support import SupportService
 
 S = TypeVar("S", bound=StoreModel)
 
@@ -35,6 +37,8 @@ class Services:
     search: IndexService
     chat: ChatService
     sessions: SessionService
+    knowledge: KnowledgeService
+    support: SupportService
     authenticator: Authenticator
     admission: Admission
     recorder: Recorder
@@ -52,17 +56,30 @@ def build_services(
     door = MediaDoor(image_limits(cluster), fetcher)
     plane = DataPlane(cluster, handles, door)
     chat = ChatService(cluster, plane, handles, door)
+    search = IndexService(plane, _store(cluster, handles, VectorIndexModel)[0])
+    sessions = SessionService(cluster, plane, chat, *_store(cluster, handles, SessionStoreModel))
+    knowledge = _knowledge(cluster, search, handles)
     return Services(
         cluster.limits,
         plane,
-        IndexService(plane, _store(cluster, handles, VectorIndexModel)[0]),
+        search,
         chat,
-        SessionService(cluster, plane, chat, *_store(cluster, handles, SessionStoreModel)),
+        sessions,
+        knowledge,
+        SupportService(plane, chat, sessions, knowledge, cluster.support),
         Authenticator(cluster.auth),
         Admission(cluster.router.max_ongoing_requests, recorder.in_flight),
         recorder,
         version,
     )
+
+
+def _knowledge(cluster: ClusterFile, search: IndexService, handles: Mapping[str, ModelHandle]) -> KnowledgeService:
+    """Over the store that the `support` section names."""
+    name = None if cluster.support is None else cluster.support.knowledge
+    settings = None if name is None else cluster.models[name]
+    assert settings is None or isinstance(settings, KnowledgeStoreModel), "the cluster file was checked"
+    return KnowledgeService(cluster.limits, search, None if name is None else handles[name], settings, cluster.support)
 
 
 def _store(

@@ -23,9 +23,9 @@ class StoreClient:
         kind: of the model, for the message that says so.
     """
 
-    def __init__(self, handle: ModelHandle | None, kind: str) -> None:
+    def __init__(self, handle: ModelHandle | None, kind: str, missing: str | None = None) -> None:
         self._handle = handle
-        self._kind = kind
+        self._missing = missing or f"This cluster has no model of kind {kind}."
 
     async def call(self, method: str, context: RequestContext, *args: Any, **kwargs: Any) -> Any:
         """Calls a method of the store.
@@ -35,7 +35,7 @@ class StoreClient:
             ArgusError: whatever else went wrong.
         """
         if self._handle is None:
-            raise NotFound(f"This cluster has no model of kind {self._kind}.", code="not_configured")
+            raise NotFound(self._missing, code="not_configured")
         for attempt in itertools.count(1):
             try:
                 return await self._handle.call(method, context, *args, **kwargs)

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from serve.config.models import Model, Name, Section
+from serve.config.support import Support
 
 MIB = 1024 * 1024
 
@@ -145,6 +146,7 @@ class ClusterFile(Section):
     models: dict[Name, Model] = Field(min_length=1, description="Models that we host.")
     providers: dict[Name, Provider] = Field({}, description="Models that others host.")
     cascades: dict[Name, Cascade] = Field({}, description="Compositions of models and providers.")
+    support: Support | None = Field(None, description="Answers from knowledge bases; not offered when left out.")
     router: Router = Field(Router(), description="The router deployment.")
     server: Server = Field(Server(), description="Addresses and ports.")
     limits: Limits = Field(Limits(), description="Bounds at the edge.")

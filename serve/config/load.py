@@ -12,7 +12,16 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from serve.config.cluster import ClusterFile
-from serve.config.models import KINDS, CheckpointModel, StoreModel
+from serve.config.models import (
+    KINDS,
+    CheckpointModel,
+    ClipModel,
+    CustomModel,
+    GenerativeModel,
+    KnowledgeStoreModel,
+    StoreModel,
+    VectorIndexModel,
+)
 from serve.errors import ConfigError
 from serve.validation import fields_at, real_path
 
@@ -165,6 +174,34 @@ def _cross_check(cluster: ClusterFile) -> Iterable[str]:
                     f"cascades.{name}.steps.{i}.use: got {step.use!r}; it must be a model or provider of this file: "
                     f"{', '.join(callable_names)}"
                 )
+    yield from _support_problems(cluster)
+
+
+def _support_problems(cluster: ClusterFile) -> Iterable[str]:
+    """Names in the `support` section that are no models of the right kind."""
+    support = cluster.support
+    if support is None:
+        return
+    models = cluster.models
+    stores = [name for name, model in models.items() if isinstance(model, KnowledgeStoreModel)]
+    chats = [name for name, model in models.items() if isinstance(model, GenerativeModel)]
+    embeds = [
+        name
+        for name, model in models.items()
+        if isinstance(model, ClipModel) or (isinstance(model, CustomModel) and "embed" in model.tasks)
+    ]
+    for key, name, right, what in (
+        ("knowledge", support.knowledge, stores, "of kind knowledge_store"),
+        ("chat_model", support.chat_model, chats, "that chats"),
+        ("escalation_model", support.escalation_model, chats, "that chats"),
+        ("embedding_model", support.embedding_model, embeds, "that embeds"),
+    ):
+        if name is not None and name not in right:
+            yield f"support.{key}: got {name!r}; it must be a model of this file {what}: {', '.join(right) or 'none'}"
+    if support.embedding_model is not None and not any(
+        isinstance(model, VectorIndexModel) for model in models.values()
+    ):
+        yield "support.embedding_model: needs a model of kind vector_index, which this file does not have"
 
 
 def _with_paths(cluster: ClusterFile, folder: Path) -> ClusterFile:

@@ -151,6 +151,27 @@ class SessionStoreModel(StoreModel):
         return self
 
 
+class KnowledgeStoreModel(StoreModel):
+    """Documents in knowledge bases (`/v1/knowledge`), cut into chunks and found by their words."""
+
+    kind: Literal["knowledge_store"] = Field(description="Kind of model.")
+    path: str = Field("var/knowledge", description="Folder of the durable store, relative to the working directory.")
+    max_bytes: int = Field(1_000_000_000, ge=1_000_000, description="Bound on the database: documents and word index.")
+    max_chunks: int = Field(100_000, ge=1, description="Most chunks of all knowledge bases together.")
+    max_document_chars: int = Field(500_000, ge=1, le=10_000_000, description="Longest document, in characters.")
+    chunk_chars: int = Field(800, ge=50, le=10_000, description="Longest chunk, in characters.")
+    chunk_overlap: int = Field(120, ge=0, description="Most characters that a chunk repeats of the one before.")
+
+    @model_validator(mode="after")
+    def _overlapping(self) -> KnowledgeStoreModel:
+        if 2 * self.chunk_overlap > self.chunk_chars:
+            raise ValueError(
+                f"chunk_overlap is {self.chunk_overlap}, chunk_chars is {self.chunk_chars}; "
+                "the overlap must not exceed half a chunk"
+            )
+        return self
+
+
 class GenerativeModel(CheckpointModel):
     """A vision-language model that writes text."""
 
@@ -204,6 +225,7 @@ Model = Annotated[
     ClipModel
     | VectorIndexModel
     | SessionStoreModel
+    | KnowledgeStoreModel
     | GenerativeModel
     | Florence2Model
     | VideoClassifierModel
@@ -215,6 +237,7 @@ KINDS = (
     "clip",
     "vector_index",
     "session_store",
+    "knowledge_store",
     "llava",
     "blip2",
     "video_llava",
@@ -223,4 +246,4 @@ KINDS = (
     "custom",
 )
 # Kinds that this release can start. The others may be declared, so that budgets can be planned before they arrive.
-SERVED_KINDS = frozenset({"clip", "vector_index", "session_store", "llava", "blip2", "video_llava", "custom"})
+SERVED_KINDS = frozenset(KINDS) - {"florence2", "video_classifier"}

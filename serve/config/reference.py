@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from serve.config import cluster, models
+from serve.config import cluster, models, support
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("The file", cluster.ClusterFile),
@@ -17,6 +17,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("models.NAME, kind clip", models.ClipModel),
     ("models.NAME, kind vector_index", models.VectorIndexModel),
     ("models.NAME, kind session_store", models.SessionStoreModel),
+    ("models.NAME, kind knowledge_store", models.KnowledgeStoreModel),
     ("models.NAME, kind custom", models.CustomModel),
     ("models.NAME, kinds llava, blip2, video_llava", models.GenerativeModel),
     ("models.NAME, kind florence2", models.Florence2Model),
@@ -24,6 +25,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("models.NAME.batching", models.Batching),
     ("models.NAME.autoscaling", models.Autoscaling),
     ("models.NAME.placement", models.Placement),
+    ("support", support.Support),
     ("router", cluster.Router),
     ("server", cluster.Server),
     ("limits", cluster.Limits),

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
-from serve.protocol import captions, chat, indexes, native, oip_http, openai, sessions
+from serve.protocol import captions, chat, indexes, native, oip_http, openai, sessions, support
 from serve.protocol.document import completed
 from serve.protocol.edge import DOCS_ASSETS, App, Edge
 from serve.protocol.oip import InferenceService
@@ -32,6 +32,7 @@ def build(services: Services, inference: InferenceService) -> App:
     app.include_router(openai.build(services.plane))
     app.include_router(chat.build(services.chat, limits.max_body_bytes))
     app.include_router(sessions.build(services.sessions, limits.max_body_bytes))
+    app.include_router(support.build(services.knowledge, services.support, limits.max_body_bytes))
     app.include_router(indexes.build(services.search, limits.max_body_bytes))
     app.include_router(oip_http.build(inference, limits.max_body_bytes, services.version))
     _add_docs(app)

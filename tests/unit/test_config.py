@@ -60,6 +60,7 @@ def test_published_ids_of_the_profiles(name: str) -> None:
     assert checkpoints == {
         "clip": "openai/clip-vit-large-patch14",
         "index": None,
+        "sessions": None,
         "florence2": "florence-community/Florence-2-large-ft",
         "videomae": "MCG-NJU/videomae-base-finetuned-kinetics",
         "timesformer": "facebook/timesformer-base-finetuned-k400",
@@ -183,6 +184,38 @@ WRONG: list[tuple[str, dict[str, Any], list[str]]] = [
         "two writers",
         file(models={"index": {"kind": "vector_index", "autoscaling": {"max_replicas": 2}}}),
         ["models.index: ", "one writer"],
+    ),
+    (
+        "two writers of sessions",
+        file(models={"talk": {"kind": "session_store", "autoscaling": {"max_replicas": 2}}}),
+        ["models.talk: ", "one writer"],
+    ),
+    (
+        "a session that outlives the longest",
+        file(models={"talk": {"kind": "session_store", "ttl_s": 20, "max_ttl_s": 10}}),
+        ["models.talk: ", "ttl_s is 20, max_ttl_s is 10"],
+    ),
+    (
+        "chunks that overlap too much",
+        file(models={"docs": {"kind": "knowledge_store", "chunk_chars": 100, "chunk_overlap": 51}}),
+        ["models.docs: ", "chunk_overlap is 51, chunk_chars is 100"],
+    ),
+    (
+        "support by models that are not there",
+        file(support={"knowledge": "clip", "chat_model": "gpt"}),
+        ["support.knowledge: got 'clip'", "support.chat_model: got 'gpt'", "none"],
+    ),
+    (
+        "support embeds without an index",
+        file(
+            models={
+                "clip": {"kind": "clip", "checkpoint": "a/b"},
+                "llava": {"kind": "llava", "checkpoint": "a/b"},
+                "docs": {"kind": "knowledge_store"},
+            },
+            support={"knowledge": "docs", "chat_model": "llava", "embedding_model": "clip"},
+        ),
+        ["support.embedding_model: needs a model of kind vector_index"],
     ),
 ]
 

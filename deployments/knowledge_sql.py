@@ -1,0 +1,172 @@
+"""The tables of the knowledge store: documents, their chunks, and an index of the chunks' words.
+
+Full-text search is SQLite's FTS5 (https://www.sqlite.org/fts5.html): BM25 (Robertson and Zaragoza 2009) with k1 1.2 and
+b 0.75, over words without case and diacritics, English endings taken off (Porter 1980). Frequencies are those of all
+knowledge bases together.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sqlite3
+from collections.abc import Sequence
+from typing import Final
+
+from deployments.knowledge_types import Base, Chunk, Document, Match
+
+FORMAT: Final = 1
+SCHEMA: Final = f"""
+PRAGMA user_version = {FORMAT};
+CREATE TABLE documents (
+    base TEXT NOT NULL,
+    id TEXT NOT NULL,
+    title TEXT,
+    revision TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    text TEXT NOT NULL,
+    PRIMARY KEY (base, id)
+);
+CREATE TABLE chunks (
+    number INTEGER PRIMARY KEY,
+    base TEXT NOT NULL,
+    document TEXT NOT NULL,
+    id TEXT NOT NULL,
+    start INTEGER NOT NULL,
+    text TEXT NOT NULL,
+    UNIQUE (base, id),
+    FOREIGN KEY (base, document) REFERENCES documents ON DELETE CASCADE
+);
+CREATE INDEX chunks_by_document ON chunks (base, document);
+CREATE VIRTUAL TABLE words USING fts5(
+    text, content = 'chunks', content_rowid = 'number', tokenize = 'porter unicode61 remove_diacritics 2'
+);
+CREATE TRIGGER chunk_added AFTER INSERT ON chunks
+BEGIN INSERT INTO words (rowid, text) VALUES (NEW.number, NEW.text); END;
+CREATE TRIGGER chunk_removed AFTER DELETE ON chunks
+BEGIN INSERT INTO words (words, rowid, text) VALUES ('delete', OLD.number, OLD.text); END;
+"""
+# More words of a query are not looked at: the first ones say what it is about.
+MOST_WORDS: Final = 32
+_WORD = re.compile(r"\w+")
+_DOCUMENT: Final = """
+SELECT d.base, d.id, d.title, d.revision, length(d.text), count(c.number), d.created_at
+FROM documents AS d LEFT JOIN chunks AS c ON c.base = d.base AND c.document = d.id
+"""
+_CHUNK: Final = "c.id, c.document, d.title, c.start, c.text"
+
+
+def words_of(query: str) -> list[str]:
+    """The distinct words of a query, as they are looked up."""
+    return list(dict.fromkeys(_WORD.findall(query.lower())))[:MOST_WORDS]
+
+
+def put(connection: sqlite3.Connection, document: Document, text: str, chunks: Sequence[Chunk]) -> None:
+    """Adds a document, or replaces the one of its id."""
+    delete(connection, document.base, document.id)
+    connection.execute(
+        "INSERT INTO documents (base, id, title, revision, created_at, text) VALUES (?, ?, ?, ?, ?, ?)",
+        (document.base, document.id, document.title, document.revision, document.created_at, text),
+    )
+    connection.executemany(
+        "INSERT INTO chunks (base, document, id, start, text) VALUES (?, ?, ?, ?, ?)",
+        ((document.base, document.id, chunk.id, chunk.start, chunk.text) for chunk in chunks),
+    )
+
+
+def delete(connection: sqlite3.Connection, base: str, document: str | None) -> int:
+    """Deletes a document, or all of a base; the number deleted."""
+    if document is None:
+        return connection.execute("DELETE FROM documents WHERE base = ?", (base,)).rowcount
+    return connection.execute("DELETE FROM documents WHERE base = ? AND id = ?", (base, document)).rowcount
+
+
+def document(connection: sqlite3.Connection, base: str, name: str) -> Document | None:
+    """One document; None when there is none of that id."""
+    row = connection.execute(
+        f"{_DOCUMENT} WHERE d.base = ? AND d.id = ? GROUP BY d.base, d.id", (base, name)
+    ).fetchone()
+    return None if row is None else Document(*row)
+
+
+def text(connection: sqlite3.Connection, base: str, name: str) -> str:
+    """The text of a document that exists."""
+    (found,) = connection.execute("SELECT text FROM documents WHERE base = ? AND id = ?", (base, name)).fetchone()
+    return str(found)
+
+
+def documents(connection: sqlite3.Connection, base: str, after: str, limit: int) -> list[Document]:
+    """Documents of a base by id, those after `after`."""
+    rows = connection.execute(
+        f"{_DOCUMENT} WHERE d.base = ? AND d.id > ? GROUP BY d.base, d.id ORDER BY d.id LIMIT ?", (base, after, limit)
+    )
+    return [Document(*row) for row in rows]
+
+
+def bases(connection: sqlite3.Connection, name: str | None = None) -> list[Base]:
+    """Every base that holds a document, or the one named."""
+    rows = connection.execute(
+        "SELECT d.base, count(DISTINCT d.id), count(c.number) "
+        "FROM documents AS d LEFT JOIN chunks AS c ON c.base = d.base AND c.document = d.id "
+        "WHERE ? IS NULL OR d.base = ? GROUP BY d.base ORDER BY d.base",
+        (name, name),
+    )
+    return [Base(*row) for row in rows]
+
+
+def count(connection: sqlite3.Connection) -> int:
+    """Chunks of all bases."""
+    return int(connection.execute("SELECT count(*) FROM chunks").fetchone()[0])
+
+
+def chunks(connection: sqlite3.Connection, base: str, ids: Sequence[str]) -> list[Chunk]:
+    """The chunks among `ids` that exist, in that order."""
+    marks = ", ".join("?" * len(ids))
+    rows = connection.execute(
+        f"SELECT {_CHUNK} FROM chunks AS c JOIN documents AS d ON d.base = c.base AND d.id = c.document "
+        f"WHERE c.base = ? AND c.id IN ({marks})",
+        (base, *ids),
+    )
+    found = {chunk.id: chunk for chunk in (Chunk(*row) for row in rows)}
+    return [found[chunk_id] for chunk_id in ids if chunk_id in found]
+
+
+def search(connection: sqlite3.Connection, base: str, query: str, limit: int) -> list[Match]:
+    """The chunks of a base that hold a word of the query, best first."""
+    words = words_of(query)
+    if not words:
+        return []
+    rows = connection.execute(
+        f"""
+        SELECT c.number, -bm25(words), {_CHUNK}
+        FROM words JOIN chunks AS c ON c.number = words.rowid
+        JOIN documents AS d ON d.base = c.base AND d.id = c.document
+        WHERE words MATCH ? AND c.base = ? ORDER BY bm25(words), c.number LIMIT ?
+        """,
+        (" OR ".join(map(_quoted, words)), base, limit),
+    ).fetchall()
+    covered = _coverage(connection, words, [row[0] for row in rows])
+    return [Match(Chunk(*row[2:]), row[1], covered[row[0]]) for row in rows]
+
+
+def _coverage(connection: sqlite3.Connection, words: Sequence[str], numbers: Sequence[int]) -> dict[int, float]:
+    """See `Match.coverage`. A word that no chunk holds weighs most: what it asks about is not here."""
+    total = count(connection)
+    marks = ", ".join("?" * len(numbers))
+    held = dict.fromkeys(numbers, 0.0)
+    weights = 0.0
+    for word in map(_quoted, words):
+        (holders,) = connection.execute("SELECT count(*) FROM words WHERE words MATCH ?", (word,)).fetchone()
+        # The inverse document frequency of BM25, in the form that is never negative (Lucene's).
+        weight = math.log(1 + (total - holders + 0.5) / (holders + 0.5))
+        weights += weight
+        for (number,) in connection.execute(
+            f"SELECT rowid FROM words WHERE words MATCH ? AND rowid IN ({marks})", (word, *numbers)
+        ):
+            held[number] += weight
+    return {number: value / weights for number, value in held.items()}
+
+
+def _quoted(word: str) -> str:
+    """A word as an FTS5 string, so that none is taken for an operator."""
+    return f'"{word}"'
