@@ -9,10 +9,12 @@ import typer
 import yaml
 from rich.table import Table
 
+from deployments.gpu import CONTEXT_GB
 from serve.auth import hash_key
 from serve.cli.console import ConfigOption, ProfileOption, cluster_file, errors, output
 from serve.config.budget import PoolBudget, budgets, problems
 from serve.config.cluster import ClusterFile
+from serve.config.memory import BITS, ModelMemory, memory
 from serve.config.models import SERVED_KINDS
 from serve.config.reference import markdown
 
@@ -25,6 +27,8 @@ def check(profile: ProfileOption = None, config: ConfigOption = None) -> None:
     cluster = cluster_file(profile, config)
     found = problems(cluster)
     output.print(_budget_table(budgets(cluster)))
+    if generating := memory(cluster):
+        output.print(_memory_table(generating))
     unserved = [name for name, model in cluster.models.items() if model.kind not in SERVED_KINDS]
     if unserved:
         output.print(f"Declared, not served by this release: {', '.join(unserved)}", highlight=False)
@@ -65,6 +69,15 @@ def hash_key_command(
         key = secrets.token_urlsafe(32)
         typer.echo(f"key:    {key}", err=True)
     typer.echo(hash_key(key))
+
+
+def _memory_table(models: list[ModelMemory]) -> Table:
+    title = "Generating models: weights + activations, and the KV cache that the rest of the budget holds"
+    table = Table("model", "budget", *BITS.values(), title=title, caption="bold: as configured")
+    for one in models:
+        cells = (one.cell(way) if way != one.chosen else f"[bold]{one.cell(way)}[/bold]" for way in BITS)
+        table.add_row(one.model, f"{one.budget / 1e9 + CONTEXT_GB:g} GB" if one.budget else "CPU", *cells)
+    return table
 
 
 def _budget_table(pools: list[PoolBudget]) -> Table:

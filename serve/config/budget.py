@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from deployments.gpu import CONTEXT_GB, NEEDS, Claim, Packing, pack
 from serve.config.cluster import ClusterFile
+from serve.config.memory import memory
 from serve.config.models import CheckpointModel, Model
 
 
@@ -68,7 +69,12 @@ def _replicas(model: Model) -> int:
 
 def problems(cluster: ClusterFile) -> list[str]:
     """Why the cluster file cannot run, one line each; empty when everything fits."""
-    found = [line for name in cluster.models for line in _model_problems(cluster, name)]
+    measured = {one.model: one.problem() for one in memory(cluster)}
+    found = []
+    for name in cluster.models:
+        plain = _model_problems(cluster, name)
+        # What is plainly too little need not be summed up as well.
+        found += plain or [problem for problem in (measured.get(name),) if problem is not None]
     for budget in budgets(cluster):
         pool = cluster.node_pools[budget.pool]
         if pool.gpus and budget.packing.homeless:
