@@ -201,9 +201,11 @@ WRONG: list[tuple[str, dict[str, Any], list[str]]] = [
         ["models.docs: ", "chunk_overlap is 51, chunk_chars is 100"],
     ),
     (
-        "support by models that are not there",
-        file(support={"knowledge": "clip", "chat_model": "gpt"}),
-        ["support.knowledge: got 'clip'", "support.chat_model: got 'gpt'", "none"],
+        "support by a store that is not there",
+        file(
+            models={"llava": {"kind": "llava", "checkpoint": "a/b"}}, support={"knowledge": "x", "chat_model": "llava"}
+        ),
+        ["support.knowledge: got 'x'", "of kind knowledge_store: none"],
     ),
     (
         "support embeds without an index",
