@@ -224,9 +224,9 @@ def _parsed(text: str) -> tuple[Intent, Sentiment]:
     """What a constrained answer says; one that its length cut says nothing."""
     try:
         read = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return read["intent"], read["sentiment"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
         return "other", "neutral"
-    return read["intent"], read["sentiment"]
 
 
 def _reply(best: _Best, chunks: Sequence[Chunk], signals: Signals, read: ChatResult, asking: Asking | None) -> Reply:
