@@ -212,10 +212,14 @@ async def test_json_that_fits_a_schema(llava: VllmEngine) -> None:
 
 async def test_any_json_object(llava: VllmEngine) -> None:
     made = await only(llava, ask_about(A), Sampling(seed=3, max_tokens=300, constraint=Constraint()))
-    assert made.text.lstrip().startswith("{")
+    assert made.text.startswith(("{}", '{"'))
 
 
-@pytest.mark.parametrize("schema", ['{"type": "nonsense"}', "{not json", '{"type": "string", "pattern": "("}', "[]"])
+@pytest.mark.parametrize(
+    "schema",
+    ['{"type": "nonsense"}', "{not json", '{"type": "string", "pattern": "("}', "[]", f'{{"title": "{"x" * 70_000}"}}'],
+    ids=["type", "syntax", "pattern", "no object", "long"],
+)
 async def test_a_schema_that_cannot_be_compiled(llava: VllmEngine, schema: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         await answer(llava, ask_about(A), Sampling(constraint=Constraint(schema)))
