@@ -41,6 +41,8 @@ WEIGHTS: dict[str, float] = {
     "json of the objects": 0.12,
     "json of the count": 0.1,
 }
+#: The same with more of what is hard to learn.
+HARDER = WEIGHTS | {"how many": 2.0, "left or right": 3.0, "above or below": 1.6, "is there": 2.0}
 _LONG = frozenset(("video caption", *(form for form in WEIGHTS if "caption" in form or "json" in form)))
 _YES_NO = frozenset(("is there", "is anything", "text", "same shape", "same colour", "does it"))
 _ORDINALS = ("first", "second", "third")

@@ -72,7 +72,7 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], scale: float = 1
     ]
 
 
-def rate_share(step: int, steps: int, *, warm: int = 60, tail: float = 0.35) -> float:
+def rate_share(step: int, steps: int, *, warm: int = 60, tail: float = 0.25) -> float:
     """Share of the peak rate: a linear start, a plateau, and a linear fall over the last part of the steps."""
     return min((step + 1) / warm, 1.0, max(0.01, (steps - step) / (tail * steps)))
 

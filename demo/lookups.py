@@ -3,19 +3,23 @@
 Left alone, a model that small guesses for a thousand steps before it connects the "star" of a question with the
 picture's star. So its first attention starts by looking for its like, and while training, outputs that are dropped at
 the end ask of every word half way up: at "star" which colours the stars have and where they are, at "red" which shapes
-the red things have, at "object" what the largest object is, at "objects" how many there are.
+the red things have, at "object" what the largest object is, at "objects" how many there are, and at each patch whether
+it is the centre of something.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's customary name
 from torch import Tensor, nn
 
+from demo.clip_pool import IGNORED
 from demo.packing import Packed, Packer, word_tokens
 from demo.scenes import COLOURS, MAX_OBJECTS, SHAPES, Scene
+from demo.vision_batches import Batch
 
 _NAMES = (*SHAPES, *COLOURS)
 _PLURALS = tuple(f"{shape}es" if shape.endswith("s") else f"{shape}s" for shape in SHAPES)
@@ -62,6 +66,45 @@ class Lookups(nn.Module):
             + off
             + 0.3 * F.cross_entropy(self.count(states), counts[where, words])
         )
+
+    def centres(self, hidden: Tensor, scenes: Sequence[Scene]) -> Tensor:
+        """For states (B, G G, width) of pictures' patches: one counts where an object's centre lies, zero elsewhere.
+
+        What is told apart so can be counted later on.
+        """
+        grid = math.isqrt(hidden.shape[1])
+        wanted = torch.zeros(hidden.shape[:2], dtype=torch.int64)
+        for row, scene in enumerate(scenes):
+            for item in scene.objects:
+                wanted[row, min(int(item.y * grid), grid - 1) * grid + min(int(item.x * grid), grid - 1)] = 1
+        scores = self.count(F.layer_norm(hidden, hidden.shape[-1:]))
+        losses = F.cross_entropy(scores.flatten(0, 1), wanted.flatten(), reduction="none")
+        inside = wanted.flatten() == 1
+        return losses[inside].mean() + losses[~inside].mean()
+
+
+def place_codes(batch: Batch) -> Tensor:
+    """What each patch (B, P, 6) should tell of places: its own x and y; where there is an object the object's x, y and
+    size, and whether its centre lies here; all of them with a spread of two or so."""
+    grid = math.isqrt(batch.classes.shape[-1])
+    line = (torch.arange(grid) + 0.5) / grid
+    own = torch.stack([line.repeat(grid), line.repeat_interleave(grid)], dim=-1).expand(*batch.places.shape[:2], 2)
+    shape = batch.classes[:, 1]
+    filled = ((shape > 0) & (shape != IGNORED))[..., None]
+    away = batch.places[..., :2] * batch.places[..., 2:].exp() / 2.0
+    centre = (away.abs().amax(dim=-1, keepdim=True) <= 0.5 / grid).float()
+    told = torch.cat([6.0 * (own + away) - 3.0, 2.0 * batch.places[..., 2:] + 3.0, 4.0 * centre], dim=-1)
+    return torch.cat([4.0 * own - 2.0, told * filled], dim=-1)
+
+
+def placing_loss(patches: Tensor, codes: Tensor) -> Tensor:
+    """How badly patches (B, P, width) tell their codes along six fixed directions.
+
+    Without this a projector passes on what patches show and drops where they lie.
+    """
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.linalg.qr(torch.randn(patches.shape[-1], codes.shape[-1], generator=generator)).Q
+    return F.smooth_l1_loss(F.layer_norm(patches, patches.shape[-1:]) @ directions, codes)
 
 
 def _table(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:

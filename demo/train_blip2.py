@@ -28,7 +28,7 @@ from demo.dialogues import Turn
 from demo.generative_checkpoints import save_blip2
 from demo.generative_tokenizer import build_tokenizer
 from demo.generative_training import WIDTH, HalfWay, Run, parameter_groups
-from demo.lookups import Lookups
+from demo.lookups import Lookups, place_codes, placing_loss
 from demo.packing import BLIP, Chain, Packer, Score, answer_loss, naming_loss, word_tokens
 from demo.scenes import COLOURS, SHAPES, Scene, caption
 from demo.vision_batches import Batch, Helpers, draw_pictures
@@ -69,6 +69,17 @@ def block_classes(classes: Tensor) -> Tensor:
     return labels.masked_fill(labels < 0, IGNORED)
 
 
+def block_codes(batch: Batch) -> Tensor:
+    """The patches' place codes, for blocks (B, Q, 6): of each number the one that says most."""
+    codes = place_codes(batch)
+    grid = int(codes.shape[1] ** 0.5)
+    block = grid // QUERY_GRID
+    blocks = codes.reshape(-1, QUERY_GRID, block, QUERY_GRID, block, codes.shape[-1]).permute(0, 1, 3, 5, 2, 4)
+    blocks = blocks.reshape(-1, QUERIES, codes.shape[-1], block * block)
+    best = blocks.gather(-1, blocks.abs().argmax(dim=-1, keepdim=True)).squeeze(-1)
+    return torch.cat([blocks[:, :, :2].mean(dim=-1), best[:, :, 2:]], dim=-1)
+
+
 class Batches:
     """Draws the pictures and the dialogues of each step."""
 
@@ -94,7 +105,7 @@ class Batches:
             chains.append(packer.chain([turn], opening=[packer.bos], first=prompt))
         budget = _BUDGET
         while budget > 0:
-            turns = [dialogues.draw_turn(scene, rng) for _ in range(rng.choice((1, 1, 1, 2, 2, 3)))]
+            turns = [dialogues.draw_turn(scene, rng, dialogues.HARDER) for _ in range(rng.choice((1, 1, 1, 2, 2, 3)))]
             # Chat endpoints leave out the opening token, BLIP-2's own processor does not.
             chains.append(packer.chain(turns, opening=[packer.bos] if rng.random() < 0.75 else []))
             budget -= len(chains[-1].tokens)
@@ -157,7 +168,9 @@ class Trainer(nn.Module):
         helped = {
             "queries": self.queries.loss(queries, blocks),
             "naming": 0.5 * naming_loss(projected, decoder.embed_tokens, self._words, blocks),
+            "placing": 2.0 * placing_loss(projected, block_codes(shown)),
             "lookups": self.lookups.loss(self._half.state, packed, scenes),
+            "centres": 0.4 * self.lookups.centres(self._half.state[:, :QUERIES], scenes),
         }
         self._shown = {"answers": answers.item(), **{name: value.item() for name, value in helped.items()}}
         loss = answers + _HELPER_WEIGHT * torch.stack(tuple(helped.values())).sum()

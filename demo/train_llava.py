@@ -4,9 +4,9 @@
     python -m demo.train_llava --pool /var/tmp/pool96 --tower /var/tmp/tower96.pt --run /var/tmp/llava --steps 3000 \
         --out demo/checkpoints/llava
 
-Patches learn to lie near the words for what they show, which makes it easy for the language model to look for what a
-question names. From a step on the vision tower learns too, from the answers and from its patch labels. Steps with one
-picture a prompt alternate with steps of two or three.
+Patches learn to lie near the words for what they show and to tell where it is, which makes it easy for the language
+model to look for what a question names. From a step on the vision tower learns too, from the answers and from its
+patch labels. Steps with one picture a prompt alternate with steps of two or three.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from demo.dialogues import Turn
 from demo.generative_checkpoints import save_llava
 from demo.generative_tokenizer import IMAGE, build_tokenizer
 from demo.generative_training import WIDTH, HalfWay, Run, llama_config, parameter_groups, start_llama
-from demo.lookups import Lookups
+from demo.lookups import Lookups, place_codes, placing_loss
 from demo.packing import LLAVA, Chain, Packer, Score, answer_loss, naming_loss, word_tokens
 from demo.scenes import COLOURS, SHAPES, Scene
 from demo.vision_batches import Batch, Helpers, draw_pictures
@@ -38,7 +38,7 @@ IMAGE_TOKENS = (SIDE // PATCH) ** 2
 _BUDGET, _BUDGET_SEVERAL = 130, 110
 _SEVERAL_SHARE = 0.2
 _VISION_RATE, _VISION_WEIGHT, _NAMING_WEIGHT = 0.3, 0.3, 0.3
-_LOOKUP_WEIGHT = 0.5
+_PLACING_WEIGHT, _LOOKUP_WEIGHT, _CENTRE_WEIGHT = 1.0, 0.5, 0.2
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, tower: CLIPVisionModel) -> LlavaForConditionalGeneration:
@@ -124,8 +124,8 @@ class Batches:
 
     def _turn(self, scenes: list[Scene], apart: bool) -> Turn:
         if len(scenes) == 1 or (apart and self.words.random() < 0.4):
-            return dialogues.draw_turn(scenes[-1], self.words)
-        return dialogues.draw_images_turn(scenes, self.words)
+            return dialogues.draw_turn(scenes[-1], self.words, dialogues.HARDER)
+        return dialogues.draw_images_turn(scenes, self.words, dialogues.HARDER)
 
     def _chat(self) -> Turn:
         while (turn := dialogues.draw_chat(self.words)).answer == dialogues.NO_PICTURE:
@@ -184,12 +184,15 @@ class Trainer(nn.Module):
         answers, right = answer_loss(states, self.model.lm_head, packed)
         self._scores[several].add(packed, right)
         named = naming_loss(patches, core.language_model.embed_tokens, self._words, shown.classes)
-        self._shown = {"answers": answers.item(), "naming": named.item()}
-        loss = answers + _NAMING_WEIGHT * named
+        placed = placing_loss(patches, place_codes(shown))
+        self._shown = {"answers": answers.item(), "naming": named.item(), "placing": placed.item()}
+        loss = answers + _NAMING_WEIGHT * named + _PLACING_WEIGHT * placed
         if pictures == 1:  # With several pictures a word alone does not tell which one it is about.
             looked = self.lookups.loss(self._half.state, packed, scenes)
-            self._shown["lookups"] = looked.item()
-            loss = loss + _LOOKUP_WEIGHT * looked
+            shown_at = packed.tokens == self._batches.image_token
+            centres = self.lookups.centres(self._half.state[shown_at].unflatten(0, (rows, -1)), scenes)
+            self._shown |= {"lookups": looked.item(), "centres": centres.item()}
+            loss = loss + _LOOKUP_WEIGHT * looked + _CENTRE_WEIGHT * centres
         if step >= self._vision_from:
             seen = self.helpers.patch_losses(normalised(early), normalised(hidden), shown)
             self._shown |= {name: value.item() for name, value in seen.items()}

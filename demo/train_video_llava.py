@@ -7,7 +7,7 @@
 
 One tower learns from both; the checkpoint holds it twice, as image tower and as video tower. Outputs that are dropped
 at the end teach its class token where, how large and how turned the subject is in each frame. The first steps are for
-that alone, the others for the language model alone. Half way up that, every word after a clip is asked for the motion.
+that alone. Half way up the language model, every word after a clip is asked for the clip's motion.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from demo.generative_checkpoints import save_video_llava
 from demo.generative_tokenizer import IMAGE, VIDEO, build_tokenizer
 from demo.generative_training import WIDTH, HalfWay, Run, llama_config, parameter_groups, start_llama
 from demo.lookups import Lookups
-from demo.packing import LLAVA, Chain, Packer, Score, answer_loss
+from demo.packing import LLAVA, Chain, Packer, Score, answer_loss, naming_loss, word_tokens
 from demo.scenes import COLOURS, MOTIONS, SHAPES, MotionKind, Scene
 from demo.video_pool import FRAMES, TRACK, VideoPool, load_video_pool
 from demo.vision_warmup import MEAN, STD, load_tower, resized_positions, tower_features
@@ -180,6 +180,15 @@ class Batches:
         return prefix, chains
 
 
+def _named(tracks: Tensor, labels: Tensor) -> Tensor:
+    """Colour and shape numbers (B, 2, P) of the first frame's patches: the subject's where its centre lies, else 0."""
+    grid = SIDE // PATCH
+    columns, rows = (((tracks[:, 0, :2] + 1.0) / 2.0 * grid).long().clamp(0, grid - 1)).unbind(-1)
+    classes = torch.zeros(len(tracks), 2, grid * grid, dtype=torch.int64)
+    classes[torch.arange(len(tracks)), :, rows * grid + columns] = labels[:, :2] + 1
+    return classes
+
+
 class Trainer(nn.Module):
     """Model and helper outputs, and the loss of a step."""
 
@@ -189,6 +198,7 @@ class Trainer(nn.Module):
         super().__init__()
         self.model, self.helpers = model, FrameHelpers()
         self.lookups = Lookups(batches.packer, WIDTH, model.config.text_config.vocab_size)
+        self._words = [word_tokens(batches.packer, words) for words in (COLOURS, SHAPES)]
         self._half = HalfWay(model.model.language_model.layers)
         self._batches, self._batch, self._frames_only = batches, batch, frames_only
         self._score = Score()
@@ -206,8 +216,7 @@ class Trainer(nn.Module):
         batches, core = self._batches, self.model.model
         warming = step < self._frames_only
         pixels, tracks, scenes = batches.draw(2 * self._batch if warming else self._batch)
-        with torch.set_grad_enabled(warming):
-            _, hidden = tower_features(core.video_tower, pixels.flatten(0, 1))
+        _, hidden = tower_features(core.video_tower, pixels.flatten(0, 1))
         hidden = hidden.unflatten(0, pixels.shape[:2])
         labels = torch.tensor(
             [
@@ -215,8 +224,8 @@ class Trainer(nn.Module):
                 for s in scenes
             ]
         )
+        helped = self.helpers.losses(hidden[:, :, 0], tracks, labels)
         if warming:
-            helped = self.helpers.losses(hidden[:, :, 0], tracks, labels)
             self._shown = {name: value.item() for name, value in helped.items()}
             return torch.stack(tuple(helped.values())).sum()
         picture = batches.words.random() < _PICTURE_SHARE
@@ -224,13 +233,16 @@ class Trainer(nn.Module):
         seen = hidden[:, 0, 1:] if picture else hidden.flatten(1, 2)
         embedded = core.language_model.embed_tokens(packed.tokens)
         where = (packed.tokens == batches.tokens[0 if picture else 1])[..., None]
-        embedded = embedded.masked_scatter(where, core.multi_modal_projector(seen))
+        projected = core.multi_modal_projector(seen)
+        embedded = embedded.masked_scatter(where, projected)
         states = core.language_model(
             inputs_embeds=embedded, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
         ).last_hidden_state
         answers, right = answer_loss(states, self.model.lm_head, packed)
         self._score.add(packed, right)
-        helped = {"lookups": self.lookups.loss(self._half.state, packed, scenes)}
+        helped["lookups"] = self.lookups.loss(self._half.state, packed, scenes)
+        patches = projected if picture else projected.unflatten(1, hidden.shape[1:3])[:, 0, 1:]
+        helped["naming"] = naming_loss(patches, core.language_model.embed_tokens, self._words, _named(tracks, labels))
         if not picture:
             rows, columns = torch.nonzero(packed.mask[:, 0, :, VIDEO_TOKENS], as_tuple=True)
             words = self.helpers.word_motion(F.layer_norm(self._half.state[rows, columns], (WIDTH,)))
