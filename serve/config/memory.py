@@ -68,8 +68,12 @@ def memory(cluster: ClusterFile) -> list[ModelMemory]:
     """One entry for each generating model whose architecture is known: a folder's, or a published checkpoint's."""
     found = []
     for name, model in cluster.models.items():
-        if isinstance(model, GenerativeModel) and (config := _config(model)) is not None:
+        if not isinstance(model, GenerativeModel) or (config := _config(model)) is None:
+            continue
+        try:
             found.append(_measured(name, model, config))
+        except ValueError:
+            continue  # an architecture that `sizing` does not know; the engine will say whether it can serve it
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,6 +52,11 @@ def test_a_model_on_a_cpu_has_no_budget_to_miss() -> None:
     (one,) = memory(cluster())
     assert one.problem() is None
     assert "tokens" not in one.cell("none")
+
+
+def test_an_architecture_that_is_not_known_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "tomorrow"}')
+    assert memory(cluster(gpu_memory_gb=24, checkpoint=str(tmp_path))) == []
 
 
 @pytest.mark.parametrize("profile", ["gpu", "cluster"])
