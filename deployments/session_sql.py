@@ -50,11 +50,17 @@ CREATE TRIGGER media_end AFTER DELETE ON media_uses
 WHEN NOT EXISTS (SELECT 1 FROM media_uses WHERE sha256 = OLD.sha256)
 BEGIN DELETE FROM media WHERE sha256 = OLD.sha256; END;
 """
-_SESSION: Final = """
+# With a query of sessions in the middle, which also says in what order.
+_SESSIONS: Final = """
 SELECT s.id, s.owner, s.created_at, s.expires_at, s.version, s.spec,
        count(e.number), coalesce(sum(e.images), 0), coalesce(sum(e.tokens), 0)
-FROM sessions AS s LEFT JOIN exchanges AS e ON e.session_id = s.id
+FROM ({}) AS s LEFT JOIN exchanges AS e ON e.session_id = s.id
+GROUP BY s.id ORDER BY s.created_at DESC, s.id
 """
+_ONE: Final = _SESSIONS.format("SELECT * FROM sessions WHERE id = ? AND owner = ? AND expires_at > ?")
+_NEWEST: Final = _SESSIONS.format(
+    "SELECT * FROM sessions WHERE owner = ? AND expires_at > ? ORDER BY created_at DESC, id LIMIT ?"
+)
 _Row = tuple[str, str, float, float, int, str, int, int, int]
 
 
@@ -75,19 +81,13 @@ def insert_session(connection: sqlite3.Connection, session_id: str, new: NewSess
 
 def session(connection: sqlite3.Connection, session_id: str, owner: str, now: float) -> Session | None:
     """One session; None when it does not exist for `owner` or has expired."""
-    row = connection.execute(
-        f"{_SESSION} WHERE s.id = ? AND s.owner = ? AND s.expires_at > ? GROUP BY s.id", (session_id, owner, now)
-    ).fetchone()
+    row = connection.execute(_ONE, (session_id, owner, now)).fetchone()
     return None if row is None else _session(row)
 
 
 def sessions_of(connection: sqlite3.Connection, owner: str, now: float, limit: int) -> list[Session]:
     """The newest sessions of an owner, newest first."""
-    rows = connection.execute(
-        f"{_SESSION} WHERE s.owner = ? AND s.expires_at > ? GROUP BY s.id ORDER BY s.created_at DESC, s.id LIMIT ?",
-        (owner, now, limit),
-    )
-    return [_session(row) for row in rows]
+    return [_session(row) for row in connection.execute(_NEWEST, (owner, now, limit))]
 
 
 def count(connection: sqlite3.Connection) -> int:

@@ -18,6 +18,7 @@ class Size:
         turns: exchanges.
         tokens: as the engine counted them; see `own_tokens`. Of a message that has not been asked yet, 0.
         characters: of the texts.
+        media_bytes: of images and videos; like `tokens` 0 for a message that has not been asked yet.
     """
 
     turns: int
@@ -25,6 +26,7 @@ class Size:
     videos: int
     tokens: int
     characters: int
+    media_bytes: int = 0
 
     def __add__(self, other: Size) -> Size:
         return Size(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Size)))

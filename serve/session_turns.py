@@ -17,9 +17,17 @@ from serve.media.source import MediaBytes
 
 def size(exchange: Exchange) -> Size:
     """Of a stored exchange."""
-    kinds = [part.kind for part in exchange.user if isinstance(part, MediumRef)]
+    media = [part for part in exchange.user if isinstance(part, MediumRef)]
+    kinds = [medium.kind for medium in media]
     characters = sum(len(part) for part in exchange.user if isinstance(part, str)) + len(exchange.answer)
-    return Size(1, kinds.count("image"), kinds.count("video"), exchange.tokens, characters)
+    return Size(
+        turns=1,
+        images=kinds.count("image"),
+        videos=kinds.count("video"),
+        tokens=exchange.tokens,
+        characters=characters,
+        media_bytes=sum(medium.size for medium in media),
+    )
 
 
 def size_of_new(turns: Sequence[Turn]) -> Size:
@@ -27,7 +35,7 @@ def size_of_new(turns: Sequence[Turn]) -> Size:
     parts = [part for turn in turns for part in turn.parts]
     kinds = [part.kind for part in parts if isinstance(part, Medium)]
     characters = sum(len(part) for part in parts if isinstance(part, str))
-    return Size(1, kinds.count("image"), kinds.count("video"), 0, characters)
+    return Size(1, kinds.count("image"), kinds.count("video"), tokens=0, characters=characters)
 
 
 def check_images(turn: Turn, most: int) -> None:

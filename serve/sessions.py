@@ -85,7 +85,7 @@ class SessionService:
         self._plane = plane
         self._chat = chat
         self._store = StoreClient(handle, "session_store")
-        self._settings = settings
+        self._settings = settings or SessionStoreModel(kind="session_store")
         self._releases: set[asyncio.Task[None]] = set()
 
     async def create(
@@ -115,7 +115,7 @@ class SessionService:
                 code="text_too_long",
                 param="system",
             )
-        most = self._settings or SessionStoreModel(kind="session_store")
+        most = self._settings
         new = NewSession(
             context.client,
             model,
@@ -291,8 +291,14 @@ class SessionService:
     def _bound(self, session: Session, name: str) -> Size:
         """The tighter of the session's bounds and the model's."""
         model, bounds = self._models[name], session.bounds
-        images = min(bounds.images, model.max_images)
-        return Size(bounds.turns, images, model.max_videos, bounds.tokens, self._most_chars)
+        return Size(
+            turns=bounds.turns,
+            images=min(bounds.images, model.max_images),
+            videos=model.max_videos,
+            tokens=bounds.tokens,
+            characters=self._most_chars,
+            media_bytes=self._settings.max_media_bytes,
+        )
 
     async def _release(self, session_id: str, turn_id: str) -> None:
         """Waits, so that a client may try again at once; whoever is cancelled while waiting leaves it to a task."""

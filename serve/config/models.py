@@ -141,6 +141,12 @@ class SessionStoreModel(StoreModel):
         8, ge=0, le=64, description="Most images kept in a session; the model's own bound holds as well."
     )
     max_tokens: int = Field(16_384, ge=1, description="Most tokens of the history that a message is asked with.")
+    max_media_bytes: int = Field(
+        67_108_864,
+        ge=1024,
+        le=134_217_728,
+        description="Most bytes of images and videos of that history; they travel to the model with each message.",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> SessionStoreModel:

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from serve.history import Size, own_tokens, to_drop
 
 counts = st.integers(0, 5)
-exchanges = st.builds(Size, st.just(1), counts, counts, st.integers(0, 100), st.integers(0, 100))
-messages = st.builds(Size, st.just(1), counts, counts, st.just(0), st.integers(0, 100))
-bounds = st.builds(Size, st.integers(1, 8), st.integers(0, 12), st.integers(0, 12), *[st.integers(0, 400)] * 2)
+exchanges = st.builds(Size, st.just(1), counts, counts, *[st.integers(0, 100)] * 3)
+messages = st.builds(Size, st.just(1), counts, counts, st.just(0), st.integers(0, 100), st.just(0))
+bounds = st.builds(Size, st.integers(1, 8), st.integers(0, 12), st.integers(0, 12), *[st.integers(0, 400)] * 3)
 
 
 def total(sizes: list[Size], new: Size) -> Size:
@@ -37,15 +37,15 @@ def test_nothing_is_dropped_twice(history: list[Size], new: Size, bound: Size) -
 
 @given(st.lists(exchanges, max_size=8), messages, bounds, st.sampled_from(["turns", "images", "tokens"]))
 def test_a_tighter_bound_keeps_no_more(history: list[Size], new: Size, bound: Size, name: str) -> None:
-    values = {field: getattr(bound, field) for field in ("turns", "images", "videos", "tokens", "characters")}
+    values = {field: getattr(bound, field) for field in Size.__dataclass_fields__}
     tighter = Size(**{**values, name: max(0, values[name] - 1)})
     assert to_drop(history, new, tighter) >= to_drop(history, new, bound)
 
 
 def test_each_figure_is_bounded() -> None:
-    history = [Size(1, 1, 1, 10, 100)] * 4
+    history = [Size(1, 1, 1, 10, 100, 1000)] * 4
     new = Size(1, 1, 0, 0, 50)
-    plenty = {"turns": 99, "images": 99, "videos": 99, "tokens": 999, "characters": 9999}
+    plenty = {"turns": 99, "images": 99, "videos": 99, "tokens": 999, "characters": 9999, "media_bytes": 9999}
     assert to_drop(history, new, Size(**plenty)) == 0
     for name, most, dropped in [
         ("turns", 5, 0),
@@ -56,6 +56,7 @@ def test_each_figure_is_bounded() -> None:
         ("tokens", 39, 1),
         ("characters", 449, 1),
         ("characters", 10, 4),
+        ("media_bytes", 3999, 1),
     ]:
         assert to_drop(history, new, Size(**{**plenty, name: most})) == dropped, (name, most)
 
