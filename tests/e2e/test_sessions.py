@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -31,12 +32,37 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "node_pools": {"local": {"cpus": 2}},
         "router": {"num_cpus": 0.3},
         "limits": {"default_timeout_s": 60},
+        "support": {
+            "knowledge": "docs",
+            "chat_model": "llava",
+            "escalation_model": "stronger",
+            "embedding_model": "clip",
+            "chunks": 2,
+            "max_tokens": 16,
+            # Random weights are sure of nothing, and take every message for some intent and sentiment.
+            "min_confidence": 0.0,
+        },
         "models": {
             "llava": {
                 "kind": "llava",
                 "checkpoint": str(tiny_models.llava(folder / "llava", context=CONTEXT)),
                 "engine": "transformers",
                 "placement": {"num_cpus": 0.4},
+            },
+            "stronger": {
+                "kind": "llava",
+                "checkpoint": str(tiny_models.llava(folder / "stronger", seed=1, context=CONTEXT)),
+                "engine": "transformers",
+                "placement": {"num_cpus": 0.3},
+            },
+            "clip": {"kind": "clip", "checkpoint": "demo:clip", "placement": {"num_cpus": 0.3}},
+            "index": {"kind": "vector_index", "path": str(folder / "index"), "placement": {"num_cpus": 0.2}},
+            "docs": {
+                "kind": "knowledge_store",
+                "path": str(folder / "docs"),
+                "chunk_chars": 50,
+                "chunk_overlap": 0,
+                "placement": {"num_cpus": 0.1},
             },
             "sessions": {
                 "kind": "session_store",
@@ -73,8 +99,13 @@ def users_texts(client: httpx.Client, session: str) -> list[str]:
 
 def kill(running: Cluster, deployment: str) -> None:
     """Ends a replica's process as a crash would."""
-    (victim,) = [pid for pid in running.pids() if f":{deployment}" in title(pid)]
-    os.kill(victim, signal.SIGKILL)
+    os.kill(replica(running, deployment), signal.SIGKILL)
+
+
+def replica(running: Cluster, deployment: str) -> int:
+    """The process of a deployment's one replica."""
+    (pid,) = [pid for pid in running.pids() if re.search(rf"ServeReplica:.*:{deployment}\b", title(pid))]
+    return pid
 
 
 def title(pid: int) -> str:
@@ -150,7 +181,7 @@ def test_a_conversation_longer_than_the_context_goes_on(client: httpx.Client) ->
     assert alone.json()["error"]["param"] == "content" and users_texts(client, session)[-1] == "y" * 250
 
 
-def test_streams_and_readers_who_leave(client: httpx.Client) -> None:
+def test_streams_and_readers_who_leave(running: Cluster, client: httpx.Client) -> None:
     session = client.post("/v1/sessions", json={}).json()["id"]
     path = f"/v1/sessions/{session}/messages"
     body = {"content": "hello", "max_tokens": 8, "temperature": 0, "stream": True}
@@ -163,11 +194,13 @@ def test_streams_and_readers_who_leave(client: httpx.Client) -> None:
     (answer,) = [m["content"] for m in client.get(path).json()["data"] if m["role"] == "assistant"]
     assert answer == streamed
 
-    with client.stream("POST", path, json={**body, "content": "leave", "max_tokens": 500}) as response:
-        assert response.status_code == 200
-        next(response.iter_lines())
-        busy = client.post(path, json={"content": "second"})
-        assert (busy.status_code, busy.json()["error"]["code"]) == (409, "session_busy")
+    model = psutil.Process(replica(running, "llava"))
+    model.suspend()  # so that no answer comes before the reader has left
+    try:
+        with pytest.raises(httpx.ReadTimeout):
+            client.post(path, json={**body, "content": "leave"}, timeout=2)
+    finally:
+        model.resume()
     for _ in range(100):  # the server notices that nobody reads, and gives the turn back
         again = client.post(path, json={**body, "stream": False, "content": "again"})
         if again.status_code == 200:
@@ -175,3 +208,32 @@ def test_streams_and_readers_who_leave(client: httpx.Client) -> None:
         assert again.json()["error"]["code"] == "session_busy"
         time.sleep(0.1)
     assert users_texts(client, session) == ["hello", "again"]
+
+
+def test_support_answers_from_documents_in_a_session(running: Cluster, client: httpx.Client) -> None:
+    terms = "Unworn shoes may be returned within 30 days.\n\nShipping takes five days.\n\nGift cards never expire."
+    document = client.put("/v1/knowledge/shop/documents/terms", json={"text": terms, "title": "Terms"}).json()
+    assert (document["chunks"], document["characters"]) == (3, len(terms))
+    found = client.post("/v1/knowledge/shop/search", json={"query": "return unworn shoes", "k": 3}).json()
+    assert "shoes" in next(chunk["text"] for chunk in found["chunks"] if "returned" in chunk["text"])
+    assert found["coverage"] > 0.9 and found["similarity"] is not None
+
+    session = client.post("/v1/sessions", json={}).json()["id"]
+    body = {"knowledge": "shop", "message": "return unworn shoes within 30 days", "session": session}
+    reply = client.post("/v1/support", json=body)
+    assert reply.status_code == 200, reply.text
+    answer = reply.json()
+    assert answer["intent"] in ("question", "problem", "request", "complaint", "human", "other")
+    assert answer["sentiment"] in ("positive", "neutral", "negative", "angry")
+    assert "nothing_relevant" not in answer["reasons"] and 0 < answer["confidence"] <= 1
+    assert answer["escalated"] == bool(answer["reasons"]) == (answer["model"] == "stronger")
+    assert all(citation["document"] == "terms" for citation in answer["citations"])
+    assert answer["session"]["turns"] == 1
+
+    kill(running, "docs")  # what was stored is there again with the store
+    beyond = client.post("/v1/support", json={**body, "message": "zebra trombone"}).json()
+    assert (beyond["model"], beyond["escalated"]) == ("stronger", True)
+    assert "nothing_relevant" in beyond["reasons"] and beyond["session"]["turns"] == 2
+    assert users_texts(client, session) == [body["message"], "zebra trombone"]
+    assert client.get("/v1/knowledge/shop/documents/terms").json()["text"] == terms
+    assert client.delete("/v1/knowledge/shop").json()["documents"] == 1
