@@ -1,12 +1,11 @@
 """Answers to customers from a knowledge base, with citations, and with a stronger model where the first will not do.
 
-One turn: chunks are retrieved while the message is read for intent and sentiment (one constrained answer of the chat
+One turn: chunks are retrieved, and the message is read for intent and sentiment (one constrained answer of the chat
 model). The rule of serve/escalation.py then says who answers; the answer's own probabilities may send it on once more.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -113,10 +112,8 @@ class SupportService:
             raise NotFound("This cluster file has no `support` section.", code="not_configured")
         first = self._plane.pick(model or rule.chat_model, CHAT).name
         stronger = self._stronger(escalate_to or rule.escalation_model)
-        found, (intent, sentiment, read) = await asyncio.gather(
-            self._knowledge.search(base, message, rule.chunks, context, param="message"),
-            self._read(message, first, context),
-        )
+        found = await self._knowledge.search(base, message, rule.chunks, context, param="message")
+        intent, sentiment, read = await self._read(message, first, context)
         signals = Signals(intent, sentiment, found.coverage, found.similarity)
         asked = Turn("user", (_prompt(message, found.chunks),))
         sampling = Sampling(max_tokens=rule.max_tokens, temperature=0.0, logprobs=0)
