@@ -92,7 +92,9 @@ class Packer:
             answer = self.encode(f" {turn.answer}")
             start = len(chain.tokens) + len(asked) - 1
             chain.tokens += asked + answer
-            chain.targets += [NOTHING] * (len(asked) - 1) + answer + [self.eos]
+            # The token before an answer predicts its first one, be it the opening of an otherwise empty prompt.
+            chain.targets += [NOTHING] * len(asked)
+            chain.targets[-1:] = [*answer, self.eos]
             chain.answers.append((turn.form, start, start + len(answer) + 1))
             if self.style.ends_inline and number + 1 < len(turns):
                 chain.tokens.append(self.eos)
