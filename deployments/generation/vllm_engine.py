@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 # An engine that says nothing for this long, in seconds, although asked, has hung. A long prefill on a CPU is not that.
 STALL_S = 120.0
-# Characters of a JSON schema. Checking one of this length takes a fifth of a second on the build machine.
-_SCHEMA_MOST = 65_536
 # What a dying engine process gets to end by itself, in seconds.
 _CLOSE_S = 3.0
 
@@ -214,18 +212,22 @@ class VllmEngine:
             InvalidRequest: `invalid_json_schema`.
         """
         room = llm.model_config.max_model_len - prompt_tokens
-        params = sampling_params(sampling, room)
-        if sampling.constraint is not None:
-            _check_size(sampling.constraint.json_schema or "")
-            # Not on the event loop, where a large schema would hold everyone up; vLLM repeats it there, so that what
-            # gets that far is known to be good and bounded.
-            config = llm.vllm_config
-            try:
-                await asyncio.to_thread(
-                    params.verify, config.model_config, None, config.structured_outputs_config, llm.tokenizer
-                )
-            except Exception as error:
-                raise _bad_schema(str(error)) from error
+        if sampling.constraint is None:
+            return sampling_params(sampling, room)
+        # Not on the event loop, where a large schema would hold everyone up; vLLM checks the grammar again there, so
+        # what gets that far is known to be good and bounded.
+        config = llm.vllm_config
+        params = await asyncio.to_thread(sampling_params, sampling, room)
+        try:
+            await asyncio.to_thread(
+                params.verify, config.model_config, None, config.structured_outputs_config, llm.tokenizer
+            )
+        except Exception as error:
+            raise InvalidRequest(
+                f"The JSON schema cannot be used: {str(error)[:300]}",
+                code="invalid_json_schema",
+                param="response_format",
+            ) from error
         return params
 
     async def check(self, timeout_s: float) -> None:
@@ -289,9 +291,7 @@ def _engine_config(model: GenerativeModel, device: vllm_settings.Device) -> Any:
 
     total_gb = current_platform.get_device_total_memory() / 1e9 if device == "cuda" else None
     arguments = vllm_settings.engine_arguments(model, device, total_gb)
-    # As the transformers engine does it: one library, and no white space between fields, of which a small model can
-    # write until its tokens are gone.
-    constraints = StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True)
+    constraints = StructuredOutputsConfig(backend="xgrammar")
     return AsyncEngineArgs(**arguments, structured_outputs_config=constraints).create_engine_config()
 
 
@@ -306,15 +306,6 @@ def _launch(config: Any, device: vllm_settings.Device) -> AsyncLLM:
 
 def _died() -> Unavailable:
     return Unavailable("The engine process has died; it is being replaced.", code="engine_died", retry_after_s=1.0)
-
-
-def _bad_schema(why: str) -> InvalidRequest:
-    return InvalidRequest(f"The JSON schema cannot be used: {why}", code="invalid_json_schema", param="response_format")
-
-
-def _check_size(schema: str) -> None:
-    if len(schema) > _SCHEMA_MOST:
-        raise _bad_schema(f"it has {len(schema)} characters, {_SCHEMA_MOST} are allowed")
 
 
 def _too_long(length: str, window: int) -> InvalidRequest:

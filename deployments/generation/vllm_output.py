@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deployments.generation.messages import ChatEvent, Constraint, FinishReason, Sampling, TokenLogprob
+from deployments.generation.grammar import grammar_of
+from deployments.generation.messages import ChatEvent, FinishReason, Sampling, TokenLogprob
 from serve.errors import ModelFailed
 
 if TYPE_CHECKING:
     from vllm.logprobs import Logprob
     from vllm.outputs import CompletionOutput
-    from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+    from vllm.sampling_params import SamplingParams
 
 
 def sampling_params(sampling: Sampling, room: int) -> SamplingParams:
@@ -18,8 +19,15 @@ def sampling_params(sampling: Sampling, room: int) -> SamplingParams:
 
     Args:
         room: tokens that the context window leaves for an answer.
+
+    Raises:
+        InvalidRequest: `invalid_json_schema`.
     """
-    from vllm.sampling_params import RequestOutputKind, SamplingParams
+    from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+
+    grammar = None
+    if sampling.constraint is not None:
+        grammar = StructuredOutputsParams(grammar=str(grammar_of(sampling.constraint)))
 
     return SamplingParams(
         n=sampling.n,
@@ -29,19 +37,9 @@ def sampling_params(sampling: Sampling, room: int) -> SamplingParams:
         stop=list(sampling.stop),
         max_tokens=room if sampling.max_tokens is None else min(room, sampling.max_tokens),
         logprobs=sampling.logprobs,
-        structured_outputs=_structured(sampling.constraint),
+        structured_outputs=grammar,
         output_kind=RequestOutputKind.DELTA,
     )
-
-
-def _structured(constraint: Constraint | None) -> StructuredOutputsParams | None:
-    from vllm.sampling_params import StructuredOutputsParams
-
-    if constraint is None:
-        return None
-    if constraint.json_schema is None:
-        return StructuredOutputsParams(json_object=True)
-    return StructuredOutputsParams(json=constraint.json_schema)
 
 
 def event(completion: CompletionOutput, sampling: Sampling, prompt_tokens: int, cached_tokens: int) -> ChatEvent:

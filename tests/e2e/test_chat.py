@@ -60,6 +60,11 @@ def user(*parts: dict[str, Any]) -> Any:
     return {"role": "user", "content": list(parts)}
 
 
+def said(answer: Any) -> str:
+    """The first answer's text; models of LLaVA's kind begin with a space, as in their training."""
+    return (answer.choices[0].message.content or "").strip()
+
+
 @pytest.fixture
 def client(cluster: Cluster) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{cluster.http}/v1", api_key=KEY, max_retries=0, timeout=120) as made:
@@ -78,13 +83,13 @@ def test_one_image(client: openai.OpenAI) -> None:
             max_tokens=16,
         )
         assert answer.choices[0].finish_reason == "stop"
-        right += answer.choices[0].message.content == scene.subject.colour
+        right += said(answer) == scene.subject.colour
     assert right >= 16
 
 
 def test_two_images_are_told_apart(client: openai.OpenAI) -> None:
     right = 0
-    for index in range(0, 20, 2):
+    for index in range(0, 10, 2):
         first, second = easy(index), easy(index + 1)
         answer = client.chat.completions.create(
             model="llava",
@@ -92,24 +97,23 @@ def test_two_images_are_told_apart(client: openai.OpenAI) -> None:
             temperature=0,
             max_tokens=16,
         )
-        right += answer.choices[0].message.content == second.subject.colour
-    assert right >= 6
+        right += said(answer) == second.subject.colour
+    assert right >= 3, "of five; the demo model mixes pictures up now and then"
 
 
 def test_five_turns_about_an_image(client: openai.OpenAI) -> None:
     scene = easy(3)
     asked = ["What colour is the object?", "What shape is the object?"] * 2 + ["Describe the image."]
     messages: list[Any] = []
-    said = []
+    answers: list[str] = []
     for number, question in enumerate(asked):
         messages.append(user(*([shown(scene)] if number == 0 else []), text(question)))
         answer = client.chat.completions.create(model="llava", messages=messages, temperature=0, max_tokens=48)
-        content = answer.choices[0].message.content
-        assert content
-        said.append(content)
-        messages.append({"role": "assistant", "content": content})
-    assert said[0] == said[2], "the same question about the same image, later in the conversation"
-    assert said[1] == said[3]
+        answers.append(said(answer))
+        messages.append({"role": "assistant", "content": answers[-1]})
+    assert all(answers)
+    assert answers[0] == answers[2] == scene.subject.colour, "also when asked again, later in the conversation"
+    assert answers[1] == answers[3] == scene.subject.shape
     usage = answer.usage
     assert usage is not None
     assert usage.prompt_tokens_details is not None
@@ -145,7 +149,7 @@ def test_an_answer_that_fits_a_schema(client: openai.OpenAI) -> None:
         max_tokens=48,
         response_format={"type": "json_schema", "json_schema": {"name": "object", "schema": SCHEMA}},
     )
-    assert set(json.loads(answer.choices[0].message.content or "")) == {"colour", "shape"}
+    assert json.loads(said(answer)) == {"colour": scene.subject.colour, "shape": scene.subject.shape}
 
 
 def test_the_same_seed_gives_the_same_answer(client: openai.OpenAI) -> None:

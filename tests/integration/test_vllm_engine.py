@@ -206,6 +206,7 @@ async def test_json_that_fits_a_schema(llava: VllmEngine) -> None:
     made = await only(llava, ask_about(A), sampling)
     assert made.finish_reason == "stop"
     value = json.loads(made.text)
+    assert made.text == json.dumps(value), "on one line, spaced as models have read it"
     assert value["colour"] in ("red", "blue")
     assert 0 <= value["count"] <= 9
 
