@@ -1,4 +1,4 @@
-"""`argus call`: classify, embed and search from a shell."""
+"""`argus call`: classify, ask, embed and search from a shell."""
 
 from __future__ import annotations
 
@@ -43,6 +43,25 @@ def classify(
     for score in answer["results"][0]["scores"]:
         table.add_row(score["label"], f"{score['probability']:.4f}")
     output.print(table)
+
+
+@app.command()
+def ask(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    question: Annotated[str | None, typer.Argument(help="A question about it; a caption when left out.")] = None,
+    model: ModelOption = None,
+    name: NameOption = "demo",
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """An answer to a question about an image, or its caption."""
+    where = url or address(name)
+    if question is None:
+        answer = _post(where, "/v1/caption", {}, model, image)
+    else:
+        answer = _post(where, "/v1/vqa", {"question": question}, model, image)
+    result = answer["results"][0]
+    typer.echo(json.dumps(answer, indent=2) if as_json else result.get("answer", result.get("caption")))
 
 
 @app.command()

@@ -31,7 +31,8 @@ def test_status_and_models(cluster: Cluster) -> None:
     status = json.loads(cluster.argus("status", "--name", cluster.name, "--json").stdout)
     assert (status["phase"], status["application"]) == ("ready", "RUNNING")
     assert {d["name"]: d["running"] for d in status["deployments"]} == {
-        "clip": 1, "index": 1, "router": 1, "scripted": 1, "vit": 1,
+        "blip2": 1, "clip": 1, "index": 1, "llava": 1, "router": 1, "scripted": 1, "sessions": 1, "video_llava": 1,
+        "vit": 1,
     }  # fmt: skip
     models = json.loads(cluster.argus("models", "--name", cluster.name, "--json").stdout)
     assert models[0]["id"] == "clip" and models[0]["checkpoint"] == "demo:clip"
@@ -52,6 +53,8 @@ def test_call(cluster: Cluster) -> None:
         found = cluster.argus("call", "search", "cli", str(SAMPLE), *name, "--json")
         client.delete("/v1/indexes/cli")
     assert json.loads(found.stdout)["hits"][0]["id"] == "star"
+    asked = cluster.argus("call", "ask", str(SAMPLE), "What colour is the object?", *name)
+    assert asked.stdout.strip() == "red"
     wrong = cluster.argus("call", "classify", "/nowhere.png", "x", *name)
     assert wrong.returncode == 1 and "no file" in wrong.stderr and "Traceback" not in wrong.stderr
 
