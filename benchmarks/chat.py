@@ -170,7 +170,11 @@ def misses(model: str, concurrency: int, loads: Mapping[str, list[chat_load.Chat
 
 
 def questions(system: str, max_tokens: int) -> list[dict[str, Any]]:
-    """Requests about scenes that no training has seen, each with its image as a data URI."""
+    """Requests about scenes that no training has seen, each with its image as a data URI.
+
+    vLLM leaves out the `<s>` that LLaVA's template expects its tokenizer to add, unless it is asked for.
+    """
+    special = {"add_special_tokens": True} if system == "vllm" else {}
     from demo.scenes import render, sample_scene
 
     bodies = []
@@ -191,6 +195,7 @@ def questions(system: str, max_tokens: int) -> list[dict[str, Any]]:
                 "temperature": 0,
                 "stream": True,
                 "stream_options": {"include_usage": True},
+                **special,
             }
         )
     return bodies
