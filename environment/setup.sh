@@ -32,6 +32,14 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   fi
 fi
 
+# The tests start a real Redis; without one they skip, saying so.
+case ",$extras," in *,dev,*)
+  if ! command -v redis-server >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "installing redis-server"
+    (apt-get update -qq && apt-get install -y -qq redis-server >/dev/null 2>&1) || say "redis-server could not be installed"
+  fi ;;
+esac
+
 if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
   say "creating .venv ($("$python" -V))"
   rm -rf .venv

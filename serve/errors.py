@@ -161,6 +161,40 @@ class Overloaded(ArgusError):
     retryable = True
 
 
+class RateLimited(Overloaded):
+    """A rate of requests or tokens is used up: a client's at the edge, or ours at a provider."""
+
+    default_code = "rate_limited"
+
+
+class BudgetExceeded(Overloaded):
+    """The money of a tenant, or of all together, is spent for this period; nothing was called."""
+
+    default_code = "budget_exceeded"
+    retryable = False
+
+
+class ContentRefused(ArgusError):
+    """A provider's policy refused the content, in the prompt or in the answer."""
+
+    status = 422
+    grpc_code = GrpcCode.FAILED_PRECONDITION
+    default_code = "content_refused"
+
+
+class ContextTooLong(InvalidRequest):
+    """More tokens than the model's context window takes."""
+
+    default_code = "prompt_too_long"
+
+
+class InvalidOutput(ArgusError):
+    """A model or provider answered with something that is not what was asked for, or cannot be read."""
+
+    status = 502
+    default_code = "invalid_output"
+
+
 class Unavailable(ArgusError):
     """A model or a dependency is not there now: loading, restarting, unreachable."""
 

@@ -10,7 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from serve.config.cascades import Cascade
 from serve.config.models import Model, Name, Section
+from serve.config.overload import Overload, Tenant
+from serve.config.providers import Provider
+from serve.config.resilience import Resilience
 from serve.config.support import Support
 
 MIB = 1024 * 1024
@@ -34,30 +38,6 @@ class NodePool(Section):
         if self.min_nodes > self.max_nodes:
             raise ValueError(f"min_nodes is {self.min_nodes}, max_nodes is {self.max_nodes}; min must not exceed max")
         return self
-
-
-class Provider(Section):
-    """A model that someone else hosts. Declared here; the router uses it from a later release on."""
-
-    kind: Literal["openai", "gemini", "anthropic", "oip"] = Field(description="API that it speaks.")
-    model: str = Field(min_length=1, description="Model name at the provider.")
-    base_url: str | None = Field(None, description="Address, for compatible servers; the provider's own by default.")
-    api_key_env: str | None = Field(
-        None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="Environment variable that holds the key; never the key."
-    )
-
-
-class CascadeStep(Section):
-    """One step of a cascade."""
-
-    use: str = Field(description="Name of a model or provider of this file.")
-    task: str = Field(min_length=1, description="Task that the step asks of it.")
-
-
-class Cascade(Section):
-    """An ordered list of steps. Declared here; the router runs it from a later release on."""
-
-    steps: tuple[CascadeStep, ...] = Field(min_length=1, description="Tried in order.")
 
 
 class Router(Section):
@@ -147,6 +127,9 @@ class ClusterFile(Section):
     providers: dict[Name, Provider] = Field({}, description="Models that others host.")
     cascades: dict[Name, Cascade] = Field({}, description="Compositions of models and providers.")
     support: Support | None = Field(None, description="Answers from knowledge bases; not offered when left out.")
+    resilience: Resilience = Field(Resilience(), description="Caches, budgets and limits of calls.")
+    overload: Overload = Field(Overload(), description="When the router sheds requests, and whose.")
+    tenants: dict[Name, Tenant] = Field({}, description="Clients by the name of their key; `default` for the others.")
     router: Router = Field(Router(), description="The router deployment.")
     server: Server = Field(Server(), description="Addresses and ports.")
     limits: Limits = Field(Limits(), description="Bounds at the edge.")

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from serve.config import cluster, models, support
+from serve.config import cascades, cluster, models, overload, providers, resilience, support
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("The file", cluster.ClusterFile),
@@ -32,9 +32,12 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("url_fetch", cluster.UrlFetch),
     ("auth", cluster.Auth),
     ("auth.keys[]", cluster.ApiKey),
-    ("providers.NAME", cluster.Provider),
-    ("cascades.NAME", cluster.Cascade),
-    ("cascades.NAME.steps[]", cluster.CascadeStep),
+    ("providers.NAME", providers.Provider),
+    ("cascades.NAME", cascades.Cascade),
+    ("cascades.NAME.steps[]", cascades.CascadeStep),
+    ("resilience", resilience.Resilience),
+    ("overload", overload.Overload),
+    ("tenants.NAME", overload.Tenant),
 )
 
 

@@ -1,0 +1,1 @@
+"""Models that others host, each behind the interface of base.Provider."""
