@@ -171,7 +171,6 @@ class BudgetExceeded(Overloaded):
     """The money of a tenant, or of all together, is spent for this period; nothing was called."""
 
     default_code = "budget_exceeded"
-    retryable = False
 
 
 class ContentRefused(ArgusError):
