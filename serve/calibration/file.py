@@ -1,4 +1,4 @@
-"""The calibration file of a cascade: thresholds with their evidence, written by `argus calibrate`, read by the router."""
+"""The calibration file of a cascade: thresholds with their evidence, from `argus calibrate` to the router."""
 
 from __future__ import annotations
 
