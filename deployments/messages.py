@@ -110,7 +110,7 @@ class ModelInfo:
     """What a model says of itself; what does not apply to its kind is None.
 
     Attributes:
-        device: `cpu` or `cuda`.
+        device: `cpu` or `cuda`; `hosted` for a provider's.
         load_s: seconds from start to ready.
         dimension: length of its embeddings.
         image_size: side of its input, in pixels.

@@ -1,4 +1,4 @@
-"""Conversations over the data plane: media admitted, the model called, an engine's death survived.
+"""Conversations over the data plane: media admitted, the model or provider called.
 
 Protocol skins hand over `Turn`s; caption and visual question answering are conversations of one turn.
 """
@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
-import random
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,21 +24,31 @@ from deployments.generation.messages import (
     VideoPart,
 )
 from deployments.messages import EncodedImage
+from serve.calls import Called, Calls
 from serve.config.cluster import ClusterFile
 from serve.config.models import GenerativeModel
 from serve.context import RequestContext
 from serve.dataplane import CHAT, DataPlane, ModelCard
-from serve.errors import ArgusError, InvalidRequest
-from serve.handles import ModelHandle
+from serve.errors import InvalidRequest
 from serve.media.admit import MediaDoor, MediaSource, Reference
 from serve.media.source import MediaBytes
-from serve.resilience.retry import pause_before_retry
 
 # What a model that was trained on conversations is asked for a caption; BLIP-2 captions an image that comes alone.
 _CAPTION = "Describe the image."
 # Kinds of models that a caption, or the answer to a question, is asked of when the client names none, best first.
 _CAPTIONERS = ("blip2", "llava", "video_llava")
 _ANSWERERS = ("llava", "blip2", "video_llava")
+# Most images in a conversation with a provider; theirs is higher, the request's size is the tighter bound.
+_PROVIDER_IMAGES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """Of one conversation with a model; `replicated`: it may have several replicas, each with caches of its own."""
+
+    images: int
+    videos: int
+    replicated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +90,23 @@ class ChatService:
     """See the module's text.
 
     Args:
-        handles: one for each served model, by name.
         door: admits media.
     """
 
-    def __init__(
-        self, cluster: ClusterFile, plane: DataPlane, handles: Mapping[str, ModelHandle], door: MediaDoor
-    ) -> None:
+    def __init__(self, cluster: ClusterFile, plane: DataPlane, calls: Calls, door: MediaDoor) -> None:
         self._plane = plane
-        self._handles = handles
+        self._calls = calls
         self._door = door
         self._most_chars = cluster.limits.max_prompt_chars
-        self._models = {name: model for name, model in cluster.models.items() if isinstance(model, GenerativeModel)}
+        self._kinds = {name: model.kind for name, model in cluster.models.items() if isinstance(model, GenerativeModel)}
+        self._bounds = {
+            name: _Bounds(model.max_images, model.max_videos, model.autoscaling.max_replicas > 1)
+            for name, model in cluster.models.items()
+            if isinstance(model, GenerativeModel)
+        } | {
+            name: _Bounds(_PROVIDER_IMAGES, int(provider.kind == "gemini"), replicated=False)
+            for name, provider in cluster.providers.items()
+        }
 
     async def prepare(
         self, turns: Sequence[Turn], sampling: Sampling, context: RequestContext, model: str | None
@@ -107,27 +119,22 @@ class ChatService:
         card = self._plane.pick(model, CHAT)
         self._check(turns, card)
         messages = await self._admit(turns, context)
-        shared = self._models[card.name].autoscaling.max_replicas > 1
-        return Prepared(card.name, ChatRequest(messages, sampling), _first_digest(messages) if shared else None)
+        affinity = _first_digest(messages) if self._bounds[card.name].replicated else None
+        return Prepared(card.name, ChatRequest(messages, sampling), affinity)
 
     async def complete(self, prepared: Prepared, context: RequestContext) -> ChatResult:
-        """The whole answer. A failed attempt is repeated where that can help, within the deadline.
+        """The whole answer.
 
         Raises:
             ArgusError: the last attempt's.
         """
-        handle = self._handles[prepared.model]
-        for attempt in itertools.count(1):
-            try:
-                result: ChatResult = await handle.call(
-                    "chat", context, prepared.request, context.call(), affinity=prepared.affinity
-                )
-                return result
-            except ArgusError as error:
-                await _pause_or_raise(error, attempt, context)
-        raise AssertionError("the loop returns or raises")
+        return (await self.call(prepared, context)).value
 
-    async def stream(self, prepared: Prepared, context: RequestContext) -> AsyncGenerator[ChatEvent, None]:
+    async def call(self, prepared: Prepared, context: RequestContext) -> Called[ChatResult]:
+        """The whole answer with its cost; see `complete`."""
+        return await self._calls.chat(prepared.model, prepared.request, context, affinity=prepared.affinity)
+
+    def stream(self, prepared: Prepared, context: RequestContext) -> AsyncGenerator[ChatEvent, None]:
         """The answer as it grows.
 
         An attempt that fails before its first event is repeated like one of `complete`: nothing of it has been seen. A
@@ -136,22 +143,7 @@ class ChatService:
         Raises:
             ArgusError: the last attempt's.
         """
-        handle = self._handles[prepared.model]
-        for attempt in itertools.count(1):
-            begun = False
-            try:
-                events = handle.stream(
-                    "chat_stream", context, prepared.request, context.call(), affinity=prepared.affinity
-                )
-                async with aclosing(events):
-                    async for event in events:
-                        begun = True
-                        yield event
-                return
-            except ArgusError as error:
-                if begun:
-                    raise
-                await _pause_or_raise(error, attempt, context)
+        return self._calls.chat_stream(prepared.model, prepared.request, context, affinity=prepared.affinity)
 
     async def ask(
         self,
@@ -174,7 +166,7 @@ class ChatService:
 
     def _usual(self, kinds: Sequence[str]) -> str | None:
         """The first model of the first of `kinds` that there is."""
-        return next((name for kind in kinds for name, model in self._models.items() if model.kind == kind), None)
+        return next((name for kind in kinds for name, found in self._kinds.items() if found == kind), None)
 
     def _check(self, turns: Sequence[Turn], card: ModelCard) -> None:
         """Counts, before anything is fetched or decoded."""
@@ -186,7 +178,7 @@ class ChatService:
                 code="last_message_not_user",
                 param=f"messages[{len(turns) - 1}]",
             )
-        model = self._models[card.name]
+        bounds = self._bounds[card.name]
         characters = sum(len(part) for turn in turns for part in turn.parts if isinstance(part, str))
         if characters > self._most_chars:
             raise InvalidRequest(
@@ -194,7 +186,7 @@ class ChatService:
                 code="text_too_long",
                 param="messages",
             )
-        for kind, most in (("image", model.max_images), ("video", model.max_videos)):
+        for kind, most in (("image", bounds.images), ("video", bounds.videos)):
             media = [part for turn in turns for part in turn.parts if isinstance(part, Medium) and part.kind == kind]
             if len(media) > most:
                 raise InvalidRequest(
@@ -217,14 +209,6 @@ class ChatService:
         if not isinstance(medium.source, MediaBytes | Reference):
             raise InvalidRequest("A video must be a file.", code="unsupported_content", param=medium.param)
         return VideoPart(await self._door.admit_video(medium.source, context, medium.param))
-
-
-async def _pause_or_raise(error: ArgusError, attempt: int, context: RequestContext) -> None:
-    """Waits for the next attempt, or raises `error` when there should be none."""
-    pause = pause_before_retry(error, attempt, context.left_s(), random.random())
-    if pause is None:
-        raise error
-    await asyncio.sleep(pause)
 
 
 def _first_digest(messages: Sequence[Message]) -> str | None:

@@ -13,7 +13,6 @@ from typing import TypeVar
 
 from deployments.messages import (
     ClassifyRequest,
-    ClassifyResult,
     EmbedRequest,
     EmbedResult,
     Image,
@@ -21,6 +20,7 @@ from deployments.messages import (
     Scores,
 )
 from deployments.templates import resolve
+from serve.calls import Calls
 from serve.config.cluster import ClusterFile, Limits
 from serve.config.load import checkpoint_label
 from serve.config.models import CheckpointModel, CustomModel, GenerativeModel, Model
@@ -30,6 +30,8 @@ from serve.handles import ModelHandle
 from serve.media.admit import MediaDoor, MediaSource
 
 CLASSIFY, EMBED, CHAT = "classify", "embed", "chat"
+# The device of a model that someone else hosts.
+HOSTED = "hosted"
 
 # The cheap call that shows whether a model answers, where it is not `info`.
 _PROBES = {"vector_index": "list_indexes", "session_store": "stats", "knowledge_store": "stats"}
@@ -80,13 +82,15 @@ class DataPlane:
 
     Args:
         cluster: models and limits.
-        handles: one for each served model, by name.
+        handles: one for each served model, by name: what is asked of it beside its work.
+        calls: its work.
         door: admits images.
     """
 
-    def __init__(self, cluster: ClusterFile, handles: Mapping[str, ModelHandle], door: MediaDoor) -> None:
+    def __init__(self, cluster: ClusterFile, handles: Mapping[str, ModelHandle], calls: Calls, door: MediaDoor) -> None:
         self._limits: Limits = cluster.limits
         self._handles = handles
+        self._calls = calls
         self._door = door
         self._cards = {
             name: ModelCard(
@@ -98,6 +102,9 @@ class DataPlane:
             )
             for name, model in cluster.models.items()
             if name in handles and tasks_of(model)
+        } | {
+            name: ModelCard(name, provider.kind, provider.model, None, (CHAT,))
+            for name, provider in cluster.providers.items()
         }
         self._probes = {name: _PROBES.get(cluster.models[name].kind, "info") for name in handles}
 
@@ -146,8 +153,12 @@ class DataPlane:
         raise NotFound(f"No model of this cluster can {task}.", code="model_not_found", param="model")
 
     async def info(self, name: str, context: RequestContext) -> ModelInfo:
-        """What the model's replica says of itself; also the test of whether it is ready."""
-        info: ModelInfo = await self._handles[self.card(name).name].call("info", context)
+        """What the model's replica says of itself; also the test of whether it is ready. A provider is not asked: that
+        would cost money and tell little."""
+        handle = self._handles.get(self.card(name).name)
+        if handle is None:
+            return ModelInfo(HOSTED, 0.0)
+        info: ModelInfo = await handle.call("info", context)
         return info
 
     async def ready(self, context: RequestContext) -> None:
@@ -202,7 +213,7 @@ class DataPlane:
         if not good:
             return Classified(card.name, chosen, tuple(admitted), 1.0)  # type: ignore[arg-type]
         request = ClassifyRequest(good, chosen, resolved, multi_label)
-        result: ClassifyResult = await self._handles[card.name].call("classify", context, request, context.call())
+        result = (await self._calls.classify(card.name, request, context)).value
         return Classified(card.name, chosen, _merge(admitted, result.images, names), result.temperature)
 
     async def embed(
@@ -230,7 +241,7 @@ class DataPlane:
         if not good:
             return Embedded(card.name, EmbedResult(tuple(admitted), 0))  # type: ignore[arg-type]
         request = EmbedRequest(good, normalize)
-        result: EmbedResult = await self._handles[card.name].call("embed", context, request, context.call())
+        result = (await self._calls.embed(card.name, request, context)).value
         return Embedded(card.name, EmbedResult(_merge(admitted, result.vectors, names), result.tokens))
 
     def _labels(self, labels: Sequence[str]) -> tuple[str, ...]:

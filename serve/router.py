@@ -17,6 +17,9 @@ from serve.protocol.edge import App
 from serve.protocol.oip import InferenceService
 from serve.protocol.oip_grpc import GrpcSkin
 from serve.request_log import RequestLog
+from serve.resilience.build import build_guard
+from serve.resilience.recorder import Silent
+from serve.routed_calls import RoutedCalls
 from serve.services import build_services
 
 
@@ -35,7 +38,9 @@ class Router(GrpcSkin):
             for name, handle in handles.items()
         }
         recorder = RouterMetrics(RequestLog(cluster.log_level))
-        self._services = build_services(cluster, models, _fetcher(cluster), recorder, version("argus-serve"))
+        guard = build_guard(cluster, Silent(), lambda seconds: None)
+        calls = RoutedCalls(models, {}, guard)
+        self._services = build_services(cluster, models, calls, _fetcher(cluster), recorder, version("argus-serve"))
         self._inference = InferenceService(self._services.plane, self._services.chat)
         self.set_up_grpc(self._services, self._inference)
 

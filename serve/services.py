@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from serve.auth import Authenticator
+from serve.calls import Calls
 from serve.chat import ChatService
 from serve.config.cluster import ClusterFile, Limits
 from serve.config.models import KnowledgeStoreModel, SessionStoreModel, StoreModel, VectorIndexModel
@@ -46,16 +47,22 @@ class Services:
 
 
 def build_services(
-    cluster: ClusterFile, handles: Mapping[str, ModelHandle], fetcher: Fetcher, recorder: Recorder, version: str
+    cluster: ClusterFile,
+    handles: Mapping[str, ModelHandle],
+    calls: Calls,
+    fetcher: Fetcher,
+    recorder: Recorder,
+    version: str,
 ) -> Services:
     """The services of one router.
 
     Args:
         handles: one for each served model, by name.
+        calls: over these and the providers.
     """
     door = MediaDoor(image_limits(cluster), fetcher)
-    plane = DataPlane(cluster, handles, door)
-    chat = ChatService(cluster, plane, handles, door)
+    plane = DataPlane(cluster, handles, calls, door)
+    chat = ChatService(cluster, plane, calls, door)
     search = IndexService(plane, _store(cluster, handles, VectorIndexModel)[0])
     sessions = SessionService(cluster, plane, chat, *_store(cluster, handles, SessionStoreModel))
     knowledge = _knowledge(cluster, search, handles)

@@ -39,6 +39,9 @@ from serve.media.source import MediaBytes
 from serve.metrics import RequestRecord
 from serve.protocol import http
 from serve.protocol.oip import InferenceService
+from serve.resilience.build import build_guard
+from serve.resilience.recorder import Silent
+from serve.routed_calls import RoutedCalls
 from serve.services import build_services
 
 DIMENSION = 4
@@ -325,12 +328,14 @@ class Site:
 
     Attributes:
         more: handles of further models, by name.
+        providers: stand-ins for hosted models, by name.
     """
 
     config: ClusterFile = field(default_factory=cluster)
     pages: dict[str, bytes] = field(default_factory=dict)
     slots: int = 8
     more: dict[str, Any] = field(default_factory=dict)
+    providers: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model, self.judge, self.store = FakeModel(), FakeModel(), FakeStore()
@@ -341,9 +346,12 @@ class Site:
         config = self.config.model_copy(
             update={"router": self.config.router.model_copy(update={"max_ongoing_requests": self.slots})}
         )
+        served = {name: handle for name, handle in handles.items() if name in config.models}
+        guard = build_guard(config, Silent(), lambda seconds: None)
         self.services = build_services(
             config,
-            {name: handle for name, handle in handles.items() if name in config.models},
+            served,
+            RoutedCalls(served, self.providers, guard),
             FakeFetcher(self.pages),
             self.recorder,
             "1.2.3",

@@ -1,0 +1,130 @@
+"""`Calls` over the cluster's deployments and providers: each call becomes a job that the guard sees through."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from deployments.generation.messages import ChatEvent, ChatRequest, ChatResult
+from deployments.messages import ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult
+from serve.calls import Called, Usage
+from serve.context import RequestContext
+from serve.handles import ModelHandle
+from serve.providers.base import Provider
+from serve.resilience.guard import Attempted, Guard, Job, StreamJob
+
+# What models of ours use costs their nodes' price, not a call's; their tokens are in their answers.
+_FREE = Usage()
+
+
+class RoutedCalls:
+    """See `serve.calls.Calls`.
+
+    Args:
+        handles: one for each served model, by name.
+        providers: by name; no name is in both.
+    """
+
+    def __init__(self, handles: Mapping[str, ModelHandle], providers: Mapping[str, Provider], guard: Guard) -> None:
+        self._handles = handles
+        self._providers = providers
+        self._guard = guard
+
+    async def chat(
+        self,
+        name: str,
+        request: ChatRequest,
+        context: RequestContext,
+        *,
+        affinity: str | None = None,
+        fallback: bool = False,
+    ) -> Called[ChatResult]:
+        """See `Calls.chat`."""
+        provider = self._providers.get(name)
+        if provider is not None:
+            job = _provider_job(name, provider, request)
+        else:
+            handle = self._handles[name]
+
+            async def attempt(timeout_s: float) -> Attempted[ChatResult]:
+                within = _within(context, timeout_s)
+                result: ChatResult = await handle.call("chat", within, request, within.call(), affinity=affinity)
+                return Attempted(result, _used(result))
+
+            job = Job(name, attempt)
+        return await self._guard.run(job, context, fallback=fallback)
+
+    async def chat_stream(
+        self,
+        name: str,
+        request: ChatRequest,
+        context: RequestContext,
+        *,
+        affinity: str | None = None,
+        fallback: bool = False,
+    ) -> AsyncGenerator[ChatEvent, None]:
+        """See `Calls.chat_stream`."""
+        provider = self._providers.get(name)
+        if provider is not None:
+            job = StreamJob(
+                name, lambda timeout_s: provider.chat_stream(request, timeout_s), provider.estimate(request)
+            )
+        else:
+            handle = self._handles[name]
+
+            async def events(timeout_s: float) -> AsyncGenerator[ChatEvent | Usage, None]:
+                within = _within(context, timeout_s)
+                pieces = handle.stream("chat_stream", within, request, within.call(), affinity=affinity)
+                async with aclosing(pieces):
+                    async for piece in pieces:
+                        yield piece
+
+            job = StreamJob(name, events)
+        async with aclosing(self._guard.stream(job, context, fallback=fallback)) as answer:
+            async for event in answer:
+                yield event
+
+    async def classify(
+        self, name: str, request: ClassifyRequest, context: RequestContext, *, fallback: bool = False
+    ) -> Called[ClassifyResult]:
+        """See `Calls.classify`."""
+        return await self._guard.run(self._model_job(name, "classify", request, context), context, fallback=fallback)
+
+    async def embed(
+        self, name: str, request: EmbedRequest, context: RequestContext, *, fallback: bool = False
+    ) -> Called[EmbedResult]:
+        """See `Calls.embed`."""
+        return await self._guard.run(self._model_job(name, "embed", request, context), context, fallback=fallback)
+
+    def _model_job(self, name: str, method: str, request: object, context: RequestContext) -> Job[Any]:
+        handle = self._handles[name]
+
+        async def attempt(timeout_s: float) -> Attempted[Any]:
+            within = _within(context, timeout_s)
+            return Attempted(await handle.call(method, within, request, within.call()), _FREE)
+
+        return Job(name, attempt)
+
+
+def _provider_job(name: str, provider: Provider, request: ChatRequest) -> Job[ChatResult]:
+    async def attempt(timeout_s: float) -> Attempted[ChatResult]:
+        answer = await provider.chat(request, timeout_s)
+        return Attempted(answer.result, answer.usage)
+
+    return Job(name, attempt, provider.estimate(request))
+
+
+def _provider_stream(name: str, provider: Provider, request: ChatRequest) -> StreamJob:
+    return StreamJob(name, lambda timeout_s: provider.chat_stream(request, timeout_s), provider.estimate(request))
+
+
+def _within(context: RequestContext, timeout_s: float) -> RequestContext:
+    """The context of one attempt, which may last less than its request."""
+    return replace(context, deadline=min(context.deadline, time.monotonic() + timeout_s))
+
+
+def _used(result: ChatResult) -> Usage:
+    return Usage(result.prompt_tokens, sum(len(answer.token_ids) for answer in result.answers))
