@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from deployments.messages import Call
 from serve.config.cluster import Limits
+from serve.config.overload import Priority
 from serve.errors import DeadlineExceeded, InvalidRequest
 
 _REQUEST_ID = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
@@ -23,11 +24,13 @@ class RequestContext:
         request_id: the client's `X-Request-ID`, or ours.
         client: name of the API key, `anonymous` without keys.
         deadline: on `time.monotonic()`, in seconds.
+        priority: its class: who goes first when there is more than can be done.
     """
 
     request_id: str
     client: str
     deadline: float
+    priority: Priority = "normal"
 
     def left_s(self) -> float:
         """Seconds left, 0 when the deadline has passed."""
