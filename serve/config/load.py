@@ -11,6 +11,12 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from serve.calibration.file import load_calibration
+from serve.config.cascade_checks import cascade_problems
+from serve.config.cascades import Cascade
+from serve.config.checkpoints import DEMO_CALIBRATIONS
+from serve.config.checkpoints import DEMO_CHECKPOINTS as DEMO_CHECKPOINTS
+from serve.config.checkpoints import checkpoint_label as checkpoint_label
 from serve.config.cluster import ClusterFile
 from serve.config.models import (
     KINDS,
@@ -27,7 +33,6 @@ from serve.validation import fields_at, real_path
 
 _FOLDER = Path(__file__).parent / "profiles"
 PROFILES = tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
-DEMO_CHECKPOINTS = Path(__file__).parents[2] / "demo" / "checkpoints"
 
 
 class ConfigErrors(ConfigError):
@@ -60,35 +65,44 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_profile(name: str) -> ClusterFile:
-    """A shipped cluster file by name.
+def load_profile(name: str, *, calibrations: bool = True) -> ClusterFile:
+    """A shipped cluster file by name; see `load_file`.
 
     Raises:
         ConfigErrors: there is no such profile.
     """
     if name not in PROFILES:
         raise _errors("--profile", [f"profile {name!r} does not exist; it must be one of {', '.join(PROFILES)}"])
-    return load_file(_FOLDER / f"{name}.yaml")
+    return load_file(_FOLDER / f"{name}.yaml", calibrations=calibrations)
 
 
-def load_file(path: Path) -> ClusterFile:
-    """Reads and checks a cluster file. Relative checkpoint paths become absolute.
+def load_file(path: Path, *, calibrations: bool = True) -> ClusterFile:
+    """Reads and checks a cluster file. Relative paths become absolute, and calibration files take their paths' places.
+
+    Args:
+        calibrations: off leaves those as paths, unread: for whoever makes them.
 
     Raises:
         ConfigErrors: with one line for each problem found.
     """
-    return parse(_read(path), source=str(path), folder=path.parent)
+    return parse(_read(path), source=str(path), folder=path.parent, calibrations=calibrations)
 
 
-def parse(data: Mapping[str, Any], *, source: str = "cluster file", folder: Path = Path()) -> ClusterFile:
+def parse(
+    data: Mapping[str, Any], *, source: str = "cluster file", folder: Path = Path(), calibrations: bool = True
+) -> ClusterFile:
     """Checks a cluster file given as a mapping; see `load_file`."""
     try:
         cluster = ClusterFile.model_validate(data)
     except ValidationError as error:
         raise _errors(source, _problems(error.errors(include_url=False))) from None
-    if problems := list(_cross_check(cluster)):
+    cluster = _with_paths(cluster, folder)
+    unread: list[str] = []
+    if calibrations:
+        cluster, unread = _with_calibrations(cluster)
+    if problems := [*unread, *_cross_check(cluster)]:
         raise _errors(source, problems)
-    return _with_paths(cluster, folder)
+    return cluster
 
 
 def _errors(source: str, problems: list[str]) -> ConfigErrors:
@@ -166,14 +180,7 @@ def _cross_check(cluster: ClusterFile) -> Iterable[str]:
             yield f"models.{name}.placement.pool: is missing; with several node_pools it must be one of {pools}"
     for name in cluster.models.keys() & cluster.providers.keys():
         yield f"providers.{name}: a model has the same name; names must be unique across models and providers"
-    callable_names = sorted(cluster.models.keys() | cluster.providers.keys())
-    for name, cascade in cluster.cascades.items():
-        for i, step in enumerate(cascade.steps):
-            if step.use not in callable_names:
-                yield (
-                    f"cascades.{name}.steps.{i}.use: got {step.use!r}; it must be a model or provider of this file: "
-                    f"{', '.join(callable_names)}"
-                )
+    yield from cascade_problems(cluster)
     yield from _support_problems(cluster)
 
 
@@ -211,7 +218,32 @@ def _with_paths(cluster: ClusterFile, folder: Path) -> ClusterFile:
             models[name] = model.model_copy(update={"checkpoint": _resolve(model.checkpoint, folder)})
         elif isinstance(model, StoreModel):
             models[name] = model.model_copy(update={"path": str(Path(model.path).absolute())})
-    return cluster.model_copy(update={"models": models})
+    cascades: dict[str, Any] = dict(cluster.cascades)
+    for name, cascade in cluster.cascades.items():
+        if isinstance(cascade.calibration, str):
+            path = _calibration_path(cascade.calibration, folder)
+            cascades[name] = cascade.model_copy(update={"calibration": str(path)})
+    return cluster.model_copy(update={"models": models, "cascades": cascades})
+
+
+def _calibration_path(calibration: str, folder: Path) -> Path:
+    if calibration.startswith("demo:"):
+        return DEMO_CALIBRATIONS / f"{calibration.removeprefix('demo:')}.json"
+    return (folder / calibration).resolve()
+
+
+def _with_calibrations(cluster: ClusterFile) -> tuple[ClusterFile, list[str]]:
+    """The cluster with calibration files in their paths' places (a router need not have them), and what is wrong."""
+    cascades: dict[str, Cascade] = dict(cluster.cascades)
+    problems: list[str] = []
+    for name, cascade in cluster.cascades.items():
+        if isinstance(cascade.calibration, str):
+            try:
+                calibration = load_calibration(Path(cascade.calibration))
+                cascades[name] = cascade.model_copy(update={"calibration": calibration})
+            except ConfigError as error:
+                problems.append(f"cascades.{name}.calibration: {error.message}")
+    return cluster.model_copy(update={"cascades": cascades}), problems
 
 
 def _resolve(checkpoint: str, folder: Path) -> str:
@@ -220,11 +252,3 @@ def _resolve(checkpoint: str, folder: Path) -> str:
     if checkpoint.startswith(("./", "../", "/")):
         return str((folder / checkpoint).resolve())
     return checkpoint
-
-
-def checkpoint_label(checkpoint: str) -> str:
-    """How a checkpoint is shown to clients: hub ids as they are, folders without the path of this machine."""
-    path = Path(checkpoint)
-    if not path.is_absolute():
-        return checkpoint
-    return f"demo:{path.name}" if path.parent == DEMO_CHECKPOINTS else path.name

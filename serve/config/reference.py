@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import typing
 from typing import Any
 
@@ -35,6 +36,11 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("providers.NAME", providers.Provider),
     ("cascades.NAME", cascades.Cascade),
     ("cascades.NAME.steps[]", cascades.CascadeStep),
+    ("cascades.NAME.steps[].accept", cascades.Accept),
+    ("cascades.NAME.steps[].fallback[]", cascades.Fallback),
+    ("cascades.NAME.policy", cascades.Policy),
+    ("cascades.NAME.shadow", cascades.Shadow),
+    ("cascades.NAME.gears[]", cascades.Gear),
     ("resilience", resilience.Resilience),
     ("overload", overload.Overload),
     ("tenants.NAME", overload.Tenant),
@@ -90,17 +96,23 @@ def _type(kind: Any, field: FieldInfo) -> str:
     if origin is typing.Annotated:
         return _type(arguments[0], field)
     if origin is dict:
-        return "section for each name"
+        value = arguments[1]
+        sections = typing.get_origin(value) is typing.Annotated or _is_section(value)
+        return "section for each name" if sections else "object" if value is Any else f"{_type(value, field)} a name"
     if origin is tuple:
         return f"list of {_type(arguments[0], field)}"
-    if type(None) in arguments:
-        return _type(next(a for a in arguments if a is not type(None)), field)
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
+    if type(None) in arguments or isinstance(kind, types.UnionType):
+        return " or ".join(dict.fromkeys(_type(a, field) for a in arguments if a is not type(None)))
+    if _is_section(kind):
         return "section"
     name: str = {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}.get(
         kind.__name__, kind.__name__
     )
     return name + _bounds(field)
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _bounds(field: FieldInfo) -> str:

@@ -141,7 +141,18 @@ WRONG: list[tuple[str, dict[str, Any], list[str]]] = [
     ),
     (
         "unknown step",
-        file(cascades={"quick": {"steps": [{"use": "clip", "task": "classify"}, {"use": "gpt", "task": "classify"}]}}),
+        file(
+            cascades={
+                "quick": {
+                    "answer": "label",
+                    "labels": ["a", "b"],
+                    "steps": [
+                        {"name": "one", "use": "clip", "task": "classify"},
+                        {"name": "two", "use": "gpt", "task": "classify"},
+                    ],
+                }
+            }
+        ),
         ["cascades.quick.steps.1.use: got 'gpt'", "clip"],
     ),
     (
@@ -242,8 +253,8 @@ def test_every_problem_is_told_at_once() -> None:
 
 
 def test_a_step_may_use_a_provider() -> None:
-    step = {"use": "gpt", "task": "classify"}
-    cluster = parse(file(providers={"gpt": {"kind": "openai", "model": "m"}}, cascades={"c": {"steps": [step]}}))
+    cascade = {"answer": "text", "steps": [{"name": "ask", "use": "gpt", "task": "answer"}]}
+    cluster = parse(file(providers={"gpt": {"kind": "openai", "model": "m"}}, cascades={"c": cascade}))
     assert cluster.cascades["c"].steps[0].use == "gpt"
 
 
