@@ -26,13 +26,16 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from deployments.generation.messages import ImagePart, Message, Text, VideoPart
 from serve.errors import ConfigError, InvalidRequest, Unsupported
 
-Family = Literal["llava", "llava_next", "blip2", "video_llava"]
+Family = Literal["llava", "llava_next", "blip2", "video_llava", "llava_next_video"]
 _FAMILIES: Mapping[str, Family] = {
     "llava": "llava",
     "llava_next": "llava_next",
     "blip-2": "blip2",
     "video_llava": "video_llava",
+    "llava_next_video": "llava_next_video",
 }
+# Families that read videos; all read images, but see `vllm_settings.media_limits`.
+VIDEO_FAMILIES: frozenset[Family] = frozenset({"video_llava", "llava_next_video"})
 
 _ZERO_WIDTH_SPACE = "\u200b"
 # Turn markers that are ordinary text to a tokenizer, so that no list of special tokens has them. Each group guards a
@@ -148,7 +151,7 @@ def make_style(
 ) -> PromptStyle:
     """A style from its parts; without a template, the published format of the family."""
     if template is None:
-        template = {"llava": _VICUNA, "video_llava": _VICUNA, "llava_next": _MISTRAL, "blip2": ""}[family]
+        template = {"llava_next": _MISTRAL, "blip2": ""}.get(family, _VICUNA)
     reserved = {"<image>", "<video>", *specials}
     for group in _TURN_MARKERS:
         if group[0] in template:
@@ -221,7 +224,7 @@ def _media(
             if isinstance(part, ImagePart):
                 images.append((where, part))
                 _check_count("image", len(images), 1 if family == "blip2" else max_images, where)
-            elif family != "video_llava":
+            elif family not in VIDEO_FAMILIES:
                 raise _unsupported("This model does not read videos.", where)
             else:
                 videos.append((where, part))

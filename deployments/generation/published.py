@@ -135,6 +135,7 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "vision_config": _CLIP_L_224,
         "text_config": _VICUNA_7B,
     },
+    "llava-hf/LLaVA-NeXT-Video-7B-hf": _llava(_VICUNA_7B, "llava_next_video"),
 }
 
 

@@ -19,8 +19,10 @@ Config = Mapping[str, Any]
 _DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 # bitsandbytes' NF4 keeps one float32 scale for 64 weights (Dettmers et al. 2023, "QLoRA", section 3).
 _NF4_BYTES = 0.5 + 4 / 64
-# LLaVA-NeXT cuts an image into at most four tiles and adds the whole.
-_TILES: Mapping[str, int] = {"llava_next": 5}
+# Pictures that the vision tower reads at once for one medium. LLaVA-NeXT cuts an image into at most four tiles and adds
+# the whole; a video has `video_frames`, 8 by default.
+_PICTURES: Mapping[str, int] = {"llava_next": 5, "video_llava": 8, "llava_next_video": 8}
+_KINDS = ("llava", "llava_next", "video_llava", "llava_next_video", "blip-2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +114,8 @@ def plan(
     # Logits are float32, and sampling sorts a copy.
     logits = 2 * sequences * vocabulary * 4
     tokens = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
-    tiles = _TILES.get(_kind(config), 1)
-    tower = tiles * tokens * (6 * vision["hidden_size"] + 2 * vision["intermediate_size"]) * width
+    pictures = _PICTURES.get(_kind(config), 1)
+    tower = pictures * tokens * (6 * vision["hidden_size"] + 2 * vision["intermediate_size"]) * width
     return MemoryPlan(weights(config).size(dtype, quantization), kv_per_token(config, dtype), language + logits + tower)
 
 
@@ -137,7 +139,7 @@ def weights(config: Config) -> Weights:
     bias = config.get("multimodal_projector_bias", True)
     projector = _linear(vision["hidden_size"], hidden, bias) + _linear(hidden, hidden, bias)
     towers = _clip_vision(vision) * (2 if kind == "video_llava" else 1)
-    newline = Weights(other=hidden if kind == "llava_next" else 0)
+    newline = Weights(other=hidden if kind in ("llava_next", "llava_next_video") else 0)
     return towers + projector + newline + _language(text)
 
 
@@ -160,8 +162,8 @@ def kv_per_token(config: Config, dtype: str) -> int:
 
 def _kind(config: Config) -> str:
     kind = config.get("model_type")
-    if kind not in ("llava", "llava_next", "video_llava", "blip-2"):
-        raise ValueError(f"model_type is {kind!r}; known are llava, llava_next, video_llava and blip-2")
+    if kind not in _KINDS:
+        raise ValueError(f"model_type is {kind!r}; known are {', '.join(_KINDS)}")
     return str(kind)
 
 

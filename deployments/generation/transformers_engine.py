@@ -25,6 +25,7 @@ from deployments.batching import Batcher, BatchLimits, BatchObserver
 from deployments.generation.engine import EngineInfo, Prompt
 from deployments.generation.grammar import Matcher
 from deployments.generation.messages import ChatEvent, Sampling
+from deployments.generation.prompts import VIDEO_FAMILIES
 from deployments.generation.rows import Row, RowChooser, RowStopping
 from deployments.generation.sampling import RowSampler
 from deployments.generation.text_stream import TextStream
@@ -182,7 +183,7 @@ class TransformersEngine:
     def _check_counts(self, prompt: Prompt, loaded: Loaded) -> None:
         config = self._config
         images = min(1, config.max_images) if loaded.family == "blip2" else config.max_images
-        videos = config.max_videos if loaded.family == "video_llava" else 0
+        videos = config.max_videos if loaded.family in VIDEO_FAMILIES else 0
         for noun, items, limit in (("image", prompt.images, images), ("video", prompt.videos, videos)):
             if len(items) > limit:
                 raise InvalidRequest(

@@ -11,6 +11,7 @@ _VIDEO_LLAVA = "VideoLlavaForConditionalGeneration"
 MODULES: Mapping[str, str] = {
     "LlavaForConditionalGeneration": "vllm.model_executor.models.llava",
     "LlavaNextForConditionalGeneration": "vllm.model_executor.models.llava_next",
+    "LlavaNextVideoForConditionalGeneration": "vllm.model_executor.models.llava_next_video",
     "Blip2ForConditionalGeneration": "vllm.model_executor.models.blip2",
     _VIDEO_LLAVA: "deployments.generation.video_llava_vllm",
 }

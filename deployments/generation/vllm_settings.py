@@ -93,11 +93,17 @@ def engine_arguments(model: GenerativeModel, device: Device, gpu_memory_gb: floa
 
 
 def media_limits(model: GenerativeModel) -> dict[str, Any]:
-    """Most images and videos of one prompt, as configured; the architecture may take fewer."""
-    if model.kind == "video_llava":
-        # The frames size vLLM's encoder cache.
-        return {"image": model.max_images, "video": {"count": model.max_videos, "num_frames": model.video_frames}}
-    return {"image": model.max_images}
+    """Most images and videos of one prompt, as configured, where the architecture takes so many.
+
+    vLLM's LLaVA-NeXT-Video reads one video and no image, although the checkpoint was trained on both.
+    """
+    if model.kind != "video_llava":
+        return {"image": model.max_images}
+    # The frames size vLLM's encoder cache.
+    video = {"count": model.max_videos, "num_frames": model.video_frames}
+    if (config_of(model.checkpoint) or {}).get("model_type") == "llava_next_video":
+        return {"video": {**video, "count": min(1, model.max_videos)}}
+    return {"image": model.max_images, "video": video}
 
 
 def obstacle(model: GenerativeModel) -> str | None:

@@ -57,6 +57,7 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "blip2": tiny_models.blip2,
     "blip2_t5": tiny_generation.blip2_t5,
     "video_llava": tiny_models.video_llava,
+    "llava_next_video": tiny_models.llava_next_video,
 }
 
 
@@ -96,6 +97,12 @@ PROMPTS: dict[str, list[Prompt]] = {
         about("a picture", 4),
         film("other length", 5, frames=2),
     ],
+    "llava_next_video": [
+        film("go", 1),
+        film("both of them", 2, 3),
+        about("a tall picture", 4, sizes=[(90, 30)]),
+        film("other length", 5, frames=2),
+    ],
 }
 
 
@@ -121,7 +128,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def config_of(folder: Path, kind: str = "llava", **settings: Any) -> GenerativeModel:
-    kind = {"llava_next": "llava", "blip2_t5": "blip2"}.get(kind, kind)
+    kind = {"llava_next": "llava", "blip2_t5": "blip2", "llava_next_video": "video_llava"}.get(kind, kind)
     settings.setdefault("batching", Batching(max_wait_ms=200))
     return GenerativeModel(kind=kind, checkpoint=str(folder), engine="transformers", **settings)
 

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, VideoLlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from deployments.generation import vllm_process, vllm_settings
 from deployments.generation.engine import Engine, Prompt
@@ -86,8 +86,7 @@ async def only(engine: Engine, asked: Prompt, sampling: Sampling = GREEDY) -> An
 
 def by_transformers(folder: Path, asked: Prompt) -> tuple[int, tuple[int, ...]]:
     """Prompt tokens, and the greedy answer of transformers in float32."""
-    kind = VideoLlavaForConditionalGeneration if asked.videos else AutoModelForImageTextToText
-    model = kind.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
     media = {"images": list(asked.images) or None, "videos": list(asked.videos) or None}
     inputs = processor(text=asked.text, return_tensors="pt", **{k: v for k, v in media.items() if v})
@@ -388,6 +387,25 @@ async def test_video_llava_answers_as_transformers_does(tmp_path: Path, hub_name
             await assert_parity(engine, folder, ask_about(*media))
         short = await answer(engine, ask_about(V, video(frames=2)))
         assert short.prompt_tokens == len("USER: \n\nwhat is it? ASSISTANT:") + 1 + 17 * (tiny_models.FRAMES + 2)
+    finally:
+        await engine.close()
+
+
+async def test_llava_next_video_answers_as_transformers_does(tmp_path: Path) -> None:
+    folder = tiny_models.llava_next_video(tmp_path)
+    engine = VllmEngine(
+        model(folder, kind="video_llava", max_model_len=None, max_videos=2, video_frames=tiny_models.FRAMES)
+    )
+    await engine.start()
+    try:
+        for media in [(V,), (video(frames=2),), ()]:
+            await assert_parity(engine, folder, ask_about(*media))
+        assert (await only(engine, ask_about(V))).token_ids != (await only(engine, ask_about(W))).token_ids
+        with pytest.raises(InvalidRequest, match="takes none") as caught:
+            await answer(engine, ask_about(A))
+        assert caught.value.code == "too_many_images"
+        with pytest.raises(InvalidRequest, match="takes 1"):
+            await answer(engine, ask_about(V, W))
     finally:
         await engine.close()
 

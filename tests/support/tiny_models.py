@@ -25,6 +25,10 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     LlavaNextImageProcessor,
     LlavaNextProcessor,
+    LlavaNextVideoConfig,
+    LlavaNextVideoForConditionalGeneration,
+    LlavaNextVideoProcessor,
+    LlavaNextVideoVideoProcessor,
     LlavaProcessor,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -40,6 +44,8 @@ IMAGE_SIZE = 32
 PATCH = 8
 FRAMES = 4
 CONTEXT = 512
+# Sizes that LLaVA-NeXT may cut an image into, (height, width).
+_GRID = [[IMAGE_SIZE, 2 * IMAGE_SIZE], [2 * IMAGE_SIZE, IMAGE_SIZE], [2 * IMAGE_SIZE, 2 * IMAGE_SIZE]]
 _BOS, _EOS, _PAD = "<s>", "</s>", "<pad>"
 
 
@@ -92,6 +98,14 @@ def _clip_images(kind: Callable[..., Any] = CLIPImageProcessorPil) -> Any:
     return kind(size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
 
 
+def _tiled_images() -> LlavaNextImageProcessor:
+    return LlavaNextImageProcessor(
+        size={"shortest_edge": IMAGE_SIZE},
+        crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        image_grid_pinpoints=_GRID,
+    )
+
+
 def _randomise(model: PreTrainedModel, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
@@ -140,12 +154,11 @@ def llava_next(folder: Path, *, seed: int = 0) -> Path:
     """LLaVA-NeXT: as LLaVA, with tiles."""
     words = tokenizer("<image>")
     image = words.convert_tokens_to_ids("<image>")
-    grid = [[IMAGE_SIZE, 2 * IMAGE_SIZE], [2 * IMAGE_SIZE, IMAGE_SIZE], [2 * IMAGE_SIZE, 2 * IMAGE_SIZE]]
     config = LlavaNextConfig(
         vision_config={"model_type": "clip_vision_model", **_vision()},
         text_config=_llama(words),
         image_token_index=image,
-        image_grid_pinpoints=grid,
+        image_grid_pinpoints=_GRID,
         image_seq_length=(IMAGE_SIZE // PATCH) ** 2,
         **_special_ids(words),
     )
@@ -153,13 +166,8 @@ def llava_next(folder: Path, *, seed: int = 0) -> Path:
     _randomise(model, seed)
     with torch.no_grad():
         model.model.image_newline.normal_(0.0, 0.25, generator=torch.Generator().manual_seed(seed))
-    images = LlavaNextImageProcessor(
-        size={"shortest_edge": IMAGE_SIZE},
-        crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
-        image_grid_pinpoints=grid,
-    )
     processor = LlavaNextProcessor(
-        images,
+        _tiled_images(),
         words,
         patch_size=PATCH,
         vision_feature_select_strategy="default",
@@ -228,3 +236,35 @@ def video_llava(folder: Path, *, seed: int = 0, hub_names: bool = False) -> Path
     )
     renames = [(r"^(image|video)_tower\.", r"\1_tower.vision_model.")] if hub_names else []
     return _save(model, processor, folder, *renames)
+
+
+def llava_next_video(folder: Path, *, seed: int = 0) -> Path:
+    """LLaVA-NeXT-Video: as LLaVA-NeXT, and videos of 16 tokens a frame (64 patches, pooled two by two).
+
+    vLLM divides by image size // patch size squared, so patches are smaller here.
+    """
+    patch = PATCH // 2
+    words = tokenizer("<image>", "<video>")
+    config = LlavaNextVideoConfig(
+        vision_config={"model_type": "clip_vision_model", **_vision(), "patch_size": patch},
+        text_config=_llama(words),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        video_token_index=words.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=_GRID,
+        image_seq_length=(IMAGE_SIZE // patch) ** 2,
+        video_seq_length=(IMAGE_SIZE // patch) ** 2 // 4 * FRAMES,
+        **_special_ids(words),
+    )
+    model = LlavaNextVideoForConditionalGeneration(config)
+    _randomise(model, seed)
+    with torch.no_grad():
+        model.model.image_newline.normal_(0.0, 0.25, generator=torch.Generator().manual_seed(seed))
+    processor = LlavaNextVideoProcessor(
+        _clip_images(LlavaNextVideoVideoProcessor),
+        _tiled_images(),
+        words,
+        patch_size=patch,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    return _save(model, processor, folder, (r"^vision_tower\.", "vision_tower.vision_model."))

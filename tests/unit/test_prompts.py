@@ -19,6 +19,7 @@ IMAGE = ImagePart(EncodedImage(b"one"))
 OTHER = ImagePart(EncodedImage(b"two"))
 VIDEO = VideoPart(b"clip")
 LLAVA, NEXT, VIDEO_LLAVA, BLIP2 = (make_style(f) for f in ("llava", "llava_next", "video_llava", "blip2"))
+NEXT_VIDEO = make_style("llava_next_video")
 # The template in llava-hf/llava-1.5-7b-hf's chat_template.json, in our own words: it leaves assistant turns open.
 OWN_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role | upper }}: "
@@ -52,6 +53,8 @@ def refused(style: PromptStyle, *messages: Message, **limits: int) -> InvalidReq
         (LLAVA, IMAGE, "USER: <image>\nWhat is it? ASSISTANT:"),
         (NEXT, IMAGE, "[INST] <image>\nWhat is it? [/INST]"),
         (VIDEO_LLAVA, VIDEO, "USER: <video>\nWhat is it? ASSISTANT:"),
+        (NEXT_VIDEO, VIDEO, "USER: <video>\nWhat is it? ASSISTANT:"),
+        (NEXT_VIDEO, IMAGE, "USER: <image>\nWhat is it? ASSISTANT:"),
         (BLIP2, IMAGE, "Question: What is it? Answer:"),
     ],
 )

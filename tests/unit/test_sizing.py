@@ -22,6 +22,7 @@ from deployments.gpu import NEEDS
 
 LLAVA, MISTRAL = "llava-hf/llava-1.5-7b-hf", "llava-hf/llava-v1.6-mistral-7b-hf"
 BLIP2, VIDEO = "Salesforce/blip2-opt-2.7b", "LanguageBind/Video-LLaVA-7B-hf"
+NEXT_VIDEO = "llava-hf/LLaVA-NeXT-Video-7B-hf"
 
 
 def built(config: Any) -> PreTrainedModel:
@@ -62,8 +63,9 @@ def test_published_checkpoints_have_the_parameters_of_transformers_models(checkp
         },
         {"model_type": "llava_next"},
         {"model_type": "video_llava"},
+        {"model_type": "llava_next_video"},
     ],
-    ids=["grouped heads", "mistral", "default CLIP", "newline", "two towers"],
+    ids=["grouped heads", "mistral", "default CLIP", "newline", "two towers", "newline and video"],
 )
 def test_variants_of_llava(change: dict[str, Any]) -> None:
     config = {"model_type": "llava", "vision_config": {"model_type": "clip_vision_model"}, "text_config": {}}
@@ -136,7 +138,7 @@ def test_a_plan_adds_up() -> None:
 
 
 def test_activations_are_small_beside_weights_and_grow_with_the_step() -> None:
-    for checkpoint in (LLAVA, MISTRAL, BLIP2, VIDEO):
+    for checkpoint in (LLAVA, MISTRAL, BLIP2, VIDEO, NEXT_VIDEO):
         narrow, wide = (plan(CONFIGS[checkpoint], "float16", step_tokens=tokens) for tokens in (1024, 8192))
         assert 0 < narrow.activations < wide.activations < 0.5 * wide.weights
 

@@ -46,6 +46,12 @@ def test_limits_of_a_step_and_a_prompt() -> None:
     assert engine_arguments(section(max_images=3), "cpu")["limit_mm_per_prompt"] == {"image": 3}
 
 
+def test_llava_next_video_reads_one_video_and_no_image_on_vllm() -> None:
+    model = section(kind="video_llava", checkpoint="llava-hf/LLaVA-NeXT-Video-7B-hf", max_images=3, max_videos=2)
+    assert vllm_settings.media_limits(model) == {"video": {"count": 1, "num_frames": 8}}
+    assert vllm_settings.media_limits(model.model_copy(update={"max_videos": 0}))["video"]["count"] == 0
+
+
 def test_only_safetensors_and_no_code_from_the_hub() -> None:
     made = engine_arguments(section(), "cpu")
     assert (made["load_format"], made["trust_remote_code"]) == ("safetensors", False)
@@ -68,6 +74,7 @@ def test_the_environment(tmp_path: Path) -> None:
     ("config", "settings", "why"),
     [
         ({"architectures": ["LlavaForConditionalGeneration"]}, {}, None),
+        ({"architectures": ["LlavaNextVideoForConditionalGeneration"]}, {"kind": "video_llava"}, None),
         ({"architectures": ["LlavaForConditionalGeneration"]}, {"quantization": "int8"}, "8-bit"),
         ({"architectures": ["Florence2ForConditionalGeneration"]}, {}, "does not serve Florence2"),
         (
