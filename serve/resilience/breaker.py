@@ -37,6 +37,12 @@ class Breaker:
         self._probing = 0
         self._successes = 0
         self._period = 0
+        self._resting = False
+
+    @property
+    def resting(self) -> bool:
+        """It opened because of a 429: the target is well, and asked for a pause."""
+        return self._resting and self._open_until is not None
 
     def state(self, now: float) -> BreakerState:
         """What it would do now."""
@@ -73,6 +79,7 @@ class Breaker:
         rest = min(1.0 if retry_after_s is None else retry_after_s, self._rules.max_cool_down_s)
         if ticket == self._period and rest > 0:
             self._open(now, rest)
+            self._resting = True
         elif ticket == self._period:
             self._ended(ticket, now, failed=False, slow=False)
 
@@ -114,6 +121,7 @@ class Breaker:
 
     def _open(self, now: float, seconds: float) -> None:
         self._open_until = now + seconds
+        self._resting = False
         self._reset()
 
     def _reset(self) -> None:

@@ -1,0 +1,165 @@
+"""Money a day (UTC): reserved before a call from what it may cost, settled after it with what it did.
+
+Counted in whole billionths of a dollar, so that sums do not drift: a token of a small model costs some hundred of them.
+Without Redis a router replica has its part of each budget (the amount divided by `router.replicas`) and forgets what
+was spent when it restarts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from serve.errors import BudgetExceeded
+from serve.resilience.recorder import Recorder
+from serve.resilience.shared import NotShared, SharedStore
+
+_DAY_S = 86_400
+_NANO = 10**9
+# The budget of all tenants together; no tenant has this name, which is none of a key.
+ALL = "*"
+
+# KEYS: spent so far, for each budget. ARGV: seconds to keep, the amount, then each budget's most (-1: without end).
+# Answers the index of the budget that is too small, or 0; then what each has spent. As text: Lua's numbers in an
+# answer are cut to integers of 53 bits.
+_RESERVE = """
+local keep, amount = tonumber(ARGV[1]), tonumber(ARGV[2])
+local short = 0
+for i, key in ipairs(KEYS) do
+  local most = tonumber(ARGV[2 + i])
+  local spent = tonumber(redis.call('get', key) or 0)
+  if most >= 0 and amount > 0 and spent + amount > most then short = i break end
+end
+local answer = {tostring(short)}
+for i, key in ipairs(KEYS) do
+  if short == 0 then
+    redis.call('incrby', key, ARGV[2])
+    redis.call('expire', key, keep)
+  end
+  answer[i + 1] = redis.call('get', key) or '0'
+end
+return answer
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Money set aside.
+
+    Attributes:
+        day: since 1970-01-01 UTC, whose budget it is.
+        nano: billionths of a dollar.
+        shared: it was taken from Redis, and goes back there.
+    """
+
+    tenant: str
+    day: int
+    nano: int
+    shared: bool
+
+    @property
+    def usd(self) -> float:
+        """US dollars."""
+        return self.nano / _NANO
+
+
+class Budget:
+    """The budgets of all tenants.
+
+    Args:
+        most_usd: a day's money of all together, None for no bound.
+        tenants_usd: of tenants, by name; the entry `default` is of each other one.
+        clock: seconds since 1970, as `time.time`.
+    """
+
+    def __init__(
+        self,
+        most_usd: float | None,
+        tenants_usd: Mapping[str, float | None],
+        shared: SharedStore | None,
+        replicas: int,
+        recorder: Recorder,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._most_usd = most_usd
+        self._tenants_usd = tenants_usd
+        self._shared = shared
+        self._script = shared.script(_RESERVE) if shared else None
+        self._replicas = replicas
+        self._recorder = recorder
+        self._clock = clock
+        self._day = 0
+        self._spent: dict[str, int] = {}
+
+    async def reserve(self, tenant: str, usd: float) -> Reservation:
+        """Sets money aside, in the tenant's budget and in that of all, or in neither.
+
+        Raises:
+            BudgetExceeded: one of them is too small; it is full again at the end of the UTC day.
+        """
+        now = self._clock()
+        day, nano = int(now // _DAY_S), _nano(usd)
+        short, shared = await self._add(tenant, day, nano)
+        if short is not None:
+            whose = "the budget of all tenants" if short == ALL else f"the budget of {tenant}"
+            raise BudgetExceeded(
+                f"The call may cost ${usd:.4g}, more than {whose} has left for today (UTC).",
+                retry_after_s=(day + 1) * _DAY_S - now,
+            )
+        return Reservation(tenant, day, nano, shared)
+
+    async def settle(self, reservation: Reservation, usd: float) -> None:
+        """Puts what was spent in the place of what was reserved."""
+        difference = _nano(usd) - reservation.nano
+        if difference:
+            await self._add(reservation.tenant, reservation.day, difference, reservation.shared, enforce=False)
+
+    async def _add(
+        self, tenant: str, day: int, nano: int, try_shared: bool = True, *, enforce: bool = True
+    ) -> tuple[str | None, bool]:
+        """The name of the budget that is too small, if one is, and whether Redis said so."""
+        names = (tenant, ALL)
+        most = [self._most(name) for name in names]
+        if try_shared and self._shared is not None and self._script is not None:
+            shared, script = self._shared, self._script
+            keys = [shared.key("usd", str(day), name) for name in names]
+            limits = [-1 if m is None or not enforce else m for m in most]
+            try:
+                short, *spent = await shared.ask(lambda _: script(keys=keys, args=[2 * _DAY_S, nano, *limits]))
+            except NotShared:
+                pass
+            else:
+                self._tell(names, most, [int(amount) for amount in spent])
+                return (names[int(short) - 1] if int(short) else None), True
+        return self._add_here(names, most, day, nano, enforce), False
+
+    def _add_here(
+        self, names: tuple[str, ...], most: list[int | None], day: int, nano: int, enforce: bool
+    ) -> str | None:
+        if day > self._day:
+            self._day, self._spent = day, {}
+        if day < self._day:
+            return None  # settled after midnight: that day's budget is over
+        own = [None if m is None else m // self._replicas for m in most]
+        if enforce and nano > 0:
+            for name, limit in zip(names, own, strict=True):
+                if limit is not None and self._spent.get(name, 0) + nano > limit:
+                    return name
+        for name in names:
+            self._spent[name] = max(0, self._spent.get(name, 0) + nano)
+        self._tell(names, own, [self._spent[name] for name in names])
+        return None
+
+    def _most(self, name: str) -> int | None:
+        usd = self._most_usd if name == ALL else self._tenants_usd.get(name, self._tenants_usd.get("default"))
+        return None if usd is None else _nano(usd)
+
+    def _tell(self, names: tuple[str, ...], most: list[int | None], spent: list[int]) -> None:
+        for name, limit, amount in zip(names, most, spent, strict=True):
+            if limit is not None:
+                self._recorder.budget_left(name, (limit - amount) / _NANO)
+
+
+def _nano(usd: float) -> int:
+    return round(usd * _NANO)

@@ -1,0 +1,181 @@
+"""A bound on the calls that one target has in progress, and a room where the others wait for a place.
+
+The room is in order of priority, then of arrival. Who cannot be served in time is refused on arrival rather than after
+a wait in vain, and a full room refuses the least important, who came last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import insort
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from serve.config.overload import Priority
+from serve.errors import DeadlineExceeded, Overloaded
+from serve.resilience.gradient import Gradient
+
+RANK: Mapping[Priority, int] = {"high": 0, "normal": 1, "low": 2}
+
+
+@dataclass(order=True, slots=True)
+class _Waiter:
+    rank: int
+    number: int
+    place: asyncio.Future[None] = field(compare=False)
+
+
+class Place:
+    """A call in progress. What it says of its end moves the limit; a call that says nothing moves nothing."""
+
+    def __init__(self, gradient: Gradient, in_flight: Callable[[], int]) -> None:
+        self._gradient = gradient
+        self._in_flight = in_flight
+
+    def succeeded(self, seconds: float) -> None:
+        """An attempt was answered after so many seconds."""
+        self._gradient.succeeded(seconds, self._in_flight())
+
+    def dropped(self) -> None:
+        """An attempt was refused for want of room, or not answered in time."""
+        self._gradient.dropped()
+
+
+class Concurrency:
+    """One target's places.
+
+    Args:
+        name: of the target, for messages.
+        max_waiting: most calls in the room.
+        on_wait: told how long each call that got a place had waited, in seconds.
+        on_change: told limit, calls in progress and calls waiting.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        gradient: Gradient,
+        max_waiting: int,
+        on_wait: Callable[[float], None] = lambda seconds: None,
+        on_change: Callable[[int, int, int], None] = lambda limit, in_flight, waiting: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._gradient = gradient
+        self._max_waiting = max_waiting
+        self._on_wait = on_wait
+        self._on_change = on_change
+        self._clock = clock
+        self._in_flight = 0
+        self._room: list[_Waiter] = []
+        self._number = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Calls in progress."""
+        return self._in_flight
+
+    @property
+    def waiting(self) -> int:
+        """Calls in the room."""
+        return len(self._room)
+
+    def expected_wait_s(self, priority: Priority) -> float:
+        """Seconds until a call that arrives now would have a place: as many calls end a second as the limit and the
+        usual time say, and those that go first go first."""
+        if self._in_flight < self._gradient.limit and not self._room:
+            return 0.0
+        rank = RANK[priority]
+        before = sum(waiter.rank <= rank for waiter in self._room) + 1
+        return before * self._gradient.usual_s / self._gradient.limit
+
+    @asynccontextmanager
+    async def place(self, priority: Priority, left_s: float) -> AsyncIterator[Place]:
+        """Holds a place for the time of the block.
+
+        Args:
+            left_s: seconds until the deadline.
+
+        Raises:
+            Overloaded: the room is full of calls that go before this one, or there would be no place in time.
+            DeadlineExceeded: there was none in time.
+        """
+        began = self._clock()
+        if self._in_flight >= self._gradient.limit or self._room:
+            await self._wait(priority, left_s)
+        else:
+            self._in_flight += 1
+        try:
+            self._on_wait(self._clock() - began)
+            self._changed()
+            yield Place(self._gradient, lambda: self._in_flight)
+        finally:
+            self._in_flight -= 1
+            self._admit()
+            self._changed()
+
+    @asynccontextmanager
+    async def extra(self) -> AsyncIterator[bool]:
+        """A place beside one that the same call has, if one is free and nobody waits for it."""
+        if self._room or self._in_flight >= self._gradient.limit:
+            yield False
+            return
+        self._in_flight += 1
+        try:
+            yield True
+        finally:
+            self._in_flight -= 1
+            self._admit()
+            self._changed()
+
+    async def _wait(self, priority: Priority, left_s: float) -> None:
+        """Returns with a place taken."""
+        expected = self.expected_wait_s(priority)
+        if expected > left_s:
+            raise self._overloaded(f"would wait {expected:.1f} s for a place, longer than it may last", expected)
+        waiter = _Waiter(RANK[priority], self._number, asyncio.get_running_loop().create_future())
+        self._number += 1
+        self._make_room(waiter)
+        insort(self._room, waiter)
+        try:
+            async with asyncio.timeout(left_s):
+                await waiter.place
+        except BaseException as error:
+            self._leave(waiter)
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded(f"The deadline passed while {self._name} had no place for the call.") from None
+            raise
+
+    def _make_room(self, waiter: _Waiter) -> None:
+        if len(self._room) < self._max_waiting:
+            return
+        last = self._room[-1] if self._room else waiter
+        if last < waiter or last is waiter:
+            raise self._overloaded("came when as many were waiting as may", self._gradient.usual_s)
+        self._room.pop()
+        last.place.set_exception(self._overloaded("made room for one that goes first", self._gradient.usual_s))
+
+    def _leave(self, waiter: _Waiter) -> None:
+        """Out of the room; a place that was given in the same moment goes to the next."""
+        if waiter in self._room:
+            self._room.remove(waiter)
+        elif waiter.place.done() and not waiter.place.cancelled() and waiter.place.exception() is None:
+            self._in_flight -= 1
+        self._admit()
+        self._changed()
+
+    def _admit(self) -> None:
+        while self._room and self._in_flight < self._gradient.limit:
+            waiter = self._room.pop(0)
+            if not waiter.place.done():
+                waiter.place.set_result(None)
+                self._in_flight += 1
+
+    def _changed(self) -> None:
+        self._on_change(self._gradient.limit, self._in_flight, len(self._room))
+
+    def _overloaded(self, why: str, retry_after_s: float) -> Overloaded:
+        return Overloaded(f"A call of {self._name} {why}.", retry_after_s=max(1.0, retry_after_s))
