@@ -75,7 +75,12 @@ def build_services(
         knowledge,
         SupportService(plane, chat, sessions, knowledge, cluster.support),
         Authenticator(cluster.auth),
-        Admission(cluster.router.max_ongoing_requests, recorder.in_flight),
+        Admission(
+            cluster.router.max_ongoing_requests,
+            recorder.in_flight,
+            overload=cluster.overload,
+            tenants=cluster.tenants,
+        ),
         recorder,
         version,
     )

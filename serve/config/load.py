@@ -180,6 +180,9 @@ def _cross_check(cluster: ClusterFile) -> Iterable[str]:
             yield f"models.{name}.placement.pool: is missing; with several node_pools it must be one of {pools}"
     for name in cluster.models.keys() & cluster.providers.keys():
         yield f"providers.{name}: a model has the same name; names must be unique across models and providers"
+    known = ["default", *(key.name for key in cluster.auth.keys)] if cluster.auth.keys else ["default", "anonymous"]
+    for name in cluster.tenants.keys() - set(known):
+        yield f"tenants.{name}: is no client of this file, which knows {', '.join(known)} (names of auth.keys)"
     yield from cascade_problems(cluster)
     yield from _support_problems(cluster)
 

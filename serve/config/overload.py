@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from serve.config.models import Section
 
 Priority = Literal["high", "normal", "low"]
+# Highest first.
+PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 
 
 class Overload(Section):
-    """When the router sheds requests."""
+    """When the router sheds requests: the lowest class first, and a share of a class before all of it."""
+
+    target_queue_wait_ms: float = Field(
+        20,
+        gt=0,
+        description="Mean wait of calls for their model, in milliseconds, above which more is shed and below which "
+        "less is (20 is DAGOR's, Zhou et al. 2018).",
+    )
+    rise_per_s: float = Field(
+        2, gt=0, description="Classes a second that are shed in addition while the wait is twice the target or longer."
+    )
+    relax_per_s: float = Field(
+        0.25,
+        gt=0,
+        description="Classes a second that are let in again at first while nothing waits; every further second without "
+        "long waits adds as much.",
+    )
+    reserved_share: float = Field(
+        0.1,
+        ge=0,
+        le=0.4,
+        description="Share of router.max_ongoing_requests that each class leaves free for each higher class that some "
+        "tenant has.",
+    )
+
+    @model_validator(mode="after")
+    def _slower_down(self) -> Overload:
+        if self.relax_per_s > self.rise_per_s:
+            raise ValueError(
+                f"relax_per_s is {self.relax_per_s:g}, rise_per_s is {self.rise_per_s:g}; letting in again must not be "
+                "faster than shedding"
+            )
+        return self
 
 
 class Tenant(Section):

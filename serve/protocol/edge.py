@@ -17,11 +17,12 @@ from starlette.exceptions import HTTPException
 
 from serve.auth import ANONYMOUS, Authenticator
 from serve.config.cluster import Limits
+from serve.config.overload import Priority
 from serve.context import RequestContext, deadline_from, parse_timeout_ms, request_id_from
 from serve.errors import ArgusError, Cancelled, InvalidRequest, MethodNotAllowed, NotFound
 from serve.metrics import Recorder, RequestRecord
 from serve.request_log import log
-from serve.resilience.admission import Admission
+from serve.resilience.admission import PRIORITY_HEADER, Admission, lane_of
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -80,20 +81,22 @@ class Edge:
     async def _answer(self, exchange: _Exchange, receive: Receive) -> None:
         path = exchange.scope["path"]
         if path in _OPEN_PATHS or path.startswith(DOCS_ASSETS):
-            self._attach_context(exchange)
+            self._attach_context(exchange, "normal")
             await self._app(exchange.scope, receive, exchange.send)
             return
         exchange.client = self._authenticator.client(exchange.header(b"authorization"), exchange.header(b"x-api-key"))
-        with self._admission:
-            self._attach_context(exchange)
+        priority = self._admission.priority(exchange.client, exchange.header(PRIORITY_HEADER.encode()))
+        context = self._attach_context(exchange, priority)
+        with self._admission.enter(context, lane_of(path)):
             await self._app(exchange.scope, receive, exchange.send)
 
-    def _attach_context(self, exchange: _Exchange) -> None:
+    def _attach_context(self, exchange: _Exchange, priority: Priority) -> RequestContext:
         stated = exchange.header(TIMEOUT_HEADER.encode())
         timeout_s = None if stated is None else parse_timeout_ms(stated, TIMEOUT_HEADER)
         deadline = deadline_from(timeout_s, self._limits, exchange.started)
-        context = RequestContext(exchange.request_id, exchange.client, deadline)
+        context = RequestContext(exchange.request_id, exchange.client, deadline, priority)
         exchange.scope.setdefault("state", {})["context"] = context
+        return context
 
 
 class _Exchange:

@@ -21,6 +21,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from serve.auth import ANONYMOUS
 from serve.config.cluster import Limits
+from serve.config.overload import Priority
 from serve.context import RequestContext, deadline_from, request_id_from
 from serve.errors import ArgusError, Cancelled, InvalidRequest, NotFound, PayloadTooLarge, Unsupported
 from serve.metrics import RequestRecord
@@ -40,6 +41,7 @@ from serve.protocol.tensors import (
     shaped,
 )
 from serve.request_log import log
+from serve.resilience.admission import PRIORITY_HEADER, model_lane
 from serve.services import Services
 
 Reply = TypeVar("Reply")
@@ -129,7 +131,9 @@ class GrpcSkin:
         async def answer(context: RequestContext) -> Any:
             return to_message(await self._service.infer(from_message(request, self._grpc_limits), context))
 
-        return await self._guarded("ModelInfer", grpc_context, answer, pb.ModelInferResponse(), request.id)
+        return await self._guarded(
+            "ModelInfer", grpc_context, answer, pb.ModelInferResponse(), request.id, request.model_name
+        )
 
     async def ModelStreamInfer(  # noqa: N802
         self, requests: AsyncIterator[Any], grpc_context: GrpcContext
@@ -143,7 +147,7 @@ class GrpcSkin:
             status = _Status(grpc_context)
             async with _Rpc(self, "ModelStreamInfer", status, request.id) as rpc:
                 context = rpc.known_caller()
-                with self._grpc_admission:
+                with self._grpc_admission.enter(context, model_lane(request.model_name)):
                     inference = from_message(request, self._grpc_limits)
                     async with aclosing(self._service.infer_stream(inference, context)) as pieces:
                         async for piece, last in pieces:
@@ -196,11 +200,16 @@ class GrpcSkin:
         answer: Callable[[RequestContext], Awaitable[Reply]],
         empty: Reply,
         message_id: str = "",
+        model: str = "",
     ) -> Reply:
-        """Runs an RPC for a known caller that found a free place."""
+        """Runs an RPC for a known caller that found a free place.
+
+        Args:
+            model: whose queue the call may join.
+        """
         async with _Rpc(self, rpc, grpc_context, message_id) as call:
             context = call.known_caller()
-            with self._grpc_admission:
+            with self._grpc_admission.enter(context, model_lane(model)):
                 return await answer(context)
         return empty
 
@@ -231,21 +240,21 @@ class _Rpc:
 
         Raises:
             Unauthenticated: no key, or one that we do not know.
+            InvalidRequest: the priority that it asks for does not exist.
             DeadlineExceeded: the deadline has passed.
         """
-        metadata = self._metadata
-        authenticator = self._skin._grpc_authenticator
-        self._client = authenticator.client(metadata.get("authorization"), metadata.get("x-api-key"))
-        return self.anyone()
+        metadata, skin = self._metadata, self._skin
+        self._client = skin._grpc_authenticator.client(metadata.get("authorization"), metadata.get("x-api-key"))
+        return self.anyone(skin._grpc_admission.priority(self._client, metadata.get(PRIORITY_HEADER)))
 
-    def anyone(self) -> RequestContext:
+    def anyone(self, priority: Priority = "normal") -> RequestContext:
         """The context of whoever calls.
 
         Raises:
             DeadlineExceeded: the deadline has passed.
         """
         deadline = deadline_from(grpc_server.time_remaining.get(), self._skin._grpc_limits, self._started)
-        return RequestContext(self._request_id, self._client, deadline)
+        return RequestContext(self._request_id, self._client, deadline, priority)
 
     async def __aenter__(self) -> _Rpc:
         return self

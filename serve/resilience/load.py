@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-# Time constants in seconds: one follows a burst, the other remembers it.
+# Time constants of the arrival rate, in seconds: one follows a burst, the other remembers it.
 SHORT_S, LONG_S = 1.0, 10.0
+# The mean wait is over this many slots of so many seconds, the present one included.
+_SLOTS, _SLOT_S = 5, 0.2
+WINDOW_S = _SLOTS * _SLOT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,7 @@ class Load:
     """The load at one moment.
 
     Attributes:
-        queue_wait_s: mean wait of the calls of about the last second; falls towards 0 when none is made.
+        queue_wait_s: mean wait of the calls of about the last second; 0 when there was none.
         arrivals_per_s: requests a second, over about the last second or the last ten, whichever is more: a burst counts
             at once, and a moment's pause does not hide it.
     """
@@ -28,18 +31,21 @@ class Load:
 
 
 class LoadSignal:
-    """Exponentially weighted sums: constant memory and time, however many requests come.
+    """Constant memory and time, however many requests come.
 
     Args:
         now: seconds on the clock that every other call uses; a time before an earlier one counts as that one.
     """
 
-    __slots__ = ("_long", "_short", "_since", "_wait_sum", "_waits")
+    __slots__ = ("_long", "_short", "_since", "_slot", "_sums", "_waits")
 
     def __init__(self, now: float) -> None:
         self._since = now
         self._short = self._long = 0.0
-        self._wait_sum = self._waits = 0.0
+        # Waits of a window and not of fading memory: a second after a jam has cleared, nothing of it may be left.
+        self._slot = int(now / _SLOT_S)
+        self._sums = [0.0] * _SLOTS
+        self._waits = [0] * _SLOTS
 
     def arrived(self, now: float) -> None:
         """A request came."""
@@ -49,23 +55,32 @@ class LoadSignal:
 
     def waited(self, seconds: float, now: float) -> None:
         """A call began after having waited; 0 when it did not have to."""
-        self._fade(now)
-        self._wait_sum += seconds
-        self._waits += 1
+        self._turn(now)
+        self._sums[self._slot % _SLOTS] += seconds
+        self._waits[self._slot % _SLOTS] += 1
+
+    def queue_wait_s(self, now: float) -> float:
+        """That part of `snapshot` alone."""
+        self._turn(now)
+        waits = sum(self._waits)
+        return sum(self._sums) / waits if waits else 0.0
 
     def snapshot(self, now: float) -> Load:
         """The load at `now`."""
         self._fade(now)
-        # What weighs less than one call of this moment is on its way to being forgotten.
-        return Load(self._wait_sum / max(1.0, self._waits), max(self._short, self._long))
+        return Load(self.queue_wait_s(now), max(self._short, self._long))
+
+    def _turn(self, now: float) -> None:
+        slot = int(now / _SLOT_S)
+        for skipped in range(min(_SLOTS, slot - self._slot)):
+            place = (slot - skipped) % _SLOTS
+            self._sums[place], self._waits[place] = 0.0, 0
+        self._slot = max(slot, self._slot)
 
     def _fade(self, now: float) -> None:
         passed = now - self._since
         if passed <= 0:
             return
         self._since = now
-        short = math.exp(-passed / SHORT_S)
-        self._short *= short
-        self._wait_sum *= short
-        self._waits *= short
+        self._short *= math.exp(-passed / SHORT_S)
         self._long *= math.exp(-passed / LONG_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from grpc_health.v1 import health_pb2
 from tritonclient import grpc as triton
 from tritonclient.grpc import service_pb2 as pb
 
+from serve.context import RequestContext
 from serve.errors import DeadlineExceeded, InvalidMedia, Overloaded, Unavailable
 from serve.protocol import grpc_server
 from serve.protocol.oip_grpc import GrpcSkin
@@ -218,10 +220,14 @@ async def test_keys_by_metadata() -> None:
         assert context.code is grpc.StatusCode.UNAUTHENTICATED
 
 
+def someone() -> RequestContext:
+    return RequestContext("r-1", "anonymous", time.monotonic() + 60)
+
+
 async def test_admission_is_shared_with_http() -> None:
     site = Site(slots=1)
     skin = skin_of(site)
-    with site.services.admission:
+    with site.services.admission.enter(someone(), "/v1/chat"):
         context = await failed(skin, inference())
         assert context.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert context.trailers["retry-after"] == "1"
@@ -248,7 +254,7 @@ async def test_a_cancelled_call_gives_its_place_back() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert site.recorder.requests[-1].outcome == "cancelled"
-    with site.services.admission:
+    with site.services.admission.enter(someone(), "/v1/chat"):
         pass
 
 
