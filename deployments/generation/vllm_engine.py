@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +57,7 @@ class VllmEngine:
         self._llm: AsyncLLM | None = None
         self._limits: dict[str, int] = {}
         self._open = 0
+        self._numbers = itertools.count()
         self._heard_at = 0.0
         self._probe: asyncio.Future[Any] | None = None
         self._sockets: str | None = None
@@ -117,38 +120,37 @@ class VllmEngine:
         self._open += sampling.n
         stream: AsyncGenerator[RequestOutput, None] | None = None
         unfinished = set(range(sampling.n))
-        begun = False
+        cutter: asyncio.Task[None] | None = None
         prompt_tokens = cached_tokens = 0
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 rendered = await self._render(llm, prompt)
                 prompt_tokens = len(rendered["prompt_token_ids"])
                 params = await self._params(llm, sampling, prompt_tokens)
-            stream = llm.generate(rendered, params, request_id)
+            # Clients choose request ids and may repeat them; `_cut` must end this request only.
+            own_id = f"{request_id}-{next(self._numbers)}"
+            stream = llm.generate(rendered, params, own_id)
             while unfinished:
-                async with asyncio.timeout(deadline - time.monotonic()):
+                async with asyncio.timeout(None if cutter else deadline - time.monotonic()):
                     output = await anext(stream)
                 self._heard_at = time.monotonic()
+                cutter = cutter or asyncio.create_task(_cut(llm, own_id, deadline))
                 cached_tokens = output.num_cached_tokens or cached_tokens
                 for completion in output.outputs:
                     made = event(completion, sampling, prompt_tokens, cached_tokens)
-                    begun = begun or bool(made.token_ids)
                     if made.finish_reason is not None:
                         unfinished.discard(made.index)
                     yield made
         except TimeoutError:
-            if not begun:
-                raise DeadlineExceeded("The deadline passed before the first token.") from None
-            for index in sorted(unfinished):
-                yield ChatEvent(
-                    index, "", finish_reason="cut", prompt_tokens=prompt_tokens, cached_tokens=cached_tokens
-                )
+            raise DeadlineExceeded("The deadline passed before the first token.") from None
         except (ArgusError, asyncio.CancelledError, GeneratorExit):
             raise
         except Exception as error:
             raise _as_argus(error) from error
         finally:
             self._open -= sampling.n
+            if cutter is not None:
+                cutter.cancel()
             if stream is not None:
                 # vLLM aborts a request whose generator is closed.
                 await stream.aclose()
@@ -267,6 +269,14 @@ class VllmEngine:
             gc.collect()
         if self._sockets is not None:
             shutil.rmtree(self._sockets, ignore_errors=True)
+
+
+async def _cut(llm: AsyncLLM, request_id: str, deadline: float) -> None:
+    """Ends an answer at its deadline. vLLM then sends what it still held back: the end of a text in which a stop text
+    may have begun, which giving up the wait for it would lose."""
+    await asyncio.sleep(deadline - time.monotonic())
+    with suppress(Exception):  # of an engine that has died, the stream tells
+        await llm.abort(request_id)
 
 
 def _device() -> vllm_settings.Device:

@@ -63,6 +63,8 @@ def _finish_reason(reason: str | None) -> FinishReason | None:
     match reason:
         case None | "stop" | "length":
             return reason
+        case "abort":  # nobody ends a request that is still read but its deadline; see `vllm_engine`
+            return "cut"
         case _:
             raise ModelFailed(f"The engine gave the answer up ({reason}).")
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -500,6 +501,12 @@ async def test_a_deadline_after_the_first_token_cuts(llava: TransformersEngine, 
     assert cut.token_ids == whole.token_ids[:4]
     assert whole.text.startswith(cut.text)
     assert cut.text
+    gate.shut()
+    gate.let(4)
+    stop = replace(GREEDY, stop=(cut.text[-1] + " and what never comes",))
+    held = (await answer(llava, prompt, stop, deadline=time.monotonic() + 3)).answers[0]
+    gate.open()
+    assert (held.text, held.finish_reason) == (cut.text, "cut"), "what a stop text might have begun in is sent"
 
 
 async def test_a_waiting_request_whose_deadline_passes_never_runs(llava: TransformersEngine, gate: Gate) -> None:

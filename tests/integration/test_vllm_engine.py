@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +305,23 @@ async def test_deadlines(llava: VllmEngine) -> None:
     assert cut[-1].finish_reason == "cut"
     assert 0 < sum(len(event.token_ids) for event in cut) < 1900
     assert running(llava) == 0
+
+
+async def test_a_cut_answer_keeps_the_text_that_a_stop_text_might_have_begun_in(llava: VllmEngine) -> None:
+    sampling = replace(LONG, temperature=1.0, n=2, stop=("z" * 30,))
+    made = await answer(llava, ask_about(A), sampling, within_s=3.0)
+    assert [one.finish_reason for one in made.answers] == ["cut", "cut"]
+    for one in made.answers:
+        assert len(one.text) == len(one.token_ids) > 30  # a token of this tokenizer is a character
+    assert running(llava) == 0
+
+
+async def test_one_deadline_ends_no_other_request_of_the_same_id(llava: VllmEngine) -> None:
+    short, long = await asyncio.gather(
+        events(llava, ask_about(A), LONG, within_s=1.5),
+        events(llava, ask_about(B), replace(LONG, max_tokens=600), within_s=60),
+    )
+    assert (short[-1].finish_reason, long[-1].finish_reason) == ("cut", "length")
 
 
 async def test_a_full_queue_says_so(llava: VllmEngine) -> None:
