@@ -17,7 +17,9 @@ from serve.protocol.edge import App
 from serve.protocol.oip import InferenceService
 from serve.protocol.oip_grpc import GrpcSkin
 from serve.request_log import RequestLog
+from serve.resilience.admission import build_admission
 from serve.resilience.build import build_guard
+from serve.resilience.overload_metrics import OverloadMetrics
 from serve.resilience.recorder import Silent
 from serve.routed_calls import RoutedCalls
 from serve.services import build_services
@@ -38,9 +40,14 @@ class Router(GrpcSkin):
             for name, handle in handles.items()
         }
         recorder = RouterMetrics(RequestLog(cluster.log_level))
-        guard = build_guard(cluster, Silent(), lambda seconds: None)
+        overload = OverloadMetrics()
+        admission = build_admission(cluster, recorder.in_flight, overload)
+        overload.follow(admission.lanes)
+        guard = build_guard(cluster, Silent(), admission.waited)
         calls = RoutedCalls(models, {}, guard)
-        self._services = build_services(cluster, models, calls, _fetcher(cluster), recorder, version("argus-serve"))
+        self._services = build_services(
+            cluster, models, calls, _fetcher(cluster), admission, recorder, version("argus-serve")
+        )
         self._inference = InferenceService(self._services.plane, self._services.chat)
         self.set_up_grpc(self._services, self._inference)
 

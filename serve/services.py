@@ -51,6 +51,7 @@ def build_services(
     handles: Mapping[str, ModelHandle],
     calls: Calls,
     fetcher: Fetcher,
+    admission: Admission,
     recorder: Recorder,
     version: str,
 ) -> Services:
@@ -58,7 +59,7 @@ def build_services(
 
     Args:
         handles: one for each served model, by name.
-        calls: over these and the providers.
+        calls: over these and the providers; their waits are the admission's.
     """
     door = MediaDoor(image_limits(cluster), fetcher)
     plane = DataPlane(cluster, handles, calls, door)
@@ -75,12 +76,7 @@ def build_services(
         knowledge,
         SupportService(plane, chat, sessions, knowledge, cluster.support),
         Authenticator(cluster.auth),
-        Admission(
-            cluster.router.max_ongoing_requests,
-            recorder.in_flight,
-            overload=cluster.overload,
-            tenants=cluster.tenants,
-        ),
+        admission,
         recorder,
         version,
     )

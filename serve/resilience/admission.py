@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
+from types import TracebackType
 from typing import Protocol
 
+from serve.config.cluster import ClusterFile
 from serve.config.overload import PRIORITIES, Overload, Priority, Tenant
 from serve.context import RequestContext
 from serve.errors import InvalidRequest, Overloaded
@@ -74,8 +76,11 @@ class _Lane:
         for signal in self._signals[rank:]:
             signal.waited(seconds, now)
 
-    def waits_s(self, now: float) -> list[float]:
-        return [signal.queue_wait_s(now) for signal in self._signals]
+    def look(self, rule: Rule, now: float) -> list[float]:
+        """Mean waits, of each class together with all higher ones; moves the cut."""
+        waits = [signal.queue_wait_s(now) for signal in self._signals]
+        self.cut = moved(self.cut, waits, rule, now)
+        return waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,18 +157,16 @@ class Admission:
     def lanes(self) -> dict[str, LaneState]:
         """Every lane that has called a model."""
         now = self._clock()
-        return {name: LaneState(lane.waits_s(now)[-1], lane.cut.level) for name, lane in self._lanes.items()}
+        return {name: LaneState(lane.look(self._rule, now)[-1], lane.cut.level) for name, lane in self._lanes.items()}
 
     def _take(self, context: RequestContext, lane: str) -> None:
         now = self._clock()
         self._load.arrived(now)
         priority = context.priority
         rank = RANKS[priority]
-        found = self._lanes.get(lane)
-        waits = _NO_WAITS if found is None else found.waits_s(now)
-        cut = _NO_CUT
-        if found is not None:
-            found.cut = cut = moved(found.cut, waits, self._rule, now)
+        waits, cut = _NO_WAITS, _NO_CUT
+        if (found := self._lanes.get(lane)) is not None:
+            waits, cut = found.look(self._rule, now), found.cut
         # Seeded anew in every process, so that nobody can choose an id that always gets in.
         spot = (hash((context.client, context.request_id)) & 0xFFFF) / 0x10000
         arrival = Arrival(priority, spot, self._places[rank], context.deadline - now)
@@ -204,9 +207,23 @@ class Place:
         """
         self._admission._take(self._context, self._lane)
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Gives it back."""
         self._admission._give_back()
+        # Whom a full queue turned away would have waited, and is not counted among those who did. The exact type: its
+        # subclasses speak of rates and money.
+        if type(error) is Overloaded and error.retry_after_s is not None:
+            self._admission.waited(error.retry_after_s)
+
+
+def build_admission(
+    cluster: ClusterFile, report: Callable[[int], None], recorder: AdmissionRecorder | None = None
+) -> Admission:
+    """The admission of a cluster file's router; see `Admission`."""
+    limit = cluster.router.max_ongoing_requests
+    return Admission(limit, report, overload=cluster.overload, tenants=cluster.tenants, recorder=recorder)
 
 
 @lru_cache(1024)

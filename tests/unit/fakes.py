@@ -39,6 +39,7 @@ from serve.media.source import MediaBytes
 from serve.metrics import RequestRecord
 from serve.protocol import http
 from serve.protocol.oip import InferenceService
+from serve.resilience.admission import build_admission
 from serve.resilience.build import build_guard
 from serve.resilience.recorder import Silent
 from serve.routed_calls import RoutedCalls
@@ -347,12 +348,14 @@ class Site:
             update={"router": self.config.router.model_copy(update={"max_ongoing_requests": self.slots})}
         )
         served = {name: handle for name, handle in handles.items() if name in config.models}
-        guard = build_guard(config, Silent(), lambda seconds: None)
+        admission = build_admission(config, self.recorder.in_flight)
+        guard = build_guard(config, Silent(), admission.waited)
         self.services = build_services(
             config,
             served,
             RoutedCalls(served, self.providers, guard),
             FakeFetcher(self.pages),
+            admission,
             self.recorder,
             "1.2.3",
         )

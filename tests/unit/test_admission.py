@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from serve.config.overload import Overload, Priority, Tenant
 from serve.context import RequestContext
-from serve.errors import InvalidRequest, Overloaded
+from serve.errors import InvalidRequest, Overloaded, RateLimited
 from serve.resilience.admission import Admission, lane_of, model_lane
 from serve.resilience.shedding import ShedReason
 from tests.unit.fakes import KEYS, Site, cluster
@@ -277,6 +277,14 @@ def test_what_would_wait_beyond_its_deadline_is_refused() -> None:
     assert not door.lets_in("high", CHAT, left_s=0.4)
     assert door.lets_in("high", CHAT, left_s=0.6)
     assert door.tally.counts["high shed deadline"] == 1
+
+
+def test_a_call_that_a_full_queue_refused_counts_as_a_wait() -> None:
+    door = Door()
+    for number, error in enumerate([Overloaded("Full.", retry_after_s=2.0), RateLimited("Spent.", retry_after_s=9.0)]):
+        with pytest.raises(type(error)), door.admission.enter(asker(name=str(number)), CHAT):
+            raise error
+    assert door.admission.lanes()[CHAT].queue_wait_s == 2.0
 
 
 def test_an_idle_router_lets_in_whoever_comes() -> None:
