@@ -121,6 +121,8 @@ class Budget:
         """The name of the budget that is too small, if one is, and whether Redis said so."""
         names = (tenant, ALL)
         most = [self._most(name) for name in names]
+        if most == [None, None]:
+            return None, False
         if try_shared and self._shared is not None and self._script is not None:
             shared, script = self._shared, self._script
             keys = [shared.key("usd", str(day), name) for name in names]

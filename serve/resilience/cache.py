@@ -19,7 +19,7 @@ from serve.config.resilience import Cache as Settings
 from serve.errors import ArgusError, ContentRefused, ContextTooLong
 from serve.resilience.failures import failure_class
 from serve.resilience.jobs import Codec
-from serve.resilience.recorder import Recorder
+from serve.resilience.recorder import CacheResult, Recorder
 from serve.resilience.shared import NotShared, SharedStore
 
 T = TypeVar("T")
@@ -70,25 +70,27 @@ class ResponseCache:
         """What the entries in memory take, about."""
         return int(self._memory.currsize)
 
-    async def get(self, key: bytes, codec: Codec[T], target: str) -> tuple[T] | None:
-        """The value in a tuple of its own (a value may be None), or None when there is none.
+    def here(self, key: bytes, codec: Codec[T], target: str) -> tuple[T] | None:
+        """What memory has: the value in a tuple of its own (a value may be None), or None for nothing.
 
         Raises:
             ArgusError: the failure that is remembered.
         """
         entry = self._memory.get(key)
-        from_memory = entry is not None
-        data = entry.data if entry is not None else await self._from_shared(key)
-        found = None if data is None else _opened(data, codec)
+        return None if entry is None else self._read(entry.data, codec, target, "hit")
+
+    async def elsewhere(self, key: bytes, codec: Codec[T], target: str) -> tuple[T] | None:
+        """The same of Redis, once memory has nothing.
+
+        Raises:
+            ArgusError: the failure that is remembered.
+        """
+        data = await self._from_shared(key)
+        found = None if data is None else self._read(data, codec, target, "shared_hit")
         if found is None or data is None:
             self._recorder.cache(target, "miss")
             return None
-        if isinstance(found, ArgusError):
-            self._recorder.cache(target, "negative_hit")
-            raise found
-        if not from_memory:
-            self._remember(key, _Entry(data, min(_COPY_S, self._settings.ttl_s)))
-        self._recorder.cache(target, "hit" if from_memory else "shared_hit")
+        self._remember(key, _Entry(data, min(_COPY_S, self._settings.ttl_s)))
         return found
 
     def put(self, key: bytes, codec: Codec[T], value: T, target: str) -> None:
@@ -125,6 +127,15 @@ class ResponseCache:
     def _remember(self, key: bytes, entry: _Entry) -> None:
         if len(entry.data) + _ENTRY_BYTES <= self._settings.max_bytes:
             self._memory[key] = entry
+
+    def _read(self, data: bytes, codec: Codec[T], target: str, where: CacheResult) -> tuple[T] | None:
+        found = _opened(data, codec)
+        if isinstance(found, ArgusError):
+            self._recorder.cache(target, "negative_hit")
+            raise found
+        if found is not None:
+            self._recorder.cache(target, where)
+        return found
 
     async def _from_shared(self, key: bytes) -> bytes | None:
         if self._shared is None:

@@ -83,10 +83,15 @@ class Concurrency:
         """Calls in the room."""
         return len(self._room)
 
+    @property
+    def free(self) -> bool:
+        """A place is free and nobody waits for it."""
+        return not self._room and self._in_flight < self._gradient.limit
+
     def expected_wait_s(self, priority: Priority) -> float:
         """Seconds until a call that arrives now would have a place: as many calls end a second as the limit and the
         usual time say, and those that go first go first."""
-        if self._in_flight < self._gradient.limit and not self._room:
+        if self.free:
             return 0.0
         rank = RANK[priority]
         before = sum(waiter.rank <= rank for waiter in self._room) + 1
@@ -104,10 +109,10 @@ class Concurrency:
             DeadlineExceeded: there was none in time.
         """
         began = self._clock()
-        if self._in_flight >= self._gradient.limit or self._room:
-            await self._wait(priority, left_s)
-        else:
+        if self.free:
             self._in_flight += 1
+        else:
+            await self._wait(priority, left_s)
         try:
             self._on_wait(self._clock() - began)
             self._changed()
@@ -120,7 +125,7 @@ class Concurrency:
     @asynccontextmanager
     async def extra(self) -> AsyncIterator[bool]:
         """A place beside one that the same call has, if one is free and nobody waits for it."""
-        if self._room or self._in_flight >= self._gradient.limit:
+        if not self.free:
             yield False
             return
         self._in_flight += 1

@@ -1,4 +1,9 @@
-"""Every call to a model or provider passes here, in one order (DESIGN rule 6)."""
+"""Every call to a model or provider passes here, in one order (DESIGN rule 6).
+
+Deadline; cache and single flight (`answers`); budget (`purse`); rates, places and breaker (`Target.passage`); hedge;
+attempt; retry. A caller that has another way to go (`fallback`) is refused or failed at once, and never waits for a
+second attempt.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +11,79 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from deployments.generation.messages import ChatEvent
 from serve.calls import Called, Usage
 from serve.context import RequestContext
-from serve.errors import ArgusError
-from serve.resilience.jobs import Attempted, Codec, Job, StreamJob
+from serve.errors import ArgusError, BudgetExceeded, DeadlineExceeded, Overloaded, RateLimited
+from serve.resilience.answers import Answers
+from serve.resilience.budget import Budget
+from serve.resilience.hedge import race
+from serve.resilience.jobs import NOTHING, Attempted, Codec, Job, StreamJob
+from serve.resilience.purse import Purse, Stake, purse
+from serve.resilience.recorder import Recorder
 from serve.resilience.retry import pause_before_retry
+from serve.resilience.shared import SharedStore
+from serve.resilience.target import Attempt, AttemptFailed, Passage, Target
+from serve.resilience.tenants import TenantRates
 
 __all__ = ["Attempted", "Codec", "Guard", "Job", "StreamJob"]
 
 T = TypeVar("T")
 
 
+@dataclass(slots=True)
+class _Account:
+    """What one call has come to.
+
+    Attributes:
+        estimate: of one attempt.
+        used: by the attempt that was answered.
+        charged: tokens that were taken from the target's rate.
+        counted: in the tenant's rates.
+        hedged: a second attempt was sent.
+    """
+
+    purse: Purse
+    estimate: Usage
+    used: Usage = NOTHING
+    attempts: int = 0
+    charged: int = 0
+    counted: bool = False
+    hedged: bool = False
+
+
 class Guard:
-    """Deadline, retries; the other stages follow."""
+    """See the module's text.
+
+    Args:
+        targets: every model and provider, by name.
+        answers: None when nothing is kept.
+        shared: closed with the guard.
+        jitter: uniform in [0, 1).
+    """
+
+    def __init__(
+        self,
+        targets: Mapping[str, Target],
+        answers: Answers | None,
+        budget: Budget,
+        tenants: TenantRates,
+        recorder: Recorder,
+        shared: SharedStore | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._targets = targets
+        self._answers = answers
+        self._budget = budget
+        self._tenants = tenants
+        self._recorder = recorder
+        self._shared = shared
+        self._jitter = jitter
 
     async def run(self, job: Job[T], context: RequestContext, *, fallback: bool = False) -> Called[T]:
         """The job's answer.
@@ -34,14 +94,10 @@ class Guard:
         Raises:
             ArgusError: of the last attempt, or of the stage that refused the call.
         """
-        started = time.monotonic()
-        for attempt in itertools.count(1):
-            try:
-                done = await job.attempt(context.remaining_s())
-                return Called(done.value, done.usage, time.monotonic() - started, attempts=attempt)
-            except ArgusError as error:
-                await _pause_or_raise(error, attempt, context, fallback)
-        raise AssertionError("the loop returns or raises")
+        self._check_deadline(job.target, context)
+        if self._answers is None or job.cache_key is None or job.codec is None:
+            return await self._call(job, context, fallback)
+        return await self._answers.find(job, context, fallback, lambda: self._call(job, context, fallback))
 
     async def stream(
         self, job: StreamJob, context: RequestContext, *, fallback: bool = False
@@ -51,27 +107,167 @@ class Guard:
         Raises:
             ArgusError: of the last attempt, or of the stage that refused the call.
         """
-        for attempt in itertools.count(1):
-            begun = False
-            try:
-                async with aclosing(job.events(context.remaining_s())) as events:
-                    async for event in events:
-                        if isinstance(event, Usage):
-                            continue
-                        begun = True
-                        yield event
-                return
-            except ArgusError as error:
-                if begun:
-                    raise
-                await _pause_or_raise(error, attempt, context, fallback)
+        self._check_deadline(job.target, context)
+        target = self._targets[job.target]
+        async with self._accounts(target, job.estimate, context) as account:
+            for number in itertools.count(1):
+                attempt: Attempt | None = None
+                try:
+                    async with self._passage(target, account, context, fallback) as (passage, stake):
+                        timeout_s = target.attempt_s(context.remaining_s(), fallback)
+                        account.attempts += 1
+                        with target.attempt(passage, stake, timeout_s) as attempt:
+                            async with aclosing(_events(job, attempt, timeout_s, context)) as events:
+                                async for event in events:
+                                    yield event
+                        account.used = attempt.usage or NOTHING
+                    return
+                except AttemptFailed as failed:
+                    if attempt is not None and attempt.answered_s is not None:
+                        raise failed.error from failed.error.__cause__
+                    await self._pause_or_raise(target, failed.error, number, context, fallback)
 
     async def close(self) -> None:
-        """Lets connections go."""
+        """Ends what goes on in the background, and lets connections go."""
+        if self._answers is not None:
+            await self._answers.close()
+        if self._shared is not None:
+            await self._shared.close()
+
+    async def _call(self, job: Job[T], context: RequestContext, fallback: bool) -> Called[T]:
+        began = time.monotonic()
+        target = self._targets[job.target]
+        async with self._accounts(target, job.estimate, context) as account:
+            for number in itertools.count(1):
+                try:
+                    done = await self._attempt(target, job, account, context, fallback)
+                except AttemptFailed as failed:
+                    await self._pause_or_raise(target, failed.error, number, context, fallback)
+                    continue
+                account.used = done.usage
+                seconds = time.monotonic() - began
+                return Called(done.value, done.usage, seconds, attempts=account.attempts, hedged=account.hedged)
+        raise AssertionError("the loop returns or raises")
+
+    async def _attempt(
+        self, target: Target, job: Job[T], account: _Account, context: RequestContext, fallback: bool
+    ) -> Attempted[T]:
+        """One attempt, with a second beside it when it is late."""
+        async with self._passage(target, account, context, fallback) as (passage, stake):
+            timeout_s = target.attempt_s(context.remaining_s(), fallback)
+            account.attempts += 1
+            late_s = target.late_s() if job.idempotent else None
+            if late_s is None or late_s >= timeout_s:
+                return await _made(target, job, passage, stake, timeout_s)
+            answer, won = await race(
+                lambda: _made(target, job, passage, stake, timeout_s),
+                lambda: self._second(target, job, account, context),
+                late_s,
+                target.may_hedge,
+            )
+            if account.hedged:
+                self._recorder.hedged(target.name, won is True)
+            return answer
+
+    async def _second(self, target: Target, job: Job[T], account: _Account, context: RequestContext) -> Attempted[T]:
+        """The hedge. What stands against it (money, a rate, no free place) ends it before it begins."""
+        tokens = account.estimate.tokens
+        async with account.purse.stake() as stake, target.second_passage(tokens) as passage:
+            if passage is None:
+                raise Overloaded(f"{target.name} has no room for a hedge.")
+            account.charged += tokens
+            account.attempts += 1
+            account.hedged = True
+            return await _made(target, job, passage, stake, target.attempt_s(context.remaining_s(), False))
+
+    @asynccontextmanager
+    async def _passage(
+        self, target: Target, account: _Account, context: RequestContext, fallback: bool
+    ) -> AsyncIterator[tuple[Passage, Stake]]:
+        """Money first, then the tenant's rates, then the target's own stages."""
+        async with AsyncExitStack() as stack:
+            try:
+                stake = await stack.enter_async_context(account.purse.stake())
+            except BudgetExceeded:
+                self._recorder.refused(target.name, "budget")
+                raise
+            await self._count_tenant(target, account, context)
+            passage = await stack.enter_async_context(target.passage(context, account.estimate.tokens, fallback))
+            account.charged += account.estimate.tokens
+            yield passage, stake
+
+    @asynccontextmanager
+    async def _accounts(self, target: Target, estimate: Usage, context: RequestContext) -> AsyncIterator[_Account]:
+        """Counts the call, and settles at its end what was reserved for it."""
+        budget = None if target.settings.ours else self._budget
+        target.called()
+        async with purse(budget, context.client, estimate.usd) as money:
+            account = _Account(money, estimate)
+            try:
+                yield account
+            finally:
+                if money.spent:
+                    self._recorder.spent(target.name, money.spent)
+                await target.settle_tokens(account.charged, account.used.tokens)
+                if account.counted:
+                    await self._tenants.settle(context.client, estimate.tokens, account.used.tokens)
+
+    async def _count_tenant(self, target: Target, account: _Account, context: RequestContext) -> None:
+        """Once a call, however many attempts it takes."""
+        if account.counted:
+            return
+        try:
+            await self._tenants.take(context.client, account.estimate.tokens)
+        except RateLimited:
+            self._recorder.refused(target.name, "tenant_limit")
+            raise
+        account.counted = True
+
+    async def _pause_or_raise(
+        self, target: Target, error: ArgusError, number: int, context: RequestContext, fallback: bool
+    ) -> None:
+        """Waits for the next attempt, or raises the last one's error when there should be none."""
+        settings = target.settings
+        pause = None
+        if not fallback:
+            pause = pause_before_retry(
+                error, number, context.left_s(), self._jitter(), rules=settings.retries, ours=settings.ours
+            )
+        if pause is None or not target.may_retry():
+            raise error from error.__cause__
+        self._recorder.retried(target.name)
+        await asyncio.sleep(pause)
+
+    def _check_deadline(self, target: str, context: RequestContext) -> None:
+        try:
+            context.remaining_s()
+        except DeadlineExceeded:
+            self._recorder.refused(target, "deadline")
+            raise
 
 
-async def _pause_or_raise(error: ArgusError, attempt: int, context: RequestContext, fallback: bool) -> None:
-    pause = None if fallback else pause_before_retry(error, attempt, context.left_s(), random.random())
-    if pause is None:
-        raise error
-    await asyncio.sleep(pause)
+async def _made(target: Target, job: Job[T], passage: Passage, stake: Stake, timeout_s: float) -> Attempted[T]:
+    with target.attempt(passage, stake, timeout_s) as attempt:
+        async with asyncio.timeout(timeout_s):
+            done = await job.attempt(timeout_s)
+        attempt.usage = done.usage
+    return done
+
+
+async def _events(
+    job: StreamJob, attempt: Attempt, timeout_s: float, context: RequestContext
+) -> AsyncGenerator[ChatEvent, None]:
+    """The events of an attempt: the first within `timeout_s`, the others before the deadline."""
+    async with aclosing(job.events(context.remaining_s())) as events:
+        while True:
+            try:
+                async with asyncio.timeout(timeout_s if attempt.answered_s is None else context.remaining_s()):
+                    event = await anext(events)
+            except StopAsyncIteration:
+                return
+            if isinstance(event, Usage):
+                attempt.usage = event
+                continue
+            if attempt.answered_s is None:
+                attempt.answered_s = time.monotonic() - attempt.began
+            yield event

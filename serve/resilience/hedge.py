@@ -7,7 +7,7 @@ money, so a token bucket bounds the share of calls that are hedged, whatever the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from ddsketch import DDSketch
@@ -83,7 +83,7 @@ async def race(
     first: Callable[[], Coroutine[Any, Any, T]],
     second: Callable[[], Coroutine[Any, Any, T]],
     after_s: float,
-    may: Callable[[], Awaitable[bool]],
+    may: Callable[[], bool],
 ) -> tuple[T, bool | None]:
     """The first success of two calls, the second of which begins when the first is late.
 
@@ -103,7 +103,7 @@ async def race(
     tasks = [loop.create_task(first())]
     try:
         await asyncio.wait(tasks, timeout=after_s)
-        if tasks[0].done() or not await may():
+        if tasks[0].done() or not may():
             return await tasks[0], None
         tasks.append(loop.create_task(second()))
         pending = set(tasks)

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from serve.errors import BudgetExceeded
 from serve.resilience.budget import Budget, Reservation
+
+
+class Stake:
+    """The money of one attempt."""
+
+    def __init__(self, ended: Callable[[float | None], None]) -> None:
+        self._ended: Callable[[float | None], None] | None = ended
+
+    def end(self, usd: float | None) -> None:
+        """The attempt ended and cost so much; None when nobody knows: it was given up, and may be charged all the same.
+
+        What is not known is counted at its estimate, so that a budget errs on the side of its owner. Only the first
+        call counts.
+        """
+        if self._ended is not None:
+            self._ended(usd)
+            self._ended = None
 
 
 class Purse:
@@ -30,8 +46,9 @@ class Purse:
         """US dollars, so far."""
         return self._spent
 
-    async def begin(self) -> None:
-        """Sets money aside for an attempt, unless what was set aside for an earlier one is still there.
+    @asynccontextmanager
+    async def stake(self) -> AsyncIterator[Stake]:
+        """Money for one attempt, unless what was set aside for an earlier one is still there.
 
         Raises:
             BudgetExceeded: there is none.
@@ -42,20 +59,13 @@ class Purse:
                 self._reservations.append(await self._budget.reserve(self._tenant, max(0.0, missing)))
                 self._reserved += max(0.0, missing)
         self._open += 1
-
-    async def may_begin(self) -> bool:
-        """The same as a question."""
+        stake = Stake(self._ended)
         try:
-            await self.begin()
-        except BudgetExceeded:
-            return False
-        return True
+            yield stake
+        finally:
+            stake.end(0.0)
 
-    def end(self, usd: float | None) -> None:
-        """An attempt ended and cost so much; None when nobody knows: it was given up, and may be charged all the same.
-
-        What is not known is counted at its estimate, so that a budget errs on the side of its owner.
-        """
+    def _ended(self, usd: float | None) -> None:
         self._open -= 1
         self._spent += self._estimate if usd is None else usd
 

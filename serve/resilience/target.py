@@ -1,0 +1,338 @@
+"""One model or provider as the guard sees it: everything that is known of it, and one attempt at it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from serve.calls import Usage
+from serve.context import RequestContext
+from serve.errors import ArgusError, Cancelled, DeadlineExceeded, RateLimited, Unavailable
+from serve.resilience.breaker import Breaker
+from serve.resilience.concurrency import Concurrency, Place
+from serve.resilience.failures import failure_class
+from serve.resilience.gradient import Gradient
+from serve.resilience.hedge import Allowance, Times
+from serve.resilience.purse import Stake
+from serve.resilience.rates import Rate, Rates
+from serve.resilience.recorder import BreakerState, Recorder, Stage
+from serve.resilience.retry_budget import RetryBudget
+from serve.resilience.settings import Settings
+
+# Failures that are the target's, and those that say that it has no room.
+_ITS_OWN = frozenset({"unavailable", "other"})
+# Times measured before an attempt is given up early, and the shortest that it then has.
+_MEASURED, _LEAST_S = 30, 0.02
+# A time-out of a target whose times are not known yet counts against it from here.
+_FAIR_S = 1.0
+# How often a call looks again whether a resting target is back, while others probe it; and how many calls queue for a
+# provider's rate.
+_POLL_S = 0.05
+_MOST_PACED = 256
+
+
+class AttemptFailed(Exception):
+    """An attempt was made and failed; what refused to make one raises its own error."""
+
+    def __init__(self, error: ArgusError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(slots=True)
+class Passage:
+    """The right to one attempt.
+
+    Attributes:
+        ticket: the breaker's; None where there is no breaker, where it is passed by, and once it has been handed in.
+        place: None where calls are not limited, and for a hedge.
+    """
+
+    ticket: int | None
+    place: Place | None
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt in progress.
+
+    Attributes:
+        usage: what it used, once that is known.
+        answered_s: seconds until its answer, or its first event.
+    """
+
+    began: float
+    usage: Usage | None = None
+    answered_s: float | None = None
+
+    @property
+    def cost(self) -> float | None:
+        """In US dollars, None while it is not known."""
+        return None if self.usage is None else self.usage.usd
+
+
+class Target:
+    """See the module's text; the guard puts the stages in order.
+
+    Args:
+        on_wait: told how long calls waited for a place, in seconds.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        rates: Rates,
+        recorder: Recorder,
+        on_wait: Callable[[float], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = settings.name
+        self.settings = settings
+        self.times = Times(settings.hedge.quantile if settings.hedge else 0.95)
+        self._hedges = Allowance(settings.hedge.max_extra if settings.hedge else 0.0)
+        self._retries = RetryBudget(settings.retries.budget, settings.retry_floor_per_s)
+        self._rates = rates
+        self._recorder = recorder
+        self._clock = clock
+        self._breaker = Breaker(settings.breaker) if settings.breaker else None
+        self._told: BreakerState = "closed"
+        self._pace = asyncio.Lock()
+        self._paced = 0
+        self._room: Concurrency | None = None
+        if settings.concurrency is not None:
+            self._room = Concurrency(
+                self.name,
+                Gradient(*settings.concurrency),
+                settings.max_waiting,
+                lambda seconds: self._waited(seconds, on_wait),
+                lambda limit, busy, waiting: recorder.concurrency(self.name, limit, busy, waiting),
+                clock,
+            )
+
+    @property
+    def well(self) -> bool:
+        """Its breaker is closed: it may be asked more than is needed."""
+        return self._breaker is None or self._breaker.state(self._clock()) == "closed"
+
+    @property
+    def in_flight(self) -> int:
+        """Calls in progress, where they are limited."""
+        return self._room.in_flight if self._room else 0
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a place or for their turn at a rate."""
+        return self._paced + (self._room.waiting if self._room else 0)
+
+    def called(self) -> None:
+        """A call began."""
+        self._retries.called(self._clock())
+        self._hedges.called()
+
+    def may_retry(self) -> bool:
+        """Takes a retry from the budget, if there is one."""
+        return self._retries.take(self._clock())
+
+    def late_s(self) -> float | None:
+        """Seconds after which a call is to be hedged; None where none is."""
+        rules = self.settings.hedge
+        return self.times.late_s() if rules is not None and self.times.count >= rules.min_samples else None
+
+    def may_hedge(self) -> bool:
+        """A call more would do no harm now, and the share of hedges allows it."""
+        return self.well and (self._room is None or self._room.free) and self._hedges.take()
+
+    def attempt_s(self, left_s: float, fallback: bool) -> float:
+        """Seconds that an attempt may last: less than what is left where another way waits and times are known."""
+        longest = min(left_s, self.settings.attempt_timeout_s)
+        if not fallback or self.times.count < _MEASURED:
+            return longest
+        return min(longest, max(_LEAST_S, self.settings.patience * self.times.late_s()))
+
+    @asynccontextmanager
+    async def passage(self, context: RequestContext, tokens: int, fallback: bool) -> AsyncIterator[Passage]:
+        """Past the target's rates, its places and its breaker.
+
+        Raises:
+            ArgusError: one of them refuses. With `fallback`, neither a rate nor a rest is waited for.
+        """
+        if fallback and self._breaker is not None and self._breaker.state(self._clock()) == "open":
+            raise self._breaker_refuses(self._breaker)  # before the queue: there is another way to go
+        await self._take_rates(context, tokens, fallback)
+        async with AsyncExitStack() as stack:
+            place = None
+            if self._room is not None:
+                place = await stack.enter_async_context(self._refusals("concurrency", self._room, context))
+            passage = Passage(await self._ticket(context, fallback), place)
+            stack.callback(self._hand_in, passage)
+            yield passage
+
+    @asynccontextmanager
+    async def second_passage(self, tokens: int) -> AsyncIterator[Passage | None]:
+        """The same for a hedge, which waits for nothing: None when anything stands against it."""
+        async with AsyncExitStack() as stack:
+            free = self._room is None or await stack.enter_async_context(self._room.extra())
+            passage = None
+            if free and self.well and await self._rates.take(*self._rates_of(tokens)) <= 0:
+                ticket = self._breaker.admit(self._clock()) if self._breaker else None
+                passage = Passage(ticket, None)
+                stack.callback(self._hand_in, passage)
+            yield passage
+
+    @contextmanager
+    def attempt(self, passage: Passage, stake: Stake, timeout_s: float) -> Iterator[Attempt]:
+        """Accounts for an attempt, which the block makes: its outcome, time, cost, and what they say of the target.
+
+        Raises:
+            AttemptFailed: the block raised an `ArgusError`, or ran out of time.
+        """
+        attempt = Attempt(self._clock())
+        outcome: str = "cancelled"
+        cost: float | None = None
+        try:
+            yield attempt
+            outcome, cost = "ok", attempt.cost
+            self._succeeded(passage, attempt)
+        except (ArgusError, TimeoutError) as error:
+            failure = error if isinstance(error, ArgusError) else self._too_late(timeout_s)
+            outcome = failure_class(failure)
+            cost = attempt.cost if outcome == "timeout" or attempt.answered_s is not None else 0.0
+            self._failed(passage, failure, timeout_s)
+            raise AttemptFailed(failure) from error
+        except Exception:  # a defect of ours; the target is not to blame, but its caller must see it
+            outcome, cost = "error", 0.0
+            raise
+        finally:
+            stake.end(cost)
+            self._recorder.attempted(self.name, outcome, self._clock() - attempt.began)
+            self._hand_in(passage)
+
+    async def settle_tokens(self, charged: int, used: int) -> None:
+        """Puts the tokens that were used in the place of those that were taken from the rate."""
+        most = self.settings.per_minute[1]
+        if most is not None:
+            await self._rates.adjust(Rate(f"target/{self.name}/tokens", most, used - charged))
+
+    def _succeeded(self, passage: Passage, attempt: Attempt) -> None:
+        now = self._clock()
+        seconds = now - attempt.began
+        whole = attempt.answered_s is None  # a stream's time is its reader's as well
+        if whole:
+            self.times.add(seconds)
+        if passage.ticket is not None and self._breaker is not None:
+            self._breaker.succeeded(passage.ticket, attempt.answered_s or seconds, now)
+            passage.ticket = None
+        if passage.place is not None and whole:
+            passage.place.succeeded(seconds)
+
+    def _failed(self, passage: Passage, error: ArgusError, timeout_s: float) -> None:
+        kind = failure_class(error)
+        # Who had less time than most calls take has shown nothing.
+        hung = kind == "timeout" and timeout_s >= (self.times.late_s() if self.times.count >= _MEASURED else _FAIR_S)
+        if passage.place is not None and (hung or kind == "rate_limited"):
+            passage.place.dropped()
+        if passage.ticket is None or self._breaker is None or isinstance(error, Cancelled):
+            return
+        ticket, passage.ticket, now = passage.ticket, None, self._clock()
+        if kind == "rate_limited":
+            self._breaker.rate_limited(ticket, error.retry_after_s, now)
+        elif hung or kind in _ITS_OWN:
+            self._breaker.failed(ticket, now)
+        elif kind == "timeout":
+            self._breaker.abandoned(ticket)
+        else:  # it answered, if with a refusal
+            self._breaker.succeeded(ticket, 0.0, now)
+
+    def _hand_in(self, passage: Passage) -> None:
+        """A ticket that no outcome has used is given back."""
+        if passage.ticket is not None and self._breaker is not None:
+            self._breaker.abandoned(passage.ticket)
+            passage.ticket = None
+        if self._breaker is not None and (state := self._breaker.state(self._clock())) != self._told:
+            self._told = state
+            self._recorder.breaker(self.name, state)
+
+    @asynccontextmanager
+    async def _refusals(self, stage: Stage, room: Concurrency, context: RequestContext) -> AsyncIterator[Place]:
+        async with AsyncExitStack() as stack:
+            try:
+                place = await stack.enter_async_context(room.place(context.priority, context.remaining_s()))
+            except ArgusError:
+                self._recorder.refused(self.name, stage)
+                raise
+            yield place
+
+    async def _ticket(self, context: RequestContext, fallback: bool) -> int | None:
+        """Past the breaker. A rest is waited for where there is no other way to go."""
+        breaker = self._breaker
+        if breaker is None:
+            return None
+        while (ticket := breaker.admit(self._clock())) is None:
+            if not fallback and self.settings.breaker_needs_fallback:
+                return None
+            pause = max(_POLL_S, breaker.wait_s(self._clock()))
+            if fallback or not breaker.resting or pause >= context.left_s():
+                raise self._breaker_refuses(breaker)
+            await asyncio.sleep(pause)
+        return ticket
+
+    def _breaker_refuses(self, breaker: Breaker) -> ArgusError:
+        self._recorder.refused(self.name, "breaker")
+        wait = max(_POLL_S, breaker.wait_s(self._clock()))
+        if breaker.resting:
+            return RateLimited(
+                f"{self.name} asked for a rest, which is not over.", code="provider_rate_limited", retry_after_s=wait
+            )
+        return Unavailable(
+            f"{self.name} has failed too often and is left alone for now.", code="breaker_open", retry_after_s=wait
+        )
+
+    async def _take_rates(self, context: RequestContext, tokens: int, fallback: bool) -> None:
+        """In the order of arrival, so that a large call is not passed by small ones for ever."""
+        rates = self._rates_of(tokens)
+        if not rates:
+            return
+        if fallback or self._paced >= _MOST_PACED:
+            self._refuse_rate(await self._rates.take(*rates))
+            return
+        self._paced += 1
+        try:
+            async with asyncio.timeout(context.remaining_s()), self._pace:
+                while (wait := await self._rates.take(*rates)) > 0:
+                    if wait >= context.left_s():
+                        self._refuse_rate(wait)
+                    await asyncio.sleep(wait)
+        except TimeoutError:
+            self._recorder.refused(self.name, "provider_limit")
+            raise DeadlineExceeded(f"The deadline passed before {self.name}'s rate allowed the call.") from None
+        finally:
+            self._paced -= 1
+
+    def _refuse_rate(self, wait: float) -> None:
+        if wait > 0:
+            self._recorder.refused(self.name, "provider_limit")
+            raise RateLimited(
+                f"The rate of calls or tokens of {self.name} is used up.",
+                code="provider_rate_limited",
+                retry_after_s=wait,
+            )
+
+    def _rates_of(self, tokens: int) -> tuple[Rate, ...]:
+        calls, most_tokens = self.settings.per_minute
+        rates = []
+        if calls is not None:
+            rates.append(Rate(f"target/{self.name}/calls", calls, 1))
+        if most_tokens is not None:
+            rates.append(Rate(f"target/{self.name}/tokens", most_tokens, max(1, tokens)))
+        return tuple(rates)
+
+    def _waited(self, seconds: float, on_wait: Callable[[float], None]) -> None:
+        self._recorder.waited(self.name, seconds)
+        on_wait(seconds)
+
+    def _too_late(self, timeout_s: float) -> DeadlineExceeded:
+        return DeadlineExceeded(f"{self.name} did not answer within {timeout_s:.3g} s.")
