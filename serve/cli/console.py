@@ -23,12 +23,17 @@ NameOption = Annotated[str, typer.Option("--name", help="Name of the running clu
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def cluster_file(profile: str | None, config: Path | None) -> ClusterFile:
+def cluster_file(profile: str | None, config: Path | None, *, calibrations: bool = True) -> ClusterFile:
     """The cluster file that the options name.
+
+    Args:
+        calibrations: see `load_file`.
 
     Raises:
         ConfigError: both are given, or the file is wrong.
     """
     if profile is not None and config is not None:
         raise ConfigError("Give either --profile or --config, not both.")
-    return load_file(config) if config is not None else load_profile(profile or "demo")
+    if config is not None:
+        return load_file(config, calibrations=calibrations)
+    return load_profile(profile or "demo", calibrations=calibrations)
