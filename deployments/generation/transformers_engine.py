@@ -4,6 +4,9 @@ Rows gather while a batch runs and go together into the next one (deployments/ba
 place until its batch ends: that is what vLLM's continuous batching does better. What this engine has instead is reach:
 whatever transformers can load, on whatever torch runs.
 
+The answers to one request (`n`) are rows of a batch, whose media are encoded once; the language model reads the prompt
+for each of them, and a request whose rows do not fit into one batch is encoded once in each.
+
 Batches may mix rows with different numbers of images, and rows with none: features are placed by the order of their
 placeholders. Rows whose media tensors have other shapes run in other batches (`Preparer.lane`).
 """
@@ -29,7 +32,7 @@ from deployments.generation.prompts import VIDEO_FAMILIES
 from deployments.generation.rows import Row, RowChooser, RowStopping
 from deployments.generation.sampling import RowSampler
 from deployments.generation.text_stream import TextStream
-from deployments.generation.transformers_inputs import Inputs, collate
+from deployments.generation.transformers_inputs import Inputs, collate, embed
 from deployments.generation.transformers_load import Loaded, generation_config, load
 from serve.config.models import GenerativeModel
 from serve.errors import (
@@ -266,10 +269,17 @@ class TransformersEngine:
         return [row.error for row in rows]
 
     def _generate(self, rows: list[Row], loaded: Loaded) -> None:
-        batch = collate([row.inputs for row in rows], loaded.pad_token, loaded.device, loaded.dtype)
+        # Answers to one request share its inputs, which are embedded once.
+        requests = {id(row.inputs): row.inputs for row in rows}
+        batch = collate(list(requests.values()), loaded.pad_token, loaded.device, loaded.dtype)
+        number = {request: place for place, request in enumerate(requests)}
+        request_of = torch.tensor([number[id(row.inputs)] for row in rows], device=loaded.device)
+        # BLIP-2's own `generate` would encode the images again.
+        writer = loaded.model.language_model if loaded.family == "blip2" else loaded.model
         with torch.inference_mode():
-            loaded.model.generate(
-                **batch,
+            writer.generate(
+                inputs_embeds=embed(loaded.model, batch)[request_of],
+                attention_mask=batch["attention_mask"][request_of],
                 generation_config=generation_config(loaded, max(row.max_tokens for row in rows)),
                 logits_processor=LogitsProcessorList(
                     [RowChooser(rows, loaded.tokenizer, loaded.pad_token, self._step)]

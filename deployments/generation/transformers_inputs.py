@@ -1,4 +1,5 @@
-"""A checkpoint's processor: prompts to tensors, and tensors of several requests to one left-padded batch."""
+"""From prompts to what a language model reads: tensors by the checkpoint's processor, those of several requests as one
+left-padded batch, and its embeddings, media in their places."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ from serve.errors import InvalidMedia, InvalidRequest
 Inputs = dict[str, torch.Tensor]
 
 _TOKENS = ("input_ids", "attention_mask")
+# What models call the pixels of a medium.
+_PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_values_videos",)}
 
 
 class Preparer:
@@ -110,3 +113,27 @@ def collate(rows: Sequence[Inputs], pad_token: int, device: torch.device, dtype:
             values = [pad(value, (0, 0) * 3 + (0, tiles - value.shape[1])) for value in values]
         batch[name] = torch.cat(values)
     return {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in batch.items()}
+
+
+def embed(model: Any, batch: Inputs) -> torch.Tensor:
+    """Embeddings of a batch of `collate`, (rows, longest, hidden): words, and encoded media where placeholders stand.
+
+    Raises:
+        ValueError: placeholders and media differ in number.
+    """
+    ids = batch["input_ids"]
+    embeds: torch.Tensor = model.get_input_embeddings()(ids)
+    # LLaVA-NeXT cuts the padding of tiles off by the image's size.
+    sizes = {"image": {"image_sizes": batch["image_sizes"]} if "image_sizes" in batch else {}, "video": {}}
+    for medium, names in _PIXELS.items():
+        for name in names:
+            if name not in batch:
+                continue
+            encode = getattr(model.base_model, f"get_{medium}_features")
+            made = encode(batch[name], **sizes[medium], return_dict=True).pooler_output
+            features = torch.cat([item.flatten(0, -2) for item in made])
+            places = (ids == getattr(model.config, f"{medium}_token_id")).unsqueeze(-1)
+            if (wanted := int(places.sum())) != len(features):
+                raise ValueError(f"the prompts hold {wanted} {medium} tokens, their media make {len(features)}")
+            embeds = embeds.masked_scatter(places, features.to(embeds.device, embeds.dtype))
+    return embeds

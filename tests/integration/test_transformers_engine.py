@@ -314,6 +314,22 @@ async def test_several_answers_are_rows_of_their_own(llava: TransformersEngine) 
     assert greedy.answers[0] == greedy.answers[1]
 
 
+async def test_answers_to_one_request_share_its_encoded_images_and_equal_single_ones(
+    llava: TransformersEngine, gate: Gate
+) -> None:
+    prompt, sampling = about("thrice", 1, 2), Sampling(max_tokens=16, seed=5)
+    single = [(await answer(llava, prompt, replace(sampling, seed=seed))).answers[0] for seed in (5, 6, 7)]
+    gate.pictures = 0
+    shared = await answer(llava, prompt, replace(sampling, n=3))
+    assert gate.pictures == 2
+    assert [each.token_ids for each in shared.answers] == [each.token_ids for each in single]
+    gate.pictures = 0
+    pair = await together(llava, gate, (prompt, replace(sampling, n=3)), (about("another", 3), GREEDY))
+    assert gate.pictures == 3
+    assert isinstance(pair[0], ChatResult)
+    assert [each.token_ids for each in pair[0].answers] == [each.token_ids for each in single]
+
+
 def ascii_run(text: str) -> str:
     """Three characters of an answer, each its own token: a stop text that spans borders of tokens."""
     for at in range(2, len(text) - 3):

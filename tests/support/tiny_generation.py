@@ -74,13 +74,14 @@ class Gate:
 
     Attributes:
         steps: forward passes that have begun.
+        pictures: that a LLaVA's vision tower has encoded.
         failing: raised instead of the next pass.
         broken_rows: whose next logits are not numbers, by number in the batch.
         entered: released by each pass that begins.
     """
 
     def __init__(self, monkeypatch: Any) -> None:
-        self.steps = 0
+        self.steps = self.pictures = 0
         self.failing: Exception | None = None
         self.broken_rows: tuple[int, ...] = ()
         self._left = threading.Semaphore(0)
@@ -92,6 +93,8 @@ class Gate:
             model = load(*args, **kwargs)
             model.register_forward_pre_hook(self._before)
             model.register_forward_hook(self._after)
+            if (tower := getattr(model.base_model, "vision_tower", None)) is not None:
+                tower.register_forward_pre_hook(self._encoding)
             return model
 
         monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", gated)
@@ -119,6 +122,9 @@ class Gate:
         if self.failing is not None:
             failing, self.failing = self.failing, None
             raise failing
+
+    def _encoding(self, tower: Any, args: Any) -> None:
+        self.pictures += len(args[0])
 
     def _after(self, model: Any, args: Any, output: Any) -> None:
         for row in self.broken_rows:
