@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import random
 
+from demo.motion_phrases import DOES_IT, MOTION, VIDEO_CAPTION
+
 #: Wordings trained on. The first of each form is the plain one.
 TRAIN: dict[str, tuple[str, ...]] = {
     "colour of the object": (
@@ -102,12 +104,21 @@ TRAIN: dict[str, tuple[str, ...]] = {
         "On which side of the {q} is the {p}, left or right?",
         "Does the {p} lie to the left or to the right of the {q}?",
         "The {p}: left or right of the {q}?",
+        "Is the {p} to the right or to the left of the {q}?",
+        "Where is the {p}, left or right of the {q}?",
+        "On what side of the {q} do you see the {p}: left or right?",
+        "Which side of the {q} shows the {p}, the left or the right?",
+        "Seen from the {q}, is the {p} on the left or on the right?",
+        "Tell me whether the {p} is left or right of the {q}.",
     ),
     "above or below": (
         "Is the {p} above or below the {q}?",
         "Does the {p} lie above or below the {q}?",
         "The {p}: above or below the {q}?",
         "Is the {p} higher or lower than the {q}, above or below?",
+        "Where is the {p}, above or below the {q}?",
+        "Seen from the {q}, is the {p} above or below?",
+        "Tell me whether the {p} is above or below the {q}.",
     ),
     "place": (
         "Where is the {p}?",
@@ -198,35 +209,9 @@ TRAIN: dict[str, tuple[str, ...]] = {
         "How many objects are there? Answer as JSON with the key count.",
         "Return the number of objects as JSON.",
     ),
-    "motion": (
-        "How does the object move?",
-        "What is the motion of the object?",
-        "Which way does the object move?",
-        "What does the object do?",
-        "What does the largest object do in the video?",
-        "Describe the motion of the object.",
-        "What happens in the video?",
-        "In which direction does the object move?",
-        "What kind of motion is this?",
-        "How is the main object moving?",
-        "What is the object doing?",
-        "Name the motion.",
-    ),
-    "does it": (
-        "Does the object {m}?",
-        "Does it {m}?",
-        "Does the largest object {m}?",
-        "Can you see the object {m}?",
-        "Is it true that the object {m2}?",
-    ),
-    "video caption": (
-        "Describe the video.",
-        "What does the video show?",
-        "What do you see in the video?",
-        "Write a caption for the video.",
-        "Give a short description of the video.",
-        "What is going on?",
-    ),
+    "motion": MOTION,
+    "does it": DOES_IT,
+    "video caption": VIDEO_CAPTION,
     "same shape": (
         "Do both images show the same shape?",
         "Is the shape the same in both images?",
