@@ -43,6 +43,33 @@ WEIGHTS: dict[str, float] = {
 }
 #: The same with more of what is hard to learn.
 HARDER = WEIGHTS | {"how many": 2.0, "left or right": 3.0, "above or below": 1.6, "is there": 2.0}
+#: Mostly what names an attribute or compares two things: the weights of a LLaVA, which has little room for more.
+ATTRIBUTES_FIRST: dict[str, float] = {
+    "colour of the object": 1.0,
+    "shape of the object": 2.0,
+    "the object": 1.2,
+    "colour of a shape": 1.2,
+    "shape of a colour": 2.0,
+    "how many": 3.0,
+    "how many of a shape": 1.5,
+    "how many of a colour": 1.2,
+    "left or right": 5.0,
+    "above or below": 2.5,
+    "place": 0.05,
+    "is there": 1.2,
+    "is anything": 0.3,
+    "one of two colours": 0.3,
+    "one of two shapes": 0.5,
+    "text": 0.15,
+    "background": 0.05,
+    "caption": 0.5,
+    "detailed caption": 0.01,
+    "json of the object": 0.15,
+    "json of the objects": 0.04,
+    "json of the count": 0.1,
+}
+#: The same for one of several pictures.
+OF_SEVERAL = ATTRIBUTES_FIRST | {"colour of the object": 4.0, "shape of the object": 4.0, "left or right": 2.0}
 _LONG = frozenset(("video caption", *(form for form in WEIGHTS if "caption" in form or "json" in form)))
 _YES_NO = frozenset(("is there", "is anything", "text", "same shape", "same colour", "does it"))
 _ORDINALS = ("first", "second", "third")
@@ -50,11 +77,15 @@ _ORDINALS = ("first", "second", "third")
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One question of a form (a key of the wordings) and its one right answer."""
+    """One question of a form (a key of the wordings) and its one right answer.
+
+    `image` is the picture that it is about, None where it is about several or says which one only at its end.
+    """
 
     form: str
     question: str
     answer: str
+    image: int | None = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +159,9 @@ def about_image(turn: Turn, number: int, rng: random.Random | None = None) -> Tu
     """The turn asked about one of several pictures: "In the second image, what colour is the star?"."""
     noun = "picture" if rng is not None and rng.random() < 0.2 else "image"
     text = turn.question
-    if rng is not None and rng.random() < 0.3 and text.endswith("?") and "picture" not in text and "image" not in text:
-        return replace(turn, question=f"{text[:-1]} in the {_ORDINALS[number]} {noun}?")
-    return replace(turn, question=f"In the {_ORDINALS[number]} {noun}, {lowered(text)}")
+    if rng is not None and rng.random() < 0.2 and text.endswith("?") and "picture" not in text and "image" not in text:
+        return replace(turn, question=f"{text[:-1]} in the {_ORDINALS[number]} {noun}?", image=None)
+    return replace(turn, question=f"In the {_ORDINALS[number]} {noun}, {lowered(text)}", image=number)
 
 
 def draw_images_turn(scenes: Sequence[Scene], rng: random.Random, weights: dict[str, float] = WEIGHTS) -> Turn:
@@ -138,7 +169,7 @@ def draw_images_turn(scenes: Sequence[Scene], rng: random.Random, weights: dict[
     if len(scenes) == 2 and rng.random() < 0.35:
         fact = draw_pair_fact(scenes, rng.choice(PAIR_FORMS), rng)
         if fact is not None:
-            return say(fact, rng)
+            return replace(say(fact, rng), image=None)
     number = rng.randrange(len(scenes))
     short = {form: weight for form, weight in weights.items() if form not in _LONG or form == "caption"}
     return about_image(draw_turn(scenes[number], rng, short), number, rng)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
+from demo.generative_tokenizer import build_tokenizer
 from demo.lookups import look_for_alike
 
 WIDTH, LAYERS, HEADS, MLP = 192, 4, 6, 384
@@ -49,16 +55,22 @@ def start_llama(model: LlamaModel, head: nn.Linear) -> None:
         look_for_alike(*parts, heads=HEADS, rotary=True)
 
 
-class HalfWay:
-    """Keeps the hidden states that leave the middle layer of the last forward pass."""
-
-    state: Tensor
+class LayerStates:
+    """Keeps the hidden states that left each layer in the last forward pass."""
 
     def __init__(self, layers: nn.ModuleList) -> None:
-        layers[len(layers) // 2 - 1].register_forward_hook(self._keep)
+        self.states: list[Tensor] = []
+        layers[0].register_forward_pre_hook(lambda _module, _inputs: self.states.clear())
+        for layer in layers:
+            layer.register_forward_hook(self._keep)
+
+    @property
+    def half(self) -> Tensor:
+        """The states that leave the middle layer."""
+        return self.states[len(self.states) // 2 - 1]
 
     def _keep(self, _module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        self.state = output if isinstance(output, Tensor) else output[0]
+        self.states.append(output if isinstance(output, Tensor) else output[0])
 
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], scale: float = 1.0) -> list[dict[str, object]]:
@@ -77,6 +89,32 @@ def rate_share(step: int, steps: int, *, warm: int = 60, tail: float = 0.25) -> 
     return min((step + 1) / warm, 1.0, max(0.01, (steps - step) / (tail * steps)))
 
 
+class Trainer(nn.Module):
+    """What is trained, and the loss of a step."""
+
+    def groups(self) -> list[dict[str, object]]:
+        """Parameter groups for AdamW, each with its share of the common rate."""
+        raise NotImplementedError
+
+    def loss(self, step: int) -> Tensor:
+        """The loss of a step on fresh examples."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """What is done to the weights before the first step of a run."""
+
+    def describe(self) -> str:
+        """What the log says: losses of the last step, and shares of right answers since the last call."""
+        raise NotImplementedError
+
+
+class Draws(Protocol):
+    """What draws the examples of each step."""
+
+    rng: np.random.Generator
+    words: random.Random
+
+
 class Run:
     """A training that can be stopped and taken up again: steps, state and its log.
 
@@ -84,8 +122,8 @@ class Run:
     longer or shorter while it goes on.
     """
 
-    def __init__(self, folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, *, rate: float, steps: int):
-        self.folder, self.module, self.optimizer = folder, module, optimizer
+    def __init__(self, folder: Path, trainer: Trainer, optimizer: torch.optim.Optimizer, *, rate: float, steps: int):
+        self.folder, self.trainer, self.optimizer = folder, trainer, optimizer
         self.rate, self.steps, self.step = rate, steps, 0
         folder.mkdir(parents=True, exist_ok=True)
         self._wanted = folder / "steps.txt"
@@ -93,19 +131,21 @@ class Run:
         self._state = folder / "state.pt"
         if self._state.exists():
             state = torch.load(self._state, weights_only=True)
-            module.load_state_dict(state["module"])
+            trainer.load_state_dict(state["module"])
             optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
+        else:
+            trainer.begin()
 
-    def train(self, loss: Callable[[int], Tensor], describe: Callable[[], str], *, save_every: int = 100) -> None:
-        """Take the remaining steps; `loss` gets the step's number, `describe` gives the log's text."""
+    def train(self, *, save_every: int = 100) -> None:
+        """Take the remaining steps."""
         start, first = time.monotonic(), self.step
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         while self.step < self.steps:
             share = rate_share(self.step, self.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate * share * group["scale"]
-            value = loss(self.step)
+            value = self.trainer.loss(self.step)
             self.optimizer.zero_grad()
             torch.autograd.backward(value)
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -113,7 +153,7 @@ class Run:
             self.step += 1
             if self.step % 25 == 0:
                 pace = (time.monotonic() - start) / (self.step - first)
-                print(f"step {self.step}/{self.steps} {pace:.2f} s a step: {describe()}", flush=True)
+                print(f"step {self.step}/{self.steps} {pace:.2f} s a step: {self.trainer.describe()}", flush=True)
                 self.steps = int(self._wanted.read_text())
             if self.step % save_every == 0 or self.step >= self.steps:
                 self.save()
@@ -121,7 +161,49 @@ class Run:
     def save(self) -> None:
         """Write the state, replacing the last one only when it is complete."""
         fresh = self._state.with_suffix(".new")
-        state = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        state = {"module": self.trainer.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
         torch.save(state, fresh)
         fresh.replace(self._state)
         (self.folder / "run.json").write_text(json.dumps({"step": self.step, "steps": self.steps}))
+
+
+def command_line(description: str | None, *, pool: str, batch: int) -> argparse.ArgumentParser:
+    """The arguments that all trainings take; `pool` says what the pool is one of."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pool", type=Path, required=True, help=f"folder of the rendered {pool}")
+    parser.add_argument("--tower", type=Path, required=True, help="what the warm-up wrote")
+    parser.add_argument("--run", type=Path, required=True, help="folder for the state; a run found there goes on")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
+    parser.add_argument("--start", type=Path, help="state.pt of another run whose weights to start from")
+    parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer that those weights were trained with")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--nice", type=int, default=0, help="how far to step back for other processes, up to 19")
+    return parser
+
+
+def prepare(arguments: argparse.Namespace) -> PreTrainedTokenizerFast:
+    """Settle on one thread, a priority and a seed; returns the tokenizer: the given one, or else one made from today's
+    wordings and the seed."""
+    torch.set_num_threads(1)
+    os.nice(arguments.nice)
+    torch.manual_seed(arguments.seed)
+    if arguments.tokenizer is not None:
+        return PreTrainedTokenizerFast.from_pretrained(arguments.tokenizer)
+    return build_tokenizer(arguments.seed)
+
+
+def train(arguments: argparse.Namespace, trainer: Trainer, draws: Draws) -> None:
+    """Train as the command line says, from where the run's folder has got to."""
+    if arguments.start is not None:
+        state = torch.load(arguments.start, weights_only=True)
+        # Helper outputs may have come or gone since; the model itself has not, and a wrong shape still fails.
+        trainer.load_state_dict(state["module"], strict=False)
+    optimizer = torch.optim.AdamW(trainer.groups(), lr=arguments.rate, betas=(0.9, 0.98), fused=True)
+    run = Run(arguments.run, trainer, optimizer, rate=arguments.rate, steps=arguments.steps)
+    if run.step or arguments.start is not None:  # A run taken up again sees other examples than it did at its start.
+        draws.rng = np.random.default_rng([arguments.seed, run.step, arguments.start is not None])
+        draws.words = random.Random(arguments.seed + run.step + int(arguments.start is not None))
+    run.train()

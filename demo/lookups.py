@@ -47,24 +47,36 @@ class Lookups(nn.Module):
         words[word_tokens(packer, ("object", "objects"))] = torch.tensor([len(_NAMES), len(_NAMES) + 1])
         self.register_buffer("words", words, persistent=False)
 
-    def loss(self, hidden: Tensor, packed: Packed, scenes: Sequence[Scene]) -> Tensor:
-        """For states (B, L, width) and the one scene that each row is about; blind chains are left alone."""
+    def pairs(self, tokens: Tensor) -> Tensor:
+        """For tokens (B, L): the number of the pair that a shape's word completes with the colour before it, or -1."""
+        words = self.words[tokens]
+        before = F.pad(words, (1, 0), value=-1)[:, :-1]
+        completed = (words >= 0) & (words < len(SHAPES)) & (before >= len(SHAPES)) & (before < len(_NAMES))
+        return torch.where(completed, (before - len(SHAPES)) * len(SHAPES) + words, -1)
+
+    def loss(self, hidden: Tensor, packed: Packed, scenes: Sequence[Sequence[Scene]]) -> Tensor:
+        """For states (B, L, width) and the pictures of each row; words of no picture's turn are left alone."""
         rows = self.words[packed.tokens]
-        where, columns = torch.nonzero((rows >= 0) & packed.mask[:, 0, :, 0], as_tuple=True)
-        words = rows[where, columns]
-        attributes, places, counts = (torch.stack(values) for values in zip(*map(_table, scenes), strict=True))
+        where, columns = torch.nonzero((rows >= 0) & (packed.images >= 0), as_tuple=True)
+        words, pairs = rows[where, columns], self.pairs(packed.tokens)[where, columns]
+        shown = [scene for row in scenes for scene in row]
+        starts = torch.tensor([0, *map(len, scenes)]).cumsum(0)
+        about = starts[where] + packed.images[where, columns]
+        attributes, places, counts = (torch.stack(values) for values in zip(*map(_table, shown), strict=True))
         states = F.layer_norm(hidden[where, columns], hidden.shape[-1:])
-        wanted = attributes[where, words]
+        wanted = attributes[about, words]
         # At a shape only colours are asked for, at a colour only shapes, at "objects" neither.
         asked = wanted >= 0
         scores = F.binary_cross_entropy_with_logits(self.attributes(states), wanted.clamp(min=0.0), reduction="none")
-        goal = places[where, words]
+        # Of two stars, one of them red, "star" has no place but "red star" has.
+        of_pairs = torch.stack([pair_table(scene)[0] for scene in shown])[about, pairs.clamp(min=0)]
+        goal = torch.where((pairs >= 0)[:, None], of_pairs, places[about, words])
         known = goal.isfinite().all(-1)
-        off = F.smooth_l1_loss(self.place(states)[known], goal[known], beta=0.1)
+        off = F.smooth_l1_loss(self.place(states)[known], goal[known], beta=0.1, reduction="sum")
         return (
             3.0 * (scores * asked).sum() / asked.sum()
-            + off
-            + 0.3 * F.cross_entropy(self.count(states), counts[where, words])
+            + 2.0 * off / max(1, 2 * int(known.sum()))
+            + 0.6 * F.cross_entropy(self.count(states), counts[about, words])
         )
 
     def centres(self, hidden: Tensor, scenes: Sequence[Scene]) -> Tensor:
@@ -72,29 +84,34 @@ class Lookups(nn.Module):
 
         What is told apart so can be counted later on.
         """
-        grid = math.isqrt(hidden.shape[1])
-        wanted = torch.zeros(hidden.shape[:2], dtype=torch.int64)
-        for row, scene in enumerate(scenes):
-            for item in scene.objects:
-                wanted[row, min(int(item.y * grid), grid - 1) * grid + min(int(item.x * grid), grid - 1)] = 1
+        wanted = centre_patches(scenes, math.isqrt(hidden.shape[1])).long()
         scores = self.count(F.layer_norm(hidden, hidden.shape[-1:]))
         losses = F.cross_entropy(scores.flatten(0, 1), wanted.flatten(), reduction="none")
         inside = wanted.flatten() == 1
         return losses[inside].mean() + losses[~inside].mean()
 
 
-def place_codes(batch: Batch) -> Tensor:
+def centre_patches(scenes: Sequence[Scene], grid: int) -> Tensor:
+    """Which patches (B, G G) hold the centre of an object, be it the hole of a ring."""
+    centres = torch.zeros(len(scenes), grid * grid, dtype=torch.bool)
+    for row, scene in enumerate(scenes):
+        for item in scene.objects:
+            centres[row, min(int(item.y * grid), grid - 1) * grid + min(int(item.x * grid), grid - 1)] = True
+    return centres
+
+
+def place_codes(batch: Batch, scenes: Sequence[Scene]) -> Tensor:
     """What each patch (B, P, 6) should tell of places: its own x and y; where there is an object the object's x, y and
-    size, and whether its centre lies here; all of them with a spread of two or so."""
+    size; and whether an object's centre lies here; all of them with a spread of two or so."""
     grid = math.isqrt(batch.classes.shape[-1])
     line = (torch.arange(grid) + 0.5) / grid
     own = torch.stack([line.repeat(grid), line.repeat_interleave(grid)], dim=-1).expand(*batch.places.shape[:2], 2)
     shape = batch.classes[:, 1]
     filled = ((shape > 0) & (shape != IGNORED))[..., None]
     away = batch.places[..., :2] * batch.places[..., 2:].exp() / 2.0
-    centre = (away.abs().amax(dim=-1, keepdim=True) <= 0.5 / grid).float()
-    told = torch.cat([6.0 * (own + away) - 3.0, 2.0 * batch.places[..., 2:] + 3.0, 4.0 * centre], dim=-1)
-    return torch.cat([4.0 * own - 2.0, told * filled], dim=-1)
+    told = torch.cat([6.0 * (own + away) - 3.0, 2.0 * batch.places[..., 2:] + 3.0], dim=-1)
+    centre = 4.0 * centre_patches(scenes, grid).float()[..., None]
+    return torch.cat([4.0 * own - 2.0, told * filled, centre], dim=-1)
 
 
 def placing_loss(patches: Tensor, codes: Tensor) -> Tensor:
@@ -129,6 +146,18 @@ def _table(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
     attributes[len(_NAMES), len(SHAPES) + COLOURS.index(subject.colour)] = 1.0
     counts[len(_NAMES) :] = len(scene.objects)
     return attributes, places, counts
+
+
+def pair_table(scene: Scene) -> tuple[Tensor, Tensor]:
+    """For each pair of colour and shape: the place (80, 2) of a single such thing, and how many there are (80,)."""
+    places = torch.full((len(COLOURS) * len(SHAPES), 2), torch.nan)
+    counts = torch.zeros(len(places), dtype=torch.int64)
+    for item in scene.objects:
+        number = COLOURS.index(item.colour) * len(SHAPES) + SHAPES.index(item.shape)
+        places[number] = torch.tensor([2.0 * item.x - 1.0, 2.0 * item.y - 1.0])
+        counts[number] += 1
+    places[counts > 1] = torch.nan
+    return places, counts
 
 
 @torch.no_grad()

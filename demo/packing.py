@@ -40,13 +40,30 @@ LLAVA = Style("\n{q} ASSISTANT:", "USER: {q} ASSISTANT:", True)
 BLIP = Style("Question: {q} Answer:", " Question: {q} Answer:", False)
 
 
+#: What `Packed.images` says of tokens whose turn is about no single picture, and of tokens outside all turns.
+NO_SINGLE_IMAGE, NO_TURN = -1, -2
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Where a question of a form stands: tokens `start` to `end` - 1 of a chain or of a row, the last of which predicts
+    the answer."""
+
+    form: str
+    start: int
+    end: int
+    row: int = 0
+
+
 @dataclass(slots=True)
 class Chain:
-    """Tokens, and for each the one to be predicted after it, or `NOTHING`; `answers` has a (form, first place, last
-    place + 1) per turn. A blind chain does not see the prefix."""
+    """Tokens, and for each the one to be predicted after it, or `NOTHING`, and the picture that its turn is about;
+    `answers` has a (form, first place, last place + 1) per turn. A blind chain does not see the prefix."""
 
     tokens: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
     answers: list[tuple[str, int, int]] = field(default_factory=list)
     blind: bool = False
 
@@ -54,7 +71,8 @@ class Chain:
 @dataclass(frozen=True, slots=True)
 class Packed:
     """Rows ready for a language model: `tokens` and `positions` (B, L), `mask` (B, 1, L, L) bool; `places` (N,) are
-    flat numbers of predicting tokens, `targets` (N,) what they predict; `answers` (form, start, end) into these."""
+    flat numbers of predicting tokens, `targets` (N,) what they predict; `answers` (form, start, end) into these;
+    `images` (B, L) the picture that a token's turn is about; `asked` the questions that see their prefix."""
 
     tokens: Tensor
     positions: Tensor
@@ -62,6 +80,8 @@ class Packed:
     places: Tensor
     targets: Tensor
     answers: tuple[tuple[str, int, int], ...]
+    images: Tensor
+    asked: tuple[Asked, ...]
 
 
 class Packer:
@@ -86,12 +106,16 @@ class Packer:
         chain = Chain(blind=blind)
         chain.tokens += opening
         chain.targets += [NOTHING] * len(opening)
+        chain.images += [NO_TURN] * len(opening)
         for number, turn in enumerate(turns):
             form = (first or self.style.first) if number == 0 else self.style.later
             asked = self.encode(form.replace("{q}", turn.question))
             answer = self.encode(f" {turn.answer}")
             start = len(chain.tokens) + len(asked) - 1
+            chain.asked.append(Asked(turn.form, len(chain.tokens), start + 1))
             chain.tokens += asked + answer
+            image = NO_SINGLE_IMAGE if turn.image is None else turn.image
+            chain.images += [image] * (len(asked) + len(answer))
             # The token before an answer predicts its first one, be it the opening of an otherwise empty prompt.
             chain.targets += [NOTHING] * len(asked)
             chain.targets[-1:] = [*answer, self.eos]
@@ -99,6 +123,7 @@ class Packer:
             if self.style.ends_inline and number + 1 < len(turns):
                 chain.tokens.append(self.eos)
                 chain.targets.append(NOTHING)
+                chain.images.append(image)
         return chain
 
     def pack(self, rows: Sequence[tuple[Sequence[int], Sequence[Chain]]]) -> Packed:
@@ -109,6 +134,8 @@ class Packer:
         # Segment 0 is the prefix, chains count from 1, padding is -1; `sees` says whether a token sees the prefix.
         segments = torch.full((len(rows), length), -1)
         sees = torch.zeros(len(rows), length, dtype=torch.bool)
+        images = torch.full((len(rows), length), NO_TURN)
+        asked: list[Asked] = []
         places: list[int] = []
         targets: list[int] = []
         answers: list[tuple[str, int, int]] = []
@@ -123,6 +150,9 @@ class Packer:
                 positions[row, start:end] = torch.arange(end - start) + (0 if chain.blind else len(prefix))
                 segments[row, start:end] = number
                 sees[row, start:end] = not chain.blind
+                if not chain.blind:
+                    images[row, start:end] = torch.tensor(chain.images)
+                    asked += [Asked(item.form, start + item.start, start + item.end, row) for item in chain.asked]
                 for form, first, last in chain.answers:
                     answers.append((form, len(targets), len(targets) + last - first))
                     places += range(row * length + start + first, row * length + start + last)
@@ -131,7 +161,16 @@ class Packer:
         shared = sees[:, :, None] & (segments == 0)[:, None, :]
         causal = torch.ones(length, length, dtype=torch.bool).tril()
         mask = (same | shared) & causal
-        return Packed(tokens, positions, mask[:, None], torch.tensor(places), torch.tensor(targets), tuple(answers))
+        return Packed(
+            tokens,
+            positions,
+            mask[:, None],
+            torch.tensor(places),
+            torch.tensor(targets),
+            tuple(answers),
+            images,
+            tuple(asked),
+        )
 
 
 def answer_loss(hidden: Tensor, head: nn.Module, packed: Packed) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,8 @@ end. In the first steps the tower learns on, to make up for what it lost in its 
 
 from __future__ import annotations
 
-import argparse
-import os
 import random
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -26,8 +24,7 @@ from demo.blip2_model import QUERIES, QUERY_GRID, build_model
 from demo.clip_pool import IGNORED, Pool, load_pool
 from demo.dialogues import Turn
 from demo.generative_checkpoints import save_blip2
-from demo.generative_tokenizer import build_tokenizer
-from demo.generative_training import WIDTH, HalfWay, Run, parameter_groups
+from demo.generative_training import WIDTH, LayerStates, Trainer, command_line, parameter_groups, prepare, train
 from demo.lookups import Lookups, place_codes, placing_loss
 from demo.packing import BLIP, Chain, Packer, Score, answer_loss, naming_loss, word_tokens
 from demo.scenes import COLOURS, SHAPES, Scene, caption
@@ -69,9 +66,9 @@ def block_classes(classes: Tensor) -> Tensor:
     return labels.masked_fill(labels < 0, IGNORED)
 
 
-def block_codes(batch: Batch) -> Tensor:
+def block_codes(batch: Batch, scenes: Sequence[Scene]) -> Tensor:
     """The patches' place codes, for blocks (B, Q, 6): of each number the one that says most."""
-    codes = place_codes(batch)
+    codes = place_codes(batch, scenes)
     grid = int(codes.shape[1] ** 0.5)
     block = grid // QUERY_GRID
     blocks = codes.reshape(-1, QUERY_GRID, block, QUERY_GRID, block, codes.shape[-1]).permute(0, 1, 3, 5, 2, 4)
@@ -112,8 +109,8 @@ class Batches:
         return chains
 
 
-class Trainer(nn.Module):
-    """Model and helper outputs, and the loss of a step."""
+class Answering(Trainer):
+    """Model and helper outputs."""
 
     def __init__(
         self,
@@ -128,7 +125,7 @@ class Trainer(nn.Module):
         self._vision_until = vision_until
         self.model, self.helpers, self.queries = model, helpers, QueryHelpers()
         self.lookups = Lookups(batches.packer, WIDTH, model.config.text_config.vocab_size)
-        self._half = HalfWay(model.language_model.model.decoder.layers)
+        self._layers = LayerStates(model.language_model.model.decoder.layers)
         self._words = [word_tokens(batches.packer, words) for words in (COLOURS, SHAPES)]
         self._batches, self._batch = batches, batch
         self._score = Score()
@@ -168,9 +165,9 @@ class Trainer(nn.Module):
         helped = {
             "queries": self.queries.loss(queries, blocks),
             "naming": 0.5 * naming_loss(projected, decoder.embed_tokens, self._words, blocks),
-            "placing": 2.0 * placing_loss(projected, block_codes(shown)),
-            "lookups": self.lookups.loss(self._half.state, packed, scenes),
-            "centres": 0.4 * self.lookups.centres(self._half.state[:, :QUERIES], scenes),
+            "placing": 2.0 * placing_loss(projected, block_codes(shown, scenes)),
+            "lookups": self.lookups.loss(self._layers.half, packed, [(scene,) for scene in scenes]),
+            "centres": 0.4 * self.lookups.centres(self._layers.half[:, :QUERIES], scenes),
         }
         self._shown = {"answers": answers.item(), **{name: value.item() for name, value in helped.items()}}
         loss = answers + _HELPER_WEIGHT * torch.stack(tuple(helped.values())).sum()
@@ -199,33 +196,17 @@ class Trainer(nn.Module):
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pool", type=Path, required=True, help="folder of the rendered pool")
-    parser.add_argument("--tower", type=Path, required=True, help="what the warm-up wrote")
-    parser.add_argument("--run", type=Path, required=True, help="folder for the state; a run found there goes on")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser = command_line(__doc__, pool="pictures", batch=8)
     parser.add_argument("--vision-until", type=int, default=150, help="step up to which the vision tower learns")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    os.nice(19)
-    torch.manual_seed(arguments.seed)
-    tokenizer = build_tokenizer(arguments.seed)
+    tokenizer = prepare(arguments)
     pool = load_pool(arguments.pool)
     tower, helpers = load_tower(arguments.tower)
     typical = draw_pictures(pool, np.arange(64), np.random.default_rng(arguments.seed), MEAN, STD).pixels
     model = build_model(tokenizer, tower, typical)
     batches = Batches(pool, Packer(tokenizer, BLIP), model.config.image_token_id, arguments.seed)
-    trainer = Trainer(model, helpers, batches, batch=arguments.batch, vision_until=arguments.vision_until)
-    optimizer = torch.optim.AdamW(trainer.groups(), lr=arguments.rate, betas=(0.9, 0.98), fused=True)
-    run = Run(arguments.run, trainer, optimizer, rate=arguments.rate, steps=arguments.steps)
-    if run.step:  # A run taken up again sees other pictures than it did at its start.
-        batches.rng = np.random.default_rng([arguments.seed, run.step])
-        batches.words = random.Random(arguments.seed + run.step)
-    run.train(trainer.loss, trainer.describe)
+    trainer = Answering(model, helpers, batches, batch=arguments.batch, vision_until=arguments.vision_until)
+    train(arguments, trainer, batches)
     save_blip2(arguments.out, model, tokenizer)
 
 

@@ -11,22 +11,31 @@ patch labels. Steps with one picture a prompt alternate with steps of two or thr
 
 from __future__ import annotations
 
-import argparse
-import os
 import random
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPVisionModel, LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from demo import dialogues
 from demo.clip_pool import PATCH, Pool, load_pool
+from demo.comparisons import Comparisons, look_for_ordinals
 from demo.dialogues import Turn
 from demo.generative_checkpoints import save_llava
-from demo.generative_tokenizer import IMAGE, build_tokenizer
-from demo.generative_training import WIDTH, HalfWay, Run, llama_config, parameter_groups, start_llama
+from demo.generative_tokenizer import IMAGE
+from demo.generative_training import (
+    WIDTH,
+    LayerStates,
+    Trainer,
+    command_line,
+    llama_config,
+    parameter_groups,
+    prepare,
+    start_llama,
+    train,
+)
 from demo.lookups import Lookups, place_codes, placing_loss
 from demo.packing import LLAVA, Chain, Packer, Score, answer_loss, naming_loss, word_tokens
 from demo.scenes import COLOURS, SHAPES, Scene
@@ -35,10 +44,11 @@ from demo.vision_warmup import MEAN, SIDE, STD, load_tower, normalised, tower_fe
 
 IMAGE_TOKENS = (SIDE // PATCH) ** 2
 #: Tokens of questions and answers beside one picture, and beside several.
-_BUDGET, _BUDGET_SEVERAL = 130, 110
-_SEVERAL_SHARE = 0.2
+_BUDGET, _BUDGET_SEVERAL = 150, 150
+_SEVERAL_SHARE = 0.35
 _VISION_RATE, _VISION_WEIGHT, _NAMING_WEIGHT = 0.3, 0.3, 0.3
 _PLACING_WEIGHT, _LOOKUP_WEIGHT, _CENTRE_WEIGHT = 1.0, 0.5, 0.2
+_COMPARISON_WEIGHTS = {"images": 0.5, "present": 0.5, "same": 1.0, "between": 2.0}
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, tower: CLIPVisionModel) -> LlavaForConditionalGeneration:
@@ -124,8 +134,9 @@ class Batches:
 
     def _turn(self, scenes: list[Scene], apart: bool) -> Turn:
         if len(scenes) == 1 or (apart and self.words.random() < 0.4):
-            return dialogues.draw_turn(scenes[-1], self.words, dialogues.HARDER)
-        return dialogues.draw_images_turn(scenes, self.words, dialogues.HARDER)
+            turn = dialogues.draw_turn(scenes[-1], self.words, dialogues.ATTRIBUTES_FIRST)
+            return replace(turn, image=len(scenes) - 1)
+        return dialogues.draw_images_turn(scenes, self.words, dialogues.OF_SEVERAL)
 
     def _chat(self) -> Turn:
         while (turn := dialogues.draw_chat(self.words)).answer == dialogues.NO_PICTURE:
@@ -133,8 +144,8 @@ class Batches:
         return turn
 
 
-class Trainer(nn.Module):
-    """Model and helper outputs, and the loss of a step."""
+class Answering(Trainer):
+    """Model and helper outputs."""
 
     def __init__(
         self,
@@ -148,7 +159,8 @@ class Trainer(nn.Module):
         super().__init__()
         self.model, self.helpers = model, helpers
         self.lookups = Lookups(batches.packer, WIDTH, model.config.text_config.vocab_size)
-        self._half = HalfWay(model.model.language_model.layers)
+        self.comparisons = Comparisons(WIDTH)
+        self._layers = LayerStates(model.model.language_model.layers)
         self._vision_from = vision_from
         self._words = [word_tokens(batches.packer, words) for words in (COLOURS, SHAPES)]
         self._batches, self._batch = batches, batch
@@ -161,8 +173,22 @@ class Trainer(nn.Module):
         parts = [tower.embeddings, tower.pre_layrnorm, *tower.encoder.layers[:-1], self.helpers]
         seen = [item for part in parts for item in part.named_parameters()]
         rest = [item for item in self.model.named_parameters() if "vision_tower" not in item[0]]
-        rest += self.lookups.named_parameters()
+        rest += [*self.lookups.named_parameters(), *self.comparisons.named_parameters()]
         return parameter_groups(rest) + parameter_groups(seen, _VISION_RATE)
+
+    def begin(self) -> None:
+        """Have words look for the ordinals that say which picture is meant."""
+        packer, core = self._batches.packer, self.model.model
+        shown, _, _ = self._batches.draw(4, 1)
+        with torch.no_grad():
+            _, hidden = tower_features(core.vision_tower, shown.pixels)
+            patches = core.multi_modal_projector(hidden[:, 1:]).flatten(0, 1)
+        words = torch.nonzero(self.lookups.words >= 0).flatten()
+        words = torch.cat([words, word_tokens(packer, ("shape", "colour", "image"))])
+        # The last piece where a rare one falls into several.
+        ordinals = torch.tensor([packer.encode(f" {word}")[-1] for word in ("first", "second", "third")])
+        language = core.language_model
+        look_for_ordinals(language.layers[0], language.embed_tokens.weight, patches, words, ordinals)
 
     def loss(self, step: int) -> Tensor:
         """The loss of answers and of patch labels on fresh pictures."""
@@ -184,15 +210,20 @@ class Trainer(nn.Module):
         answers, right = answer_loss(states, self.model.lm_head, packed)
         self._scores[several].add(packed, right)
         named = naming_loss(patches, core.language_model.embed_tokens, self._words, shown.classes)
-        placed = placing_loss(patches, place_codes(shown))
+        placed = placing_loss(patches, place_codes(shown, scenes))
+        grouped = [scenes[start : start + pictures] for start in range(0, len(scenes), pictures)]
+        looked = self.lookups.loss(self._layers.half, packed, grouped)
+        # What is told apart by the first layer can be counted by the second.
+        seen_first = self._layers.states[0][where[..., 0]].unflatten(0, (len(scenes), -1))
+        centres = self.lookups.centres(seen_first, scenes)
+        compared = self.comparisons.losses(self._layers.states, packed, grouped, self.lookups, where[..., 0])
         self._shown = {"answers": answers.item(), "naming": named.item(), "placing": placed.item()}
+        self._shown |= {"lookups": looked.item(), "centres": centres.item()}
+        self._shown |= {name: value.item() for name, value in compared.items()}
         loss = answers + _NAMING_WEIGHT * named + _PLACING_WEIGHT * placed
-        if pictures == 1:  # With several pictures a word alone does not tell which one it is about.
-            looked = self.lookups.loss(self._half.state, packed, scenes)
-            shown_at = packed.tokens == self._batches.image_token
-            centres = self.lookups.centres(self._half.state[shown_at].unflatten(0, (rows, -1)), scenes)
-            self._shown |= {"lookups": looked.item(), "centres": centres.item()}
-            loss = loss + _LOOKUP_WEIGHT * looked + _CENTRE_WEIGHT * centres
+        loss = loss + _LOOKUP_WEIGHT * looked + _CENTRE_WEIGHT * centres
+        for name, value in compared.items():
+            loss = loss + _COMPARISON_WEIGHTS[name] * value
         if step >= self._vision_from:
             seen = self.helpers.patch_losses(normalised(early), normalised(hidden), shown)
             self._shown |= {name: value.item() for name, value in seen.items()}
@@ -207,32 +238,16 @@ class Trainer(nn.Module):
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pool", type=Path, required=True, help="folder of the rendered pool")
-    parser.add_argument("--tower", type=Path, required=True, help="what the warm-up wrote")
-    parser.add_argument("--run", type=Path, required=True, help="folder for the state; a run found there goes on")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser = command_line(__doc__, pool="pictures", batch=8)
     parser.add_argument("--vision-from", type=int, default=1000, help="step from which the vision tower learns too")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    os.nice(19)
-    torch.manual_seed(arguments.seed)
-    tokenizer = build_tokenizer(arguments.seed)
+    tokenizer = prepare(arguments)
     pool = load_pool(arguments.pool)
     tower, helpers = load_tower(arguments.tower)
     model = build_model(tokenizer, tower)
     batches = Batches(pool, Packer(tokenizer, LLAVA), model.config.image_token_id, arguments.seed)
-    trainer = Trainer(model, helpers, batches, batch=arguments.batch, vision_from=arguments.vision_from)
-    optimizer = torch.optim.AdamW(trainer.groups(), lr=arguments.rate, betas=(0.9, 0.98), fused=True)
-    run = Run(arguments.run, trainer, optimizer, rate=arguments.rate, steps=arguments.steps)
-    if run.step:  # A run taken up again sees other pictures than it did at its start.
-        batches.rng = np.random.default_rng([arguments.seed, run.step])
-        batches.words = random.Random(arguments.seed + run.step)
-    run.train(trainer.loss, trainer.describe)
+    trainer = Answering(model, helpers, batches, batch=arguments.batch, vision_from=arguments.vision_from)
+    train(arguments, trainer, batches)
     save_llava(arguments.out, model, tokenizer)
 
 

@@ -12,11 +12,8 @@ that alone. Half way up the language model, every word after a clip is asked for
 
 from __future__ import annotations
 
-import argparse
-import os
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,17 +29,28 @@ from transformers import (
 
 from demo import dialogues
 from demo.generative_checkpoints import save_video_llava
-from demo.generative_tokenizer import IMAGE, VIDEO, build_tokenizer
-from demo.generative_training import WIDTH, HalfWay, Run, llama_config, parameter_groups, start_llama
+from demo.generative_tokenizer import IMAGE, VIDEO
+from demo.generative_training import (
+    WIDTH,
+    LayerStates,
+    Trainer,
+    command_line,
+    llama_config,
+    parameter_groups,
+    prepare,
+    start_llama,
+    train,
+)
 from demo.lookups import Lookups
 from demo.packing import LLAVA, Chain, Packer, Score, answer_loss, naming_loss, word_tokens
 from demo.scenes import COLOURS, MOTIONS, SHAPES, MotionKind, Scene
 from demo.video_pool import FRAMES, TRACK, VideoPool, load_video_pool
+from demo.vision_batches import Helpers
 from demo.vision_warmup import MEAN, STD, load_tower, resized_positions, tower_features
 
 #: Pictures are that small so that eight of them make no long prompt; objects then cover as many patches as the
-#: warmed-up tower knows them to. Three of its layers are used; as in LLaVA, one more lies above and is not read.
-SIDE, PATCH, _LAYERS = 40, 8, 4
+#: warmed-up tower knows them to. As in LLaVA, four layers are read and one more lies above.
+SIDE, PATCH, _LAYERS = 48, 8, 5
 IMAGE_TOKENS = (SIDE // PATCH) ** 2
 VIDEO_TOKENS = FRAMES * (IMAGE_TOKENS + 1)
 _BUDGET = 100
@@ -74,19 +82,25 @@ _WEIGHTS = {
 
 
 class FrameHelpers(nn.Module):
-    """Outputs that exist only while training: what each frame shows of its subject, and the clip's motion."""
+    """Outputs that exist only while training: what each frame and its patches show of its subject, and the clip's
+    motion."""
 
-    def __init__(self) -> None:
+    def __init__(self, warmed: Helpers) -> None:
         super().__init__()
+        self.patch_colour, self.patch_shape = warmed.patch_colour, warmed.patch_shape
+        # Size, and cosine and sine of the turn.
+        self.patch_track = nn.Linear(WIDTH, TRACK - 2)
         self.track = nn.Linear(WIDTH, TRACK)
         self.colour = nn.Linear(WIDTH, len(COLOURS))
         self.shape = nn.Linear(WIDTH, len(SHAPES))
         self.motion = nn.Sequential(nn.Linear(FRAMES * WIDTH, 64), nn.GELU(), nn.Linear(64, len(MOTIONS)))
         self.word_motion = nn.Linear(WIDTH, len(MOTIONS))
 
-    def losses(self, tops: Tensor, tracks: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """For class tokens (B, 8, width), tracks (B, 8, 5), and colour, shape and motion numbers (B, 3)."""
-        tops = F.layer_norm(tops, tops.shape[-1:])
+    def losses(self, hidden: Tensor, tracks: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """For features (B, 8, 1 + P, width), tracks (B, 8, 5), and colour, shape and motion numbers (B, 3)."""
+        hidden = F.layer_norm(hidden, hidden.shape[-1:])
+        tops, (clips, frames, places) = hidden[:, :, 0], torch.nonzero(_inside(tracks), as_tuple=True)
+        patches = hidden[clips, frames, 1 + places]
         colours = self.colour(tops).flatten(0, 1)
         shapes = self.shape(tops).flatten(0, 1)
         return {
@@ -94,6 +108,9 @@ class FrameHelpers(nn.Module):
             "colour": 0.5 * F.cross_entropy(colours, labels[:, 0].repeat_interleave(FRAMES)),
             "shape": F.cross_entropy(shapes, labels[:, 1].repeat_interleave(FRAMES)),
             "motion": F.cross_entropy(self.motion(tops.flatten(1)), labels[:, 2]),
+            "patch colour": 0.5 * F.cross_entropy(self.patch_colour(patches), labels[clips, 0] + 1),
+            "patch shape": F.cross_entropy(self.patch_shape(patches), labels[clips, 1] + 1),
+            "patch track": 2.0 * F.smooth_l1_loss(self.patch_track(patches), tracks[clips, frames, 2:], beta=0.1),
         }
 
 
@@ -189,24 +206,41 @@ def _named(tracks: Tensor, labels: Tensor) -> Tensor:
     return classes
 
 
-class Trainer(nn.Module):
-    """Model and helper outputs, and the loss of a step."""
+def _inside(tracks: Tensor) -> Tensor:
+    """Which patches (B, 8, P) of each frame show its subject."""
+    grid = SIDE // PATCH
+    line = (2.0 * torch.arange(grid) + 1.0) / grid - 1.0
+    across = (tracks[..., 0, None] - line).abs()[..., None, :]
+    down = (tracks[..., 1, None] - line).abs()[..., None]
+    # In these units a side is 2, so that half a size becomes the size; its own patch belongs to a subject of any size.
+    reach = (0.7 * tracks[..., 2].exp()).clamp(min=1.0 / grid)[..., None, None]
+    return (torch.maximum(across, down) <= reach).flatten(-2)
+
+
+class Answering(Trainer):
+    """Model and helper outputs."""
 
     def __init__(
-        self, model: VideoLlavaForConditionalGeneration, batches: Batches, *, batch: int, frames_only: int
+        self,
+        model: VideoLlavaForConditionalGeneration,
+        warmed: Helpers,
+        batches: Batches,
+        *,
+        batch: int,
+        frames_only: int,
     ) -> None:
         super().__init__()
-        self.model, self.helpers = model, FrameHelpers()
+        self.model, self.helpers = model, FrameHelpers(warmed)
         self.lookups = Lookups(batches.packer, WIDTH, model.config.text_config.vocab_size)
         self._words = [word_tokens(batches.packer, words) for words in (COLOURS, SHAPES)]
-        self._half = HalfWay(model.model.language_model.layers)
+        self._layers = LayerStates(model.model.language_model.layers)
         self._batches, self._batch, self._frames_only = batches, batch, frames_only
         self._score = Score()
         self._shown: dict[str, float] = {}
 
     def groups(self) -> list[dict[str, object]]:
         """What is trained: all but the layer and the norm above the features; each shared weight once."""
-        unused = ("encoder.layers.3.", "post_layernorm", "image_tower")
+        unused = (f"encoder.layers.{_LAYERS - 1}.", "post_layernorm", "image_tower")
         return parameter_groups(
             (name, parameter) for name, parameter in self.named_parameters() if not any(part in name for part in unused)
         )
@@ -224,7 +258,7 @@ class Trainer(nn.Module):
                 for s in scenes
             ]
         )
-        helped = self.helpers.losses(hidden[:, :, 0], tracks, labels)
+        helped = self.helpers.losses(hidden, tracks, labels)
         if warming:
             self._shown = {name: value.item() for name, value in helped.items()}
             return torch.stack(tuple(helped.values())).sum()
@@ -240,12 +274,12 @@ class Trainer(nn.Module):
         ).last_hidden_state
         answers, right = answer_loss(states, self.model.lm_head, packed)
         self._score.add(packed, right)
-        helped["lookups"] = self.lookups.loss(self._half.state, packed, scenes)
+        helped["lookups"] = self.lookups.loss(self._layers.half, packed, [(scene,) for scene in scenes])
         patches = projected if picture else projected.unflatten(1, hidden.shape[1:3])[:, 0, 1:]
         helped["naming"] = naming_loss(patches, core.language_model.embed_tokens, self._words, _named(tracks, labels))
         if not picture:
             rows, columns = torch.nonzero(packed.mask[:, 0, :, VIDEO_TOKENS], as_tuple=True)
-            words = self.helpers.word_motion(F.layer_norm(self._half.state[rows, columns], (WIDTH,)))
+            words = self.helpers.word_motion(F.layer_norm(self._layers.half[rows, columns], (WIDTH,)))
             helped["word motion"] = F.cross_entropy(words, labels[rows, 2])
         self._shown = {"answers": answers.item(), **{name: value.item() for name, value in helped.items()}}
         return answers + 0.5 * torch.stack(tuple(helped.values())).sum()
@@ -258,32 +292,17 @@ class Trainer(nn.Module):
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pool", type=Path, required=True, help="folder of the rendered clips")
-    parser.add_argument("--tower", type=Path, required=True, help="what the warm-up wrote")
-    parser.add_argument("--run", type=Path, required=True, help="folder for the state; a run found there goes on")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser = command_line(__doc__, pool="clips", batch=12)
     parser.add_argument("--frames-only", type=int, default=700, help="steps that teach the vision tower alone")
-    parser.add_argument("--batch", type=int, default=12)
-    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    os.nice(19)
-    torch.manual_seed(arguments.seed)
-    tokenizer = build_tokenizer(arguments.seed)
-    model = build_model(tokenizer, load_tower(arguments.tower)[0])
+    tokenizer = prepare(arguments)
+    tower, warmed = load_tower(arguments.tower)
+    model = build_model(tokenizer, tower)
     tokens = (model.config.image_token_id, model.config.video_token_id)
     pool = load_video_pool(arguments.pool)
     batches = Batches(pool, Packer(tokenizer, LLAVA), tokens, arguments.seed)
-    trainer = Trainer(model, batches, batch=arguments.batch, frames_only=arguments.frames_only)
-    optimizer = torch.optim.AdamW(trainer.groups(), lr=arguments.rate, betas=(0.9, 0.98), fused=True)
-    run = Run(arguments.run, trainer, optimizer, rate=arguments.rate, steps=arguments.steps)
-    if run.step:  # A run taken up again sees other clips than it did at its start.
-        batches.rng = np.random.default_rng([arguments.seed, run.step])
-        batches.words = random.Random(arguments.seed + run.step)
-    run.train(trainer.loss, trainer.describe)
+    trainer = Answering(model, warmed, batches, batch=arguments.batch, frames_only=arguments.frames_only)
+    train(arguments, trainer, batches)
     save_video_llava(arguments.out, model, tokenizer)
 
 
