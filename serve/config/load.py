@@ -28,6 +28,7 @@ from serve.config.models import (
     StoreModel,
     VectorIndexModel,
 )
+from serve.config.provider_checks import provider_problems
 from serve.errors import ConfigError
 from serve.validation import fields_at, real_path
 
@@ -183,7 +184,10 @@ def _cross_check(cluster: ClusterFile) -> Iterable[str]:
     known = ["default", *(key.name for key in cluster.auth.keys)] if cluster.auth.keys else ["default", "anonymous"]
     for name in cluster.tenants.keys() - set(known):
         yield f"tenants.{name}: is no client of this file, which knows {', '.join(known)} (names of auth.keys)"
+    yield from provider_problems(cluster)
     yield from cascade_problems(cluster)
+    for name in cluster.resilience.targets.keys() - cluster.models.keys() - cluster.providers.keys():
+        yield f"resilience.targets.{name}: there is no model or provider of this name"
     yield from _support_problems(cluster)
 
 
