@@ -16,6 +16,7 @@ from serve.config.budget import PoolBudget, budgets, problems
 from serve.config.cluster import ClusterFile
 from serve.config.memory import BITS, ModelMemory, memory
 from serve.config.models import SERVED_KINDS
+from serve.config.provider_checks import provider_notes
 from serve.config.reference import markdown
 
 app = typer.Typer(help="Check and show cluster files.", no_args_is_help=True)
@@ -32,6 +33,8 @@ def check(profile: ProfileOption = None, config: ConfigOption = None) -> None:
     unserved = [name for name, model in cluster.models.items() if model.kind not in SERVED_KINDS]
     if unserved:
         output.print(f"Declared, not served by this release: {', '.join(unserved)}", highlight=False)
+    for note in provider_notes(cluster):
+        output.print(f"Note: {note}", highlight=False)
     for problem in found:
         errors.print(f"[red]error[/red] {problem}", highlight=False)
     if found:

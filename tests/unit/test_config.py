@@ -157,7 +157,7 @@ WRONG: list[tuple[str, dict[str, Any], list[str]]] = [
     ),
     (
         "a provider named like a model",
-        file(providers={"clip": {"kind": "openai", "model": "gpt"}}),
+        file(providers={"clip": {"kind": "openai", "model": "gpt-4o"}}),
         ["providers.clip: ", "same name"],
     ),
     (
@@ -248,13 +248,13 @@ def test_the_value_shown_is_short() -> None:
 def test_every_problem_is_told_at_once() -> None:
     found = said_of(clip(dtype="float8", batching={"max_items": 0}, zzz=1))
     assert len(found) == 3
-    found = said_of(clip(placement={"pool": "nope"}) | {"providers": {"clip": {"kind": "openai", "model": "m"}}})
+    found = said_of(clip(placement={"pool": "nope"}) | {"providers": {"clip": {"kind": "openai", "model": "gpt-4o"}}})
     assert len(found) == 2
 
 
 def test_a_step_may_use_a_provider() -> None:
     cascade = {"answer": "text", "steps": [{"name": "ask", "use": "gpt", "task": "answer"}]}
-    cluster = parse(file(providers={"gpt": {"kind": "openai", "model": "m"}}, cascades={"c": cascade}))
+    cluster = parse(file(providers={"gpt": {"kind": "openai", "model": "gpt-4o"}}, cascades={"c": cascade}))
     assert cluster.cascades["c"].steps[0].use == "gpt"
 
 
