@@ -143,6 +143,11 @@ class Pipeline(Generic[Item, Prepared, Raw, Result]):
         """Items in the batcher's queue."""
         return self._batcher.waiting
 
+    @property
+    def standing_wait_s(self) -> float:
+        """See `Batcher.standing_wait_s`."""
+        return self._batcher.standing_wait_s
+
     async def run(self, item: Item, deadline: float) -> Result:
         """Takes one item through the three stages.
 

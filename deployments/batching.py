@@ -129,6 +129,8 @@ class Batcher(Generic[In, Out]):
         self._last_size = 1
         self._last_cost = 0.0
         self._running_since: float | None = None
+        self._last_pass_s = 0.0
+        self._standing_s = 0.0
         self._loop_task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -140,6 +142,15 @@ class Batcher(Generic[In, Out]):
     def running_for(self) -> float:
         """Seconds that the present forward pass has taken so far; 0 when idle."""
         return 0.0 if self._running_since is None else self._clock() - self._running_since
+
+    @property
+    def standing_wait_s(self) -> float:
+        """Mean wait of the last batch's items beyond the pass before it: 0 while each batch takes all that gathered.
+
+        That an item waits for the running pass to end is how batches come about; what it waits longer, it waits because
+        there is more than the model can do (CoDel's standing queue, Nichols and Jacobson 2012).
+        """
+        return self._standing_s
 
     def expected_wait_s(self) -> float:
         """Estimated seconds until an item that arrives now has been run."""
@@ -307,9 +318,11 @@ class Batcher(Generic[In, Out]):
             self._running_since = None
         seconds = self._clock() - started
         self._estimate.observe(cost, seconds)
-        self._observer.batch_ran(
-            items=len(batch), cost=cost, forward_s=seconds, waits_s=[started - entry.enqueued for entry in batch]
-        )
+        waits = [started - entry.enqueued for entry in batch]
+        usual = max(self._last_pass_s, self._limits.max_wait_s)
+        self._standing_s = sum(max(0.0, wait - usual) for wait in waits) / len(waits)
+        self._last_pass_s = seconds
+        self._observer.batch_ran(items=len(batch), cost=cost, forward_s=seconds, waits_s=waits)
         return results
 
 

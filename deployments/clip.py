@@ -86,7 +86,8 @@ class ClipReplica:
         vectors = tuple(
             _unit(result) if request.normalize and not isinstance(result, Exception) else result for result in results
         )
-        return EmbedResult(vectors, sum(self._adapter.token_count(t) for t in request.inputs if isinstance(t, str)))
+        tokens = sum(self._adapter.token_count(text) for text in request.inputs if isinstance(text, str))
+        return EmbedResult(vectors, tokens, self._pipeline.standing_wait_s)
 
     async def classify(self, request: ClassifyRequest, call: Call) -> ClassifyResult:
         """Zero-shot classification.
@@ -104,7 +105,7 @@ class ClipReplica:
             image if isinstance(image, Exception) else self._scores(image, features, request.multi_label)
             for image in images
         )
-        return ClassifyResult(scores, self._temperature)
+        return ClassifyResult(scores, self._temperature, self._pipeline.standing_wait_s)
 
     def _scores(self, image: Float32, labels: Float32, multi_label: bool) -> Scores:
         logits = (labels @ _unit(image)) * np.float32(self._scale) + np.float32(self._bias)

@@ -79,10 +79,16 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class ClassifyResult:
-    """An entry of `images` is the error that this image alone met."""
+    """An entry of `images` is the error that this image alone met.
+
+    Attributes:
+        queue_wait_s: by how much work at present waits longer for the replica than it must; see
+            `deployments.batching.Batcher.standing_wait_s`.
+    """
 
     images: tuple[Scores | Exception, ...]
     temperature: float
+    queue_wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +105,12 @@ class EmbedResult:
 
     Attributes:
         tokens: text tokens read, for usage figures.
+        queue_wait_s: see `ClassifyResult`.
     """
 
     vectors: tuple[Float32 | Exception, ...]
     tokens: int
+    queue_wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -26,12 +26,20 @@ class RoutedCalls:
     Args:
         handles: one for each served model, by name.
         providers: by name; no name is in both.
+        on_wait: told how long a call waited at its model, beyond the wait that the guard reports.
     """
 
-    def __init__(self, handles: Mapping[str, ModelHandle], providers: Mapping[str, Provider], guard: Guard) -> None:
+    def __init__(
+        self,
+        handles: Mapping[str, ModelHandle],
+        providers: Mapping[str, Provider],
+        guard: Guard,
+        on_wait: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         self._handles = handles
         self._providers = providers
         self._guard = guard
+        self._on_wait = on_wait
 
     async def chat(
         self,
@@ -104,7 +112,10 @@ class RoutedCalls:
 
         async def attempt(timeout_s: float) -> Attempted[Any]:
             within = _within(context, timeout_s)
-            return Attempted(await handle.call(method, within, request, within.call()), _FREE)
+            result: ClassifyResult | EmbedResult = await handle.call(method, within, request, within.call())
+            if result.queue_wait_s:
+                self._on_wait(result.queue_wait_s)
+            return Attempted(result, _FREE)
 
         return Job(name, attempt)
 

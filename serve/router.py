@@ -44,7 +44,7 @@ class Router(GrpcSkin):
         admission = build_admission(cluster, recorder.in_flight, overload)
         overload.follow(admission.lanes)
         guard = build_guard(cluster, Silent(), admission.waited)
-        calls = RoutedCalls(models, {}, guard)
+        calls = RoutedCalls(models, {}, guard, admission.waited)
         self._services = build_services(
             cluster, models, calls, _fetcher(cluster), admission, recorder, version("argus-serve")
         )
