@@ -1,4 +1,4 @@
-"""Scenes for calibrating and measuring cascades: a mixture of all difficulties, labelled with the largest object's shape.
+"""Scenes for calibrating and measuring cascades: all difficulties mixed, labelled with the largest object's shape.
 
 python -m benchmarks.calibration_scenes var/val-scenes --split val --count 4000
 

@@ -12,9 +12,9 @@ calibrated, and ties do no harm.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +32,10 @@ Judge = Callable[[Int64], Bool]
 #: Stands for "nothing could be certified": no score reaches it.
 NEVER = 2.0
 STEPS = 25
-# The first threshold should still be certified with a few errors among those that it accepts.
-_ERRORS_AT_FIRST = 3
+# A first threshold that accepts few samples fails by a single error; one that accepts many gives away the surest ones.
+# So it should bear the most of these errors for which it needs no more than this share of the samples.
+_ERRORS_AT_FIRST = (3, 2, 1, 0)
+_SHARE_AT_FIRST = 1 / 3
 # Its number of accepted samples varies; so much more than needed is aimed at.
 _SLACK = 1.15
 
@@ -99,18 +101,25 @@ def candidates(others: Float64, samples: int, promise: Promise, steps: int = STE
     """
     if not len(others):
         raise ValueError("thresholds are quantiles of scores, and there is none")
-    first = min(1.0, _SLACK * _first_count(promise) / max(1, samples))
+    first = min(1.0, _first_count(samples, promise) / max(1, samples))
     shares = np.linspace(first, 1.0, steps)
     quantiles = np.quantile(np.asarray(others, np.float64), 1.0 - shares, method="lower")
     found: Float64 = np.unique(quantiles)[::-1]
     return found
 
 
-def _first_count(promise: Promise) -> int:
-    """Fewest samples that certify with `_ERRORS_AT_FIRST` errors."""
+def _first_count(samples: int, promise: Promise) -> float:
+    """How many samples the first threshold should accept."""
+    counts = [_SLACK * least_with_errors(errors, promise) for errors in _ERRORS_AT_FIRST]
+    return next((count for count in counts if count <= _SHARE_AT_FIRST * samples), counts[-1])
+
+
+@lru_cache(maxsize=256)
+def least_with_errors(errors: int, promise: Promise) -> int:
+    """Fewest samples that certify although so many of them are wrong."""
     count = promise.least_samples
-    while binom.cdf(_ERRORS_AT_FIRST, count, 1.0 - promise.target) > promise.delta:
-        count = math.ceil(count * 1.02) + 1
+    while binom.cdf(errors, count, 1.0 - promise.target) > promise.delta:
+        count += 1
     return count
 
 

@@ -48,7 +48,7 @@ def _reliability(axes: Any, name: str, confidence: Float64, right: Bool) -> None
     axes.bar(places, [one.agreement for one in bins], width, color=_AGREEMENT, label="agreement")
     gaps = [one.confidence - one.agreement for one in bins]
     bottoms = [one.agreement for one in bins]
-    axes.bar(places, gaps, width, bottoms, color=_GAP, alpha=0.45, hatch="//", edgecolor=_GAP, label="to confidence")
+    axes.bar(places, gaps, width, bottoms, fill=False, hatch="//", edgecolor=_GAP, label="to mean confidence")
     errors = [expected_calibration_error(confidence, right, binning) for binning in ("width", "mass")]
     axes.set_title(f"{name}: ECE {errors[0]:.3f}, with bins of equal mass {errors[1]:.3f}", fontsize=10)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="agreement with the reference")
