@@ -11,6 +11,7 @@ from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
 from deployments.gpu import gpu_fraction
+from serve.cascade.entry import functions
 from serve.config.budget import problems
 from serve.config.cluster import ClusterFile
 from serve.config.load import ConfigErrors
@@ -44,6 +45,8 @@ def build(cluster: ClusterFile) -> serve.Application:
     """
     if found := problems(cluster):
         raise ConfigErrors(f"{cluster.name}: " + "; ".join(found), tuple(found))
+    for name, cascade in cluster.cascades.items():
+        functions(name, cascade)  # what cannot be imported is said now, not by a router that dies
     handles = {name: _deployment(cluster, name, model) for name, model in served_models(cluster).items()}
     router = serve.deployment(
         name=ROUTER,

@@ -28,7 +28,7 @@ from serve.calls import Called, Calls
 from serve.config.cluster import ClusterFile
 from serve.config.models import GenerativeModel
 from serve.context import RequestContext
-from serve.dataplane import CHAT, DataPlane, ModelCard
+from serve.dataplane import CHAT, DataPlane
 from serve.errors import InvalidRequest
 from serve.media.admit import MediaDoor, MediaSource, Reference
 from serve.media.source import MediaBytes
@@ -117,10 +117,25 @@ class ChatService:
             ArgusError: whatever is wrong with the request; `param` names the field.
         """
         card = self._plane.pick(model, CHAT)
-        self._check(turns, card)
-        messages = await self._admit(turns, context)
-        affinity = _first_digest(messages) if self._bounds[card.name].replicated else None
+        bounds = self._bounds[card.name]
+        messages = await self.admit(turns, context, asked=card.name, images=bounds.images, videos=bounds.videos)
+        affinity = _first_digest(messages) if bounds.replicated else None
         return Prepared(card.name, ChatRequest(messages, sampling), affinity)
+
+    async def admit(
+        self, turns: Sequence[Turn], context: RequestContext, *, asked: str, images: int, videos: int
+    ) -> tuple[Message, ...]:
+        """Counts what is in a conversation, then admits its media.
+
+        Args:
+            asked: who answers it, for messages.
+            images, videos: most of each.
+
+        Raises:
+            ArgusError: whatever is wrong with the request; `param` names the field.
+        """
+        self._check(turns, asked, images, videos)
+        return await self._admit(turns, context)
 
     async def complete(self, prepared: Prepared, context: RequestContext) -> ChatResult:
         """The whole answer.
@@ -168,7 +183,7 @@ class ChatService:
         """The first model of the first of `kinds` that there is."""
         return next((name for kind in kinds for name, found in self._kinds.items() if found == kind), None)
 
-    def _check(self, turns: Sequence[Turn], card: ModelCard) -> None:
+    def _check(self, turns: Sequence[Turn], asked: str, images: int, videos: int) -> None:
         """Counts, before anything is fetched or decoded."""
         if not turns:
             raise InvalidRequest("At least one message is needed.", code="no_messages", param="messages")
@@ -178,7 +193,6 @@ class ChatService:
                 code="last_message_not_user",
                 param=f"messages[{len(turns) - 1}]",
             )
-        bounds = self._bounds[card.name]
         characters = sum(len(part) for turn in turns for part in turn.parts if isinstance(part, str))
         if characters > self._most_chars:
             raise InvalidRequest(
@@ -186,11 +200,11 @@ class ChatService:
                 code="text_too_long",
                 param="messages",
             )
-        for kind, most in (("image", bounds.images), ("video", bounds.videos)):
+        for kind, most in (("image", images), ("video", videos)):
             media = [part for turn in turns for part in turn.parts if isinstance(part, Medium) and part.kind == kind]
             if len(media) > most:
                 raise InvalidRequest(
-                    f"There are {len(media)} {kind}s; {card.name} accepts at most {most}.",
+                    f"There are {len(media)} {kind}s; {asked} accepts at most {most}.",
                     code=f"too_many_{kind}s",
                     param=media[most].param,
                 )

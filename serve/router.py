@@ -8,6 +8,7 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
+from serve.cascade.metrics import CascadeMetrics
 from serve.config.cluster import ClusterFile
 from serve.handles import ModelHandle, ServeHandle
 from serve.media.fetch import FetchPolicy, MediaFetcher
@@ -46,9 +47,9 @@ class Router(GrpcSkin):
         guard = build_guard(cluster, Silent(), admission.waited)
         calls = RoutedCalls(models, {}, guard, admission.waited)
         self._services = build_services(
-            cluster, models, calls, _fetcher(cluster), admission, recorder, version("argus-serve")
+            cluster, models, calls, _fetcher(cluster), admission, recorder, version("argus-serve"), CascadeMetrics()
         )
-        self._inference = InferenceService(self._services.plane, self._services.chat)
+        self._inference = InferenceService(self._services.plane, self._services.chat, self._services.cascades)
         self.set_up_grpc(self._services, self._inference)
 
     def __serve_build_asgi_app__(self) -> App:

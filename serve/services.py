@@ -8,6 +8,10 @@ from typing import TypeVar
 
 from serve.auth import Authenticator
 from serve.calls import Calls
+from serve.cascade.drift import DriftTest
+from serve.cascade.gears import GearBox
+from serve.cascade.recorder import CascadeRecorder, Silent
+from serve.cascade.service import CascadeService
 from serve.chat import ChatService
 from serve.config.cluster import ClusterFile, Limits
 from serve.config.models import KnowledgeStoreModel, SessionStoreModel, StoreModel, VectorIndexModel
@@ -18,6 +22,7 @@ from serve.knowledge import KnowledgeService
 from serve.media.admit import Fetcher, MediaDoor
 from serve.media.image import ImageLimits
 from serve.metrics import Recorder
+from serve.products import ProductService
 from serve.resilience.admission import Admission
 from serve.sessions import SessionService
 from serve.support import SupportService
@@ -40,6 +45,8 @@ class Services:
     sessions: SessionService
     knowledge: KnowledgeService
     support: SupportService
+    cascades: CascadeService
+    products: ProductService
     authenticator: Authenticator
     admission: Admission
     recorder: Recorder
@@ -54,6 +61,7 @@ def build_services(
     admission: Admission,
     recorder: Recorder,
     version: str,
+    cascade_recorder: CascadeRecorder | None = None,
 ) -> Services:
     """The services of one router.
 
@@ -67,6 +75,16 @@ def build_services(
     search = IndexService(plane, _store(cluster, handles, VectorIndexModel)[0])
     sessions = SessionService(cluster, plane, chat, *_store(cluster, handles, SessionStoreModel))
     knowledge = _knowledge(cluster, search, handles)
+    cascades = CascadeService(
+        cluster,
+        calls,
+        chat,
+        image_limits(cluster),
+        cascade_recorder or Silent(),
+        load=admission.load,
+        gears=lambda cascade: GearBox(cascade.gears, cascade.gear_hold_s),
+        drift=lambda shadow: DriftTest(shadow.alarm_error),
+    )
     return Services(
         cluster.limits,
         plane,
@@ -75,6 +93,8 @@ def build_services(
         sessions,
         knowledge,
         SupportService(plane, chat, sessions, knowledge, cluster.support),
+        cascades,
+        ProductService(plane, search, cascades),
         Authenticator(cluster.auth),
         admission,
         recorder,

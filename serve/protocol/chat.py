@@ -13,10 +13,11 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from deployments.generation.messages import ChatEvent, ChatResult, FinishReason, TokenLogprob
+from serve.cascade.service import CascadeService
 from serve.chat import ChatService, Prepared
 from serve.context import RequestContext
 from serve.errors import ArgusError
-from serve.protocol import routes
+from serve.protocol import cascade_chat, routes
 from serve.protocol.bodies import context_of, json_object, read_body
 from serve.protocol.chat_bodies import ChatFields, StreamOptions, chat_fields, sampling, turns
 from serve.protocol.edge import error_fields
@@ -26,8 +27,8 @@ from serve.protocol.openapi import ERRORS, json_body, json_response
 _DONE = b"data: [DONE]\n\n"
 
 
-def build(chat: ChatService, max_body_bytes: int) -> APIRouter:
-    """The route, over a chat service."""
+def build(chat: ChatService, cascades: CascadeService, max_body_bytes: int) -> APIRouter:
+    """The route, over a chat service; a cascade's name is a model here too."""
     router = routes.router("/v1", "openai")
 
     @router.post(
@@ -38,13 +39,28 @@ def build(chat: ChatService, max_body_bytes: int) -> APIRouter:
     )
     async def completions(request: Request) -> Response:
         context = context_of(request)
-        fields = chat_fields(json_object(await read_body(request, max_body_bytes)))
+        body = json_object(await read_body(request, max_body_bytes))
+        if cascade_chat.is_cascade(cascades, body):
+            return await _cascaded(cascades, body, context)
+        fields = chat_fields(body)
         prepared = await chat.prepare(turns(fields.messages), sampling(fields), context, fields.model)
         if not fields.stream:
             return json(completion(await chat.complete(prepared, context), prepared, context))
         return await streamed(chat.stream(prepared, context), prepared, context, fields.stream_options)
 
     return router
+
+
+async def _cascaded(cascades: CascadeService, body: dict[str, Any], context: RequestContext) -> Response:
+    """A cascade's answer, with its trace beside what OpenAI's objects hold."""
+    result, fields, explain = await cascade_chat.answered(cascades, body, context)
+    prepared, answer = cascade_chat.as_chat(result)
+    more = cascade_chat.extension(result, explain=explain)
+    if not fields.stream:
+        return cascade_chat.geared(json(completion(answer, prepared, context) | more), result)
+    events = cascade_chat.as_events(answer)
+    response = await streamed(events, prepared, context, fields.stream_options, lambda: more)
+    return cascade_chat.geared(response, result)
 
 
 async def streamed(

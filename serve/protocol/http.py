@@ -13,7 +13,19 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
-from serve.protocol import captions, chat, indexes, native, oip_http, openai, sessions, support
+from serve.protocol import (
+    captions,
+    cascades,
+    chat,
+    indexes,
+    moderation,
+    native,
+    oip_http,
+    openai,
+    products,
+    sessions,
+    support,
+)
 from serve.protocol.document import completed
 from serve.protocol.edge import DOCS_ASSETS, App, Edge
 from serve.protocol.oip import InferenceService
@@ -29,8 +41,11 @@ def build(services: Services, inference: InferenceService) -> App:
     limits = services.limits
     app.include_router(native.build(services.plane))
     app.include_router(captions.build(services.chat, limits))
-    app.include_router(openai.build(services.plane))
-    app.include_router(chat.build(services.chat, limits.max_body_bytes))
+    app.include_router(openai.build(services.plane, services.cascades))
+    app.include_router(chat.build(services.chat, services.cascades, limits.max_body_bytes))
+    app.include_router(cascades.build(services.cascades, limits))
+    app.include_router(moderation.build(services.cascades, limits))
+    app.include_router(products.build(services.products, limits))
     app.include_router(sessions.build(services.sessions, limits.max_body_bytes))
     app.include_router(support.build(services.knowledge, services.support, limits.max_body_bytes))
     app.include_router(indexes.build(services.search, limits.max_body_bytes))
@@ -38,7 +53,8 @@ def build(services: Services, inference: InferenceService) -> App:
     _add_docs(app)
     app.index_fixed_paths()
     app.names = {
-        "/v1/models/{name}": [card.name for card in services.plane.models()],
+        "/v1/models/{name}": [card.name for card in services.plane.models()] + services.cascades.names(),
+        "/v1/cascades/{name}": services.cascades.names(),
         "/v2/models/{model}": inference.names(),
     }
     return Edge(app, services.authenticator, limits, services.admission, services.recorder)

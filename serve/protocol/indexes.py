@@ -150,23 +150,23 @@ def build(service: IndexService, max_body_bytes: int) -> APIRouter:
     async def search(name: str, request: Request) -> Response:
         submission = await read_submission(request, max_body_bytes)
         fields = validate(submission.fields, SearchFields)
-        query, param = _content(fields, submission.images, "")
+        query, param = search_content(fields, submission.images, "")
         hits = await service.search(
             name,
             query,
             fields.k,
             context_of(request),
             param=param,
-            filter=_object(fields.filter, "filter"),
+            filter=json_field(fields.filter, "filter"),
             include_vectors=fields.include_vectors,
         )
-        return json({"object": "hits", "index": name, "hits": [_hit(hit) for hit in hits]})
+        return json({"object": "hits", "index": name, "hits": [hit_fields(hit) for hit in hits]})
 
     return router
 
 
 def _new_item(fields: ItemFields, where: str) -> NewItem:
-    content, param = _content(fields, [], f"{where}.")
+    content, param = search_content(fields, [], f"{where}.")
     return NewItem(fields.id, content, fields.metadata, param)
 
 
@@ -175,10 +175,10 @@ def _file_item(given: dict[str, Any], images: list[tuple[str, MediaSource]]) -> 
         raise InvalidRequest("Send one file a request, or several items as JSON.", param="image")
     fields = validate(given, ItemFileFields)
     param, source = images[0]
-    return NewItem(fields.id, source, _object(fields.metadata, "metadata") or {}, param)
+    return NewItem(fields.id, source, json_field(fields.metadata, "metadata") or {}, param)
 
 
-def _content(fields: ContentFields, files: list[tuple[str, MediaSource]], prefix: str) -> tuple[Query, str]:
+def search_content(fields: ContentFields, files: list[tuple[str, MediaSource]], prefix: str) -> tuple[Query, str]:
     """The one content given, and the name of its field."""
     given: list[tuple[str, Query]] = list(files)
     if fields.vector is not None:
@@ -196,7 +196,7 @@ def _content(fields: ContentFields, files: list[tuple[str, MediaSource]], prefix
     return content, name
 
 
-def _object(value: dict[str, Any] | str | None, param: str) -> dict[str, Any] | None:
+def json_field(value: dict[str, Any] | str | None, param: str) -> dict[str, Any] | None:
     """Forms and queries carry objects as JSON text."""
     if not isinstance(value, str):
         return value
@@ -227,6 +227,7 @@ def _item(item: Item) -> dict[str, Any]:
     return {"object": "item", "id": item.id, "vector": item.vector, "metadata": item.metadata}
 
 
-def _hit(hit: Hit) -> dict[str, Any]:
+def hit_fields(hit: Hit) -> dict[str, Any]:
+    """One hit."""
     shown = {"id": hit.id, "score": hit.score, "metadata": hit.metadata}
     return shown if hit.vector is None else {**shown, "vector": hit.vector}

@@ -4,20 +4,23 @@ Source: https://github.com/kserve/open-inference-protocol (REST and gRPC specifi
 wire messages into `InferRequest` and back.
 
 Each function of a model is a model of its own here: `clip.classify`, `clip.image_embedding`, `clip.text_embedding`,
-`llava.chat`.
+`llava.chat`, and each cascade is one: `moderation.cascade`.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Any
 
+from serve.cascade.service import CascadeService
 from serve.chat import ChatService
 from serve.context import RequestContext
 from serve.dataplane import CHAT, CLASSIFY, EMBED, DataPlane
 from serve.errors import ArgusError, InvalidRequest, ModelFailed, NotFound
 from serve.media.admit import MediaSource
+from serve.protocol.oip_cascade import CascadeFunction
 from serve.protocol.oip_chat import ChatFunction
 from serve.protocol.oip_inputs import check_names, images, parameter, texts
 from serve.protocol.tensors import (
@@ -34,9 +37,11 @@ from serve.protocol.tensors import (
 class InferenceService:
     """OIP v2 over the data plane."""
 
-    def __init__(self, plane: DataPlane, chat: ChatService) -> None:
+    def __init__(self, plane: DataPlane, chat: ChatService, cascades: CascadeService) -> None:
         self._plane = plane
         self._chat = ChatFunction(chat)
+        self._cascades = cascades
+        self._cascade = CascadeFunction(cascades, plane.limits)
         self._functions: dict[str, tuple[str, Callable[[str, InferRequest, RequestContext], Any]]] = {}
         for card in plane.models():
             if CLASSIFY in card.tasks:
@@ -46,6 +51,8 @@ class InferenceService:
                 self._functions[f"{card.name}.text_embedding"] = (card.name, self._embed_texts)
             if CHAT in card.tasks:
                 self._functions[f"{card.name}.chat"] = (card.name, self._chat.infer)
+        for name in cascades.names():
+            self._functions[f"{name}.cascade"] = (name, self._cascade.infer)
 
     def names(self) -> list[str]:
         """Every model name."""
@@ -60,14 +67,15 @@ class InferenceService:
         return True
 
     async def model_ready(self, name: str, version: str, context: RequestContext) -> bool:
-        """Whether the model answers.
+        """Whether the model answers; a cascade is ready when every model that it may ask is.
 
         Raises:
             NotFound: there is no such model or version.
         """
-        model, _ = self._find(name, version)
+        model, function = self._find(name, version)
+        models = self._cascades.card(model).uses if function == self._cascade.infer else (model,)
         try:
-            await self._plane.info(model, context)
+            await asyncio.gather(*(self._plane.info(one, context) for one in models))
         except ArgusError:
             return False
         return True
@@ -81,6 +89,8 @@ class InferenceService:
         model, function = self._find(name, version)
         if function == self._chat.infer:
             return self._chat.spec(name)
+        if function == self._cascade.infer:
+            return self._cascade.spec(name)
         image = (TensorSpec("IMAGE", "BYTES", (-1,)), TensorSpec("PIXELS", "UINT8", (-1, -1, -1, 3)))
         if function == self._classify:
             words = (TensorSpec("LABELS", "BYTES", (-1,)), TensorSpec("TEMPLATES", "BYTES", (-1,)))

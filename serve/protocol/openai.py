@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from deployments.messages import Float32
+from serve.cascade.service import CascadeCard, CascadeService
 from serve.context import RequestContext
 from serve.dataplane import DataPlane, Embedded, ModelCard
 from serve.errors import ArgusError, InvalidRequest, Unsupported
@@ -66,8 +67,8 @@ class EmbeddingFields(Fields):
     user: str | None = Field(None, description="Accepted and not used.")
 
 
-def build(plane: DataPlane) -> APIRouter:
-    """The routes, over a data plane."""
+def build(plane: DataPlane, cascades: CascadeService) -> APIRouter:
+    """The routes, over a data plane and the cascades, which are models for chat."""
     router = routes.router("/v1", "openai")
 
     @router.post(
@@ -94,11 +95,13 @@ def build(plane: DataPlane) -> APIRouter:
 
     @router.get("/models", summary="Models that answer", responses=json_response("A list of models.", ERRORS))
     async def models() -> Response:
-        return json({"object": "list", "data": [_model(card) for card in plane.models()]})
+        return json({"object": "list", "data": [*map(_model, plane.models()), *map(_cascade, cascades.cards())]})
 
     @router.get("/models/{name}", summary="One model", responses=json_response("The model.", ERRORS))
     async def model(name: str, request: Request) -> Response:
         context: RequestContext = context_of(request)
+        if name in cascades.names():
+            return json(_cascade(cascades.card(name)))
         card = plane.card(name)
         info = await plane.info(name, context)
         facts = {
@@ -167,4 +170,19 @@ def _model(card: ModelCard) -> dict[str, Any]:
         "checkpoint": card.checkpoint,
         "revision": card.revision,
         "tasks": card.tasks,
+    }
+
+
+def _cascade(card: CascadeCard) -> dict[str, Any]:
+    return {
+        "id": card.name,
+        "object": "model",
+        "created": _CREATED,
+        "owned_by": "argus",
+        "kind": "cascade",
+        "checkpoint": None,
+        "revision": None,
+        "tasks": ("chat",),
+        "uses": card.uses,
+        "calibrated": card.calibrated,
     }

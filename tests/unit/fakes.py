@@ -360,7 +360,7 @@ class Site:
             "1.2.3",
         )
         self.plane, self.search = self.services.plane, self.services.search
-        self.inference = InferenceService(self.plane, self.services.chat)
+        self.inference = InferenceService(self.plane, self.services.chat, self.services.cascades)
         self.app = http.build(self.services, self.inference)
 
     def reset(self) -> None:
