@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
@@ -56,16 +57,30 @@ def is_strict(schema: Any) -> bool:
     Its objects must forbid further properties and require all that they have
     (https://platform.openai.com/docs/guides/structured-outputs#supported-schemas); others are sent as a hint.
     """
+    return is_closed(schema) and all(
+        set(part.get("required", ())) == set(part.get("properties", {})) for part in _objects(schema)
+    )
+
+
+def is_closed(schema: Any) -> bool:
+    """Whether every object in a schema forbids further properties, as Anthropic's structured outputs want it.
+
+    https://platform.claude.com/docs/en/build-with-claude/structured-outputs, "JSON Schema limitations".
+    """
+    return all(part.get("additionalProperties") is False for part in _objects(schema))
+
+
+def _objects(schema: Any) -> Iterator[dict[str, Any]]:
+    """The parts of a schema that describe objects."""
     if isinstance(schema, list):
-        return all(is_strict(part) for part in schema)
-    if not isinstance(schema, dict):
-        return True
-    if schema.get("type") == "object" and (
-        schema.get("additionalProperties") is not False
-        or set(schema.get("required", ())) != set(schema.get("properties", {}))
-    ):
-        return False
-    return all(is_strict(part) for key, part in schema.items() if key not in ("enum", "const", "default", "examples"))
+        for part in schema:
+            yield from _objects(part)
+    elif isinstance(schema, dict):
+        if schema.get("type") == "object":
+            yield schema
+        for key, part in schema.items():
+            if key not in ("enum", "const", "default", "examples"):
+                yield from _objects(part)
 
 
 def unfenced(text: str) -> str:
