@@ -1,15 +1,19 @@
 """How many calls a target takes at once before they queue there, found from their times alone.
 
-Netflix's Gradient2 (github.com/Netflix/concurrency-limits, `Gradient2Limit`): the limit shrinks by the ratio of the
-usual time to the present one, and grows by a small allowance for queueing. Two departures: a call that the target
-refused or let hang cuts the limit by a tenth (the times of calls that never end show nothing), and the times of the
-first calls are averaged as they are.
+Netflix's Gradient2 (github.com/Netflix/concurrency-limits, `Gradient2Limit` in a `WindowedLimit`): the limit shrinks
+by the ratio of the usual time to the present one, and grows by a small allowance for queueing. The present time is the
+mean of a window of calls: answers differ in length, and a single long one shows no queue. Where calls always queue, the
+usual time follows slowly and the limit creeps up; that is the algorithm's, and why there is a greatest limit. One
+departure: a call that the target refused or let hang cuts the limit by a tenth, since calls that never end have no
+times.
 """
 
 from __future__ import annotations
 
-_WINDOW = 600
+# Windows over which the usual time is averaged, the first of them that count alike, and the fewest calls in one.
+_WINDOWS = 600
 _WARM_UP = 10
+_CALLS = 10
 _TOLERANCE = 1.5
 _LEAST_GRADIENT = 0.5
 _QUEUE = 4
@@ -25,7 +29,8 @@ class Gradient:
         self._least, self._most = least, most
         self._limit = float(first)
         self._usual_s = 0.0
-        self._samples = 0
+        self._windows = 0
+        self._seconds, self._calls, self._busiest = 0.0, 0, 0
 
     @property
     def limit(self) -> int:
@@ -39,6 +44,17 @@ class Gradient:
 
     def succeeded(self, seconds: float, in_flight: int) -> None:
         """A call took so long while so many, itself included, were in progress."""
+        self._seconds += seconds
+        self._calls += 1
+        self._busiest = max(self._busiest, in_flight)
+        if self._calls < max(_CALLS, self._limit / 2):
+            if not self._windows:  # a first guess, which the first window replaces
+                self._usual_s = self._seconds / self._calls
+            return
+        self._adjust(self._seconds / self._calls, self._busiest)
+        self._seconds, self._calls, self._busiest = 0.0, 0, 0
+
+    def _adjust(self, seconds: float, in_flight: int) -> None:
         usual = self._learn(seconds)
         if in_flight < self._limit / 2:
             return  # so few show nothing about the limit
@@ -51,13 +67,11 @@ class Gradient:
         self._set(self._limit * _CUT)
 
     def _learn(self, seconds: float) -> float:
-        """The usual time, this call's included: a mean at first, then an exponential one that sinks faster than it
+        """The usual time, this window's included: a mean at first, then an exponential one that sinks faster than it
         rises, so that it does not stay high after a slow time."""
-        self._samples += 1
-        if self._samples <= _WARM_UP:
-            self._usual_s += (seconds - self._usual_s) / self._samples
-        else:
-            self._usual_s += (seconds - self._usual_s) * 2 / (_WINDOW + 1)
+        self._windows += 1
+        part = 1 / self._windows if self._windows <= _WARM_UP else 2 / (_WINDOWS + 1)
+        self._usual_s += (seconds - self._usual_s) * part
         if self._usual_s > 2 * seconds:
             self._usual_s *= _DRIFT
         return self._usual_s
