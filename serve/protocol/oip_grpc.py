@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -26,6 +26,7 @@ from serve.context import RequestContext, deadline_from, request_id_from
 from serve.errors import ArgusError, Cancelled, InvalidRequest, NotFound, PayloadTooLarge, Unsupported
 from serve.metrics import RequestRecord
 from serve.protocol import grpc_server
+from serve.protocol.interleave import Interleaved
 from serve.protocol.oip import InferenceService
 from serve.protocol.tensors import (
     SERVER_NAME,
@@ -138,26 +139,35 @@ class GrpcSkin:
     async def ModelStreamInfer(  # noqa: N802
         self, requests: AsyncIterator[Any], grpc_context: GrpcContext
     ) -> AsyncIterator[Any]:
-        """The answers to each request, one request after the other; a chat answers token by token.
+        """The answers to all requests; a chat answers token by token.
 
-        Every request's last response carries Triton's `triton_final_response`. A failed request becomes an error
-        message, and the stream goes on.
+        Requests with ids of their own are answered side by side, a bounded number at once, and each response carries
+        its request's id; requests that share an id, or have none, in turn. Every request's last response carries
+        Triton's `triton_final_response`. A failed request becomes an error message, and the stream goes on.
         """
-        async for request in requests:
-            status = _Status(grpc_context)
-            async with _Rpc(self, "ModelStreamInfer", status, request.id) as rpc:
-                context = rpc.known_caller()
-                with self._grpc_admission.enter(context, model_lane(request.model_name)):
-                    inference = from_message(request, self._grpc_limits)
-                    async with aclosing(self._service.infer_stream(inference, context)) as pieces:
-                        async for piece, last in pieces:
-                            reply = to_message(piece)
-                            reply.parameters["triton_final_response"].bool_param = last
-                            yield pb.ModelStreamInferResponse(infer_response=reply)
-            if status.details is not None:
-                reply = pb.ModelInferResponse(id=request.id)
-                reply.parameters["triton_final_response"].bool_param = True
-                yield pb.ModelStreamInferResponse(infer_response=reply, error_message=status.details)
+
+        def answer(request: Any) -> AsyncGenerator[Any, None]:
+            return self._stream_answer(request, grpc_context)
+
+        async with aclosing(Interleaved(requests, answer, lambda request: str(request.id)).replies()) as replies:
+            async for reply in replies:
+                yield reply
+
+    async def _stream_answer(self, request: Any, grpc_context: GrpcContext) -> AsyncGenerator[Any, None]:
+        status = _Status(grpc_context)
+        async with _Rpc(self, "ModelStreamInfer", status, request.id) as rpc:
+            context = rpc.known_caller()
+            with self._grpc_admission.enter(context, model_lane(request.model_name)):
+                inference = from_message(request, self._grpc_limits)
+                async with aclosing(self._service.infer_stream(inference, context)) as pieces:
+                    async for piece, last in pieces:
+                        reply = to_message(piece)
+                        reply.parameters["triton_final_response"].bool_param = last
+                        yield pb.ModelStreamInferResponse(infer_response=reply)
+        if status.details is not None:
+            reply = pb.ModelInferResponse(id=request.id)
+            reply.parameters["triton_final_response"].bool_param = True
+            yield pb.ModelStreamInferResponse(infer_response=reply, error_message=status.details)
 
     async def Check(self, request: Any, grpc_context: GrpcContext) -> Any:  # noqa: N802
         """grpc.health.v1: the empty service and ours serve when every model answers; NOT_FOUND for any other."""
