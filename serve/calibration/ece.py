@@ -44,8 +44,8 @@ def binned(confidence: Float64, right: Bool, binning: Binning = "width", bins: i
     if binning == "width":
         edges = np.linspace(0.0, 1.0, bins + 1)
     else:
-        edges = np.unique(np.quantile(confidence, np.linspace(0.0, 1.0, bins + 1), method="lower"))
-        edges = np.append(edges, np.inf) if len(edges) == 1 else edges
+        begins = np.quantile(confidence, np.arange(bins) / bins, method="higher")
+        edges = np.append(np.unique(begins), np.inf)
     places = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, len(edges) - 2)
     return [
         Bin(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import itertools
+import random
 import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
@@ -34,6 +37,7 @@ from deployments.messages import (
 from serve.calls import Called, Usage
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest, ModelFailed, Unavailable
+from serve.resilience.retry import pause_before_retry
 
 
 class HttpCalls:
@@ -98,7 +102,19 @@ class HttpCalls:
         raise NotImplementedError
 
     async def _post(self, path: str, body: Mapping[str, Any], context: RequestContext) -> tuple[dict[str, Any], float]:
-        started = time.monotonic()
+        """The answer and its seconds; a cluster that is busy or away for a moment is asked again."""
+        for attempt in itertools.count(1):
+            started = time.monotonic()
+            try:
+                return await self._try(path, body, context), time.monotonic() - started
+            except ArgusError as error:
+                pause = pause_before_retry(error, attempt, context.left_s(), random.random())
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
+        raise AssertionError("never reached")
+
+    async def _try(self, path: str, body: Mapping[str, Any], context: RequestContext) -> dict[str, Any]:
         try:
             response = await self._client.post(path, json=body, timeout=context.remaining_s())
         except httpx.HTTPError as error:
@@ -106,7 +122,7 @@ class HttpCalls:
         if not response.is_success:
             raise _refused(path, response)
         answer: dict[str, Any] = response.json()
-        return answer, time.monotonic() - started
+        return answer
 
 
 def _refused(path: str, response: httpx.Response) -> ArgusError:
@@ -115,8 +131,11 @@ def _refused(path: str, response: httpx.Response) -> ArgusError:
         message = f"{error['message']} ({error['code']})"
     except (ValueError, KeyError, TypeError):
         message = response.text[:200]
-    kind = InvalidRequest if response.status_code < 500 else Unavailable
-    return kind(f"{path} answered {response.status_code}: {message}")
+    text = f"{path} answered {response.status_code}: {message}"
+    if response.status_code == 429 or response.status_code >= 500:
+        wait = response.headers.get("Retry-After", "")
+        return Unavailable(text, retry_after_s=float(wait) if wait.isdigit() else None)
+    return InvalidRequest(text)
 
 
 def _base64(image: Image) -> str:

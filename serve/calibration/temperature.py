@@ -32,11 +32,11 @@ def negative_log_likelihood(logits: Float64, labels: Int64, temperature: float) 
 def fit_temperature(logits: Float64, labels: Int64) -> float:
     """The temperature within `BOUNDS` of least negative log likelihood; samples with `NO_LABEL` are left out.
 
-    It is 1 where the data name none: no sample, or a likelihood that rises up to a bound (all answers right, say).
+    It is 1 where the data name none: no sample, every answer right, or a likelihood that rises up to a bound.
     """
     known = np.asarray(labels) != NO_LABEL
     logits, labels = np.asarray(logits, np.float64)[known], np.asarray(labels, np.int64)[known]
-    if not len(labels):
+    if (logits.argmax(axis=1) == labels).all():
         return 1.0
     low, high = map(math.log, BOUNDS)
     found = minimize_scalar(
