@@ -218,3 +218,27 @@ def test_a_local_checkpoint_is_known_by_its_weights(tmp_path: Path) -> None:
     data["models"]["clip"] = {"kind": "clip", "checkpoint": "a/b", "revision": "abc"}
     assert checkpoint_mark(parse(data), "clip") == "a/b@abc"
     assert checkpoint_mark(parse(data), "gpt") == "gpt-4o"
+
+
+def test_yaml_says_on_and_no_as_people_mean_them(tmp_path: Path) -> None:
+    """YAML 1.1 would read a key `on` and the labels `yes` and `no` as booleans; 1.2 does not."""
+    (tmp_path / "cluster.yaml").write_text(
+        """
+name: test
+node_pools: {local: {}}
+url_fetch: {enabled: true}
+models: {llava: {kind: llava, checkpoint: a/b}}
+providers: {gpt: {kind: openai, model: gpt-4o}}
+cascades:
+  person:
+    answer: label
+    labels: [yes, no]
+    steps:
+      - {name: ask, use: llava, task: choose, fallback: [{on: [timeout], use: gpt}]}
+"""
+    )
+    cluster = load_file(tmp_path / "cluster.yaml")
+    cascade = cluster.cascades["person"]
+    assert cascade.labels == ("yes", "no")
+    assert cascade.steps[0].fallback[0].on == ("timeout",)
+    assert cluster.url_fetch.enabled is True

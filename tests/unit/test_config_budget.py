@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from serve.config import ClusterFile
 from serve.config.budget import budgets, problems
 from serve.config.load import parse
+from serve.config.models import Section
 
 
 def cluster(models: dict[str, dict[str, Any]], **pools: dict[str, Any]) -> ClusterFile:
@@ -157,6 +158,7 @@ def test_every_key_says_what_it_is() -> None:
     bare = [
         f"{kind.__name__}.{name}"
         for kind in found
+        if issubclass(kind, Section)  # a calibration is a file of its own, which no person writes
         for name, field in kind.model_fields.items()
         if not field.description and name != "kind"
     ]
