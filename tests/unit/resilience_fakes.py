@@ -130,6 +130,7 @@ def guard(recorder: Silent | None = None, **sections: Any) -> Guard:
         "node_pools": {"cpu": {}},
         "models": {"ours": {"kind": "llava", "checkpoint": "someone/ours"}},
         "providers": {"theirs": {"kind": "openai", "model": "gpt-4o"}},
+        "auth": {"keys": [{"name": "poor", "sha256": "0" * 64}]},
         **sections,
     }
     return build_guard(parse(data), recorder or Silent(), lambda seconds: None)
