@@ -9,7 +9,19 @@ No provider can be reached from a test machine. These servers stand in for them,
 
 from benchmarks.fake_providers.anthropic import FakeAnthropic
 from benchmarks.fake_providers.gemini import FakeGemini
+from benchmarks.fake_providers.oip import FakeOip, FakeOipGrpc
 from benchmarks.fake_providers.openai import FakeOpenAI
 from benchmarks.fake_providers.server import KEY, FakeServer, Fault, Received, in_thread
 
-__all__ = ["KEY", "FakeAnthropic", "FakeGemini", "FakeOpenAI", "FakeServer", "Fault", "Received", "in_thread"]
+__all__ = [
+    "KEY",
+    "FakeAnthropic",
+    "FakeGemini",
+    "FakeOip",
+    "FakeOipGrpc",
+    "FakeOpenAI",
+    "FakeServer",
+    "Fault",
+    "Received",
+    "in_thread",
+]

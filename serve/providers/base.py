@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from deployments.generation.messages import ChatEvent, ChatRequest, ChatResult
+from deployments.messages import ClassifyRequest, ClassifyResult
 from serve.calls import Usage
 
 
@@ -42,4 +43,13 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Lets connections go."""
+        ...
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A provider that may also classify images (`serve.providers.oip`, where its task is to)."""
+
+    async def classify(self, request: ClassifyRequest, timeout_s: float) -> ClassifyResult:
+        """Probabilities of the request's labels for each image; raises as `Provider` does."""
         ...

@@ -130,7 +130,7 @@ class HostedProvider(ABC):
 
     async def chat(self, request: ChatRequest, timeout_s: float) -> ProviderAnswer:
         """See `Provider.chat`."""
-        async with self._within(_now() + timeout_s):
+        async with self._within(now() + timeout_s):
             conversation = await self._prepared(request)
             reply = await self._ask(conversation, timeout_s)
         constraint = request.sampling.constraint
@@ -145,7 +145,7 @@ class HostedProvider(ABC):
         The last event of each answer is held back until the provider has said what it counted, or the stream ends.
         Answers that must be JSON are checked once they are whole, before their last event.
         """
-        deadline = _now() + timeout_s
+        deadline = now() + timeout_s
         async with self._within(deadline):
             conversation = await self._prepared(request)
         counted, texts, last = Counted(), dict[int, list[str]](), list[ChatEvent]()
@@ -269,7 +269,7 @@ class HostedProvider(ABC):
             return known
         if isinstance(error, httpx2.TimeoutException):
             return self._late()
-        if isinstance(error, httpx2.HTTPError | httpx2.InvalidURL | ConnectionError):
+        if isinstance(error, httpx2.HTTPError | httpx2.InvalidURL | OSError):
             return faults.lost(self.name)
         # Parsers raise nearly every built-in type on damaged answers. Only the type is logged: texts may hold content.
         _LOG.warning("%s: %s while its answer was read", self.name, type(error).__qualname__)
@@ -310,5 +310,6 @@ def _text_tokens(text: str, bytes_a_token: int | None) -> int:
     return tokens.text_tokens(text) if bytes_a_token is None else math.ceil(len(text.encode()) / bytes_a_token)
 
 
-def _now() -> float:
+def now() -> float:
+    """Seconds on the event loop's clock."""
     return asyncio.get_running_loop().time()
