@@ -181,6 +181,62 @@ def accuracy(
     _finish(benchmark.run(kinds=kinds, scenes=20 if quick else scenes, progress=errors), json, check)
 
 
+@app.command()
+def calibration(
+    seeds: Annotated[int, typer.Option(min=1, help="Resampled data sets of each population.")] = 500,
+    peer_seeds: Annotated[int, typer.Option(min=0, help="Of those, how many bargain gets too; it is slow.")] = 100,
+    records: Annotated[int, typer.Option(min=50, help="Records of a data set.")] = 2000,
+    target: Annotated[float, typer.Option(min=0, max=1, help="Wanted agreement of accepted answers.")] = 0.95,
+    confidence: Annotated[float, typer.Option(min=0, max=1, help="Confidence of the certificate.")] = 0.95,
+    scenes: Annotated[int, typer.Option(min=100, help="Scenes that the demo CLIP is asked about, once.")] = 10_000,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """How often a certified threshold breaks its promise, and labels used, beside bargain (about 40 minutes)."""
+    from benchmarks import calibration as benchmark
+
+    if quick:
+        seeds, peer_seeds, scenes = 50, 2, 1000
+    report = benchmark.run(
+        seeds=seeds,
+        peer_seeds=min(seeds, peer_seeds),
+        records=records,
+        target=target,
+        confidence=confidence,
+        scenes=scenes,
+        progress=errors,
+    )
+    _finish(report, json, check)
+
+
+@app.command()
+def cascade(
+    scenes: Annotated[int, typer.Option(min=20, help="Held-out scenes of the split test.")] = 2000,
+    calibrate_on: Annotated[int, typer.Option(min=100, help="Scenes of the split val to calibrate on.")] = 4000,
+    target: Annotated[float, typer.Option(min=0, max=1, help="Wanted agreement of what CLIP answers.")] = 0.99,
+    confidence: Annotated[float, typer.Option(min=0, max=1, help="Confidence of the certificate.")] = 0.95,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in progress.")] = 4,
+    name: Annotated[str, typer.Option(help="Cascade of the demo profile, over colours or shapes.")] = "moderation",
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """Moderation by CLIP alone, by LLaVA alone, and by the calibrated cascade, served (about 20 minutes)."""
+    from benchmarks import cascade as benchmark
+
+    report = benchmark.run(
+        name=name,
+        scenes=200 if quick else scenes,
+        calibrate_on=1000 if quick else calibrate_on,
+        target=target,
+        confidence=confidence,
+        concurrency=concurrency,
+        progress=errors,
+    )
+    _finish(report, json, check)
+
+
 def _finish(report: Report, json: Path | None, check: bool) -> None:
     report.show(output)
     if json is not None:
