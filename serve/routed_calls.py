@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
 from deployments.generation.messages import ChatEvent, ChatRequest, ChatResult
 from deployments.messages import ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult
@@ -14,7 +14,11 @@ from serve.calls import Called, Usage
 from serve.context import RequestContext
 from serve.handles import ModelHandle
 from serve.providers.base import Provider
-from serve.resilience.guard import Attempted, Guard, Job, StreamJob
+from serve.resilience import codec
+from serve.resilience.cache_key import CacheKeys
+from serve.resilience.guard import Attempted, Codec, Guard, Job, StreamJob
+
+R = TypeVar("R", ClassifyResult, EmbedResult)
 
 # What models of ours use costs their nodes' price, not a call's; their tokens are in their answers.
 _FREE = Usage()
@@ -26,6 +30,7 @@ class RoutedCalls:
     Args:
         handles: one for each served model, by name.
         providers: by name; no name is in both.
+        keys: what the answers of the names in `kept` are kept under.
         on_wait: told how long a call waited at its model, beyond the wait that the guard reports.
     """
 
@@ -34,11 +39,15 @@ class RoutedCalls:
         handles: Mapping[str, ModelHandle],
         providers: Mapping[str, Provider],
         guard: Guard,
+        keys: CacheKeys,
+        kept: Collection[str] = (),
         on_wait: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._handles = handles
         self._providers = providers
         self._guard = guard
+        self._keys = keys
+        self._kept = frozenset(kept)
         self._on_wait = on_wait
 
     async def chat(
@@ -52,8 +61,9 @@ class RoutedCalls:
     ) -> Called[ChatResult]:
         """See `Calls.chat`."""
         provider = self._providers.get(name)
+        key = self._keys.chat(name, request, context) if name in self._kept else None
         if provider is not None:
-            job = _provider_job(name, provider, request)
+            job = _provider_job(name, provider, request, key)
         else:
             handle = self._handles[name]
 
@@ -62,7 +72,7 @@ class RoutedCalls:
                 result: ChatResult = await handle.call("chat", within, request, within.call(), affinity=affinity)
                 return Attempted(result, _used(result))
 
-            job = Job(name, attempt)
+            job = Job(name, attempt, cache_key=key, codec=codec.CHAT)
         return await self._guard.run(job, context, fallback=fallback)
 
     async def chat_stream(
@@ -99,33 +109,39 @@ class RoutedCalls:
         self, name: str, request: ClassifyRequest, context: RequestContext, *, fallback: bool = False
     ) -> Called[ClassifyResult]:
         """See `Calls.classify`."""
-        return await self._guard.run(self._model_job(name, "classify", request, context), context, fallback=fallback)
+        key = self._keys.classify(name, request, context) if name in self._kept else None
+        job = self._model_job(name, "classify", request, context, key, codec.CLASSIFY)
+        return await self._guard.run(job, context, fallback=fallback)
 
     async def embed(
         self, name: str, request: EmbedRequest, context: RequestContext, *, fallback: bool = False
     ) -> Called[EmbedResult]:
         """See `Calls.embed`."""
-        return await self._guard.run(self._model_job(name, "embed", request, context), context, fallback=fallback)
+        key = self._keys.embed(name, request, context) if name in self._kept else None
+        job = self._model_job(name, "embed", request, context, key, codec.EMBED)
+        return await self._guard.run(job, context, fallback=fallback)
 
-    def _model_job(self, name: str, method: str, request: object, context: RequestContext) -> Job[Any]:
+    def _model_job(
+        self, name: str, method: str, request: object, context: RequestContext, key: bytes | None, kind: Codec[R]
+    ) -> Job[R]:
         handle = self._handles[name]
 
-        async def attempt(timeout_s: float) -> Attempted[Any]:
+        async def attempt(timeout_s: float) -> Attempted[R]:
             within = _within(context, timeout_s)
-            result: ClassifyResult | EmbedResult = await handle.call(method, within, request, within.call())
+            result: R = await handle.call(method, within, request, within.call())
             if result.queue_wait_s:
                 self._on_wait(result.queue_wait_s)
             return Attempted(result, _FREE)
 
-        return Job(name, attempt)
+        return Job(name, attempt, cache_key=key, codec=kind)
 
 
-def _provider_job(name: str, provider: Provider, request: ChatRequest) -> Job[ChatResult]:
+def _provider_job(name: str, provider: Provider, request: ChatRequest, key: bytes | None) -> Job[ChatResult]:
     async def attempt(timeout_s: float) -> Attempted[ChatResult]:
         answer = await provider.chat(request, timeout_s)
         return Attempted(answer.result, answer.usage)
 
-    return Job(name, attempt, provider.estimate(request))
+    return Job(name, attempt, provider.estimate(request), key, codec.CHAT)
 
 
 def _provider_stream(name: str, provider: Provider, request: ChatRequest) -> StreamJob:

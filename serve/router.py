@@ -17,11 +17,13 @@ from serve.protocol import http
 from serve.protocol.edge import App
 from serve.protocol.oip import InferenceService
 from serve.protocol.oip_grpc import GrpcSkin
+from serve.providers.build import build_providers
 from serve.request_log import RequestLog
 from serve.resilience.admission import build_admission
 from serve.resilience.build import build_guard
+from serve.resilience.cache_key import CacheKeys, identities_of, kept
+from serve.resilience.metrics import GuardMetrics
 from serve.resilience.overload_metrics import OverloadMetrics
-from serve.resilience.recorder import Silent
 from serve.routed_calls import RoutedCalls
 from serve.services import build_services
 
@@ -44,8 +46,11 @@ class Router(GrpcSkin):
         overload = OverloadMetrics()
         admission = build_admission(cluster, recorder.in_flight, overload)
         overload.follow(admission.lanes)
-        guard = build_guard(cluster, Silent(), admission.waited)
-        calls = RoutedCalls(models, {}, guard, admission.waited)
+        guard = build_guard(cluster, GuardMetrics(), admission.waited)
+        providers = build_providers(cluster.providers)
+        calls = RoutedCalls(
+            models, providers, guard, CacheKeys(identities_of(cluster)), kept(cluster), admission.waited
+        )
         self._services = build_services(
             cluster, models, calls, _fetcher(cluster), admission, recorder, version("argus-serve"), CascadeMetrics()
         )

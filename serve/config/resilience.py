@@ -107,6 +107,11 @@ class Target(Section):
     tokens_per_minute: int | None = Field(
         None, ge=1, description="Most tokens a minute, prompts and answers together; unlimited when left out."
     )
+    cache: bool | None = Field(
+        None,
+        description="Whether its answers are kept. Default: where text is written; an encoder's pass costs little more "
+        "than the digest of its image.",
+    )
     breaker: Breaker = Field(Breaker(), description="When it is left alone.")
     hedge: Hedge = Field(Hedge(), description="Second calls beside late ones.")
     retries: Retries = Field(Retries(), description="Further attempts.")

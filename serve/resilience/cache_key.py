@@ -22,7 +22,7 @@ from deployments.generation.messages import ChatRequest
 from deployments.messages import ClassifyRequest, EmbedRequest
 from serve.config.cluster import ClusterFile
 from serve.config.load import checkpoint_label
-from serve.config.models import CheckpointModel
+from serve.config.models import CheckpointModel, GenerativeModel
 from serve.context import RequestContext
 
 # BLAKE2 (RFC 7693) separates domains by its `person` parameter, of at most 16 bytes.
@@ -95,6 +95,14 @@ def identities_of(cluster: ClusterFile) -> dict[str, bytes]:
             _feed(digest, (checkpoint_label(section.checkpoint), _files(Path(section.checkpoint))))
         identities[name] = digest.digest()
     return identities
+
+
+def kept(cluster: ClusterFile) -> frozenset[str]:
+    """Models and providers whose answers are kept; see `serve.config.resilience.Target.cache`."""
+    writers = {name for name, model in cluster.models.items() if isinstance(model, GenerativeModel)}
+    said = {name: target.cache for name, target in cluster.resilience.targets.items() if target.cache is not None}
+    usual = dict.fromkeys((*writers, *cluster.providers), True)
+    return frozenset(name for name, keep in {**usual, **said}.items() if keep)
 
 
 def _files(folder: Path) -> tuple[tuple[str, int, int], ...]:

@@ -41,6 +41,7 @@ from serve.protocol import http
 from serve.protocol.oip import InferenceService
 from serve.resilience.admission import build_admission
 from serve.resilience.build import build_guard
+from serve.resilience.cache_key import CacheKeys, identities_of
 from serve.resilience.recorder import Silent
 from serve.routed_calls import RoutedCalls
 from serve.services import build_services
@@ -353,7 +354,7 @@ class Site:
         self.services = build_services(
             config,
             served,
-            RoutedCalls(served, self.providers, guard),
+            RoutedCalls(served, self.providers, guard, CacheKeys(identities_of(config))),
             FakeFetcher(self.pages),
             admission,
             self.recorder,

@@ -13,6 +13,7 @@ from deployments.messages import ClassifyRequest, ClassifyResult, EmbedRequest, 
 from serve.config import ClusterFile
 from serve.context import RequestContext
 from serve.resilience.build import build_guard
+from serve.resilience.cache_key import CacheKeys
 from serve.resilience.recorder import Silent
 from serve.routed_calls import RoutedCalls
 from tests.unit.fakes import cluster
@@ -87,7 +88,7 @@ async def test_a_reply_carries_the_wait_at_its_model(wait_s: float, reported: li
     config: ClusterFile = cluster()
     waits: list[float] = []
     guard = build_guard(config, Silent(), lambda seconds: None)
-    calls = RoutedCalls({"clip": Loaded(wait_s)}, {}, guard, waits.append)
+    calls = RoutedCalls({"clip": Loaded(wait_s)}, {}, guard, CacheKeys({}), on_wait=waits.append)
     context = RequestContext("r-1", "anonymous", time.monotonic() + 60)
     await calls.classify("clip", ClassifyRequest((EncodedImage(b"x"),), ("a",)), context)
     await calls.embed("clip", EmbedRequest(("text",)), context)
