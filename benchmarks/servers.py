@@ -21,6 +21,7 @@ from serve.runtime.ingress import port_is_free
 ROOT = Path(__file__).parents[1]
 _START_S = 240.0
 _STOP_S = 60.0
+_NO_CACHE = {"cache": {"enabled": False}}
 
 
 def cache_dir() -> Path:
@@ -113,12 +114,16 @@ def _tail(path: Path) -> str:
 def argus(name: str, cluster: Mapping[str, Any], *, first_replica_port: int = 29_000) -> Iterator[tuple[str, str]]:
     """Serves a cluster file given without `name` and `server`; gives the HTTP address and the gRPC target.
 
+    Answers are not kept unless the file says so: what is measured is the work.
+
     Raises:
         Unavailable: see `server`.
     """
     ports = {"http_port": free_port(18_000), "grpc_port": free_port(19_000), "metrics_port": free_port(19_100)}
     path = cache_dir() / f"{name}.yaml"
-    path.write_text(yaml.safe_dump({"name": name, "server": ports, **cluster}), encoding="utf-8")
+    path.write_text(
+        yaml.safe_dump({"name": name, "server": ports, "resilience": _NO_CACHE, **cluster}), encoding="utf-8"
+    )
     http = f"http://127.0.0.1:{ports['http_port']}"
     command = [sys.executable, "-m", "serve", "up", "--config", str(path)]
     with server(name, command, answers(f"{http}/v1/readyz"), replica_ports(first_replica_port)):

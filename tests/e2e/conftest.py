@@ -39,6 +39,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, vit_b32: Path) -> Iterator
             },
         },
         "url_fetch": {"enabled": True},
+        # Tests ask the same things, and want the engines' own answers.
+        "resilience": {"cache": {"enabled": False}},
     }
     running = clusters.start("e2e", content, folder)
     yield running
