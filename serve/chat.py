@@ -122,6 +122,11 @@ class ChatService:
         affinity = _first_digest(messages) if bounds.replicated else None
         return Prepared(card.name, ChatRequest(messages, sampling), affinity)
 
+    def most_media(self, name: str) -> tuple[int, int]:
+        """Most images and videos that a model or provider takes in one conversation."""
+        bounds = self._bounds[name]
+        return bounds.images, bounds.videos
+
     async def admit(
         self, turns: Sequence[Turn], context: RequestContext, *, asked: str, images: int, videos: int
     ) -> tuple[Message, ...]:

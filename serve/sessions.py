@@ -19,7 +19,7 @@ from deployments.generation.messages import ChatEvent, ChatResult, Gathering, Sa
 from deployments.session_types import Bounds, Conversation, Exchange, NewSession, Session
 from serve.chat import ChatService, Prepared, Turn
 from serve.config.cluster import ClusterFile
-from serve.config.models import GenerativeModel, SessionStoreModel
+from serve.config.models import SessionStoreModel
 from serve.context import RequestContext
 from serve.dataplane import CHAT, DataPlane
 from serve.errors import ArgusError, InvalidRequest
@@ -80,7 +80,6 @@ class SessionService:
         handle: ModelHandle | None,
         settings: SessionStoreModel | None,
     ) -> None:
-        self._models = {name: model for name, model in cluster.models.items() if isinstance(model, GenerativeModel)}
         self._most_chars = cluster.limits.max_prompt_chars
         self._plane = plane
         self._chat = chat
@@ -290,11 +289,12 @@ class SessionService:
 
     def _bound(self, session: Session, name: str) -> Size:
         """The tighter of the session's bounds and the model's."""
-        model, bounds = self._models[name], session.bounds
+        bounds = session.bounds
+        images, videos = self._chat.most_media(name)
         return Size(
             turns=bounds.turns,
-            images=min(bounds.images, model.max_images),
-            videos=model.max_videos,
+            images=min(bounds.images, images),
+            videos=videos,
             tokens=bounds.tokens,
             characters=self._most_chars,
             media_bytes=self._settings.max_media_bytes,

@@ -221,7 +221,7 @@ def _support_problems(cluster: ClusterFile) -> Iterable[str]:
     for key, name, right, what in (
         ("knowledge", support.knowledge, stores, "of kind knowledge_store"),
         ("chat_model", support.chat_model, chats, "that chats"),
-        ("escalation_model", support.escalation_model, chats, "that chats"),
+        ("escalation_model", support.escalation_model, [*chats, *cluster.providers], "or a provider that chats"),
         ("embedding_model", support.embedding_model, embeds, "that embeds"),
     ):
         if name is not None and name not in right:
