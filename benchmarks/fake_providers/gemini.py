@@ -137,7 +137,7 @@ class FakeGemini(FakeServer):
 
     def _check_part(self, part: Part) -> None:
         if part.inline_data is not None:
-            if len(base64.b64decode(part.inline_data.data)) > _INLINE_BYTES:
+            if len(base64.b64decode(_standard(part.inline_data.data))) > _INLINE_BYTES:
                 raise self._refused("Request payload size exceeds the limit: 20971520 bytes.")
             if part.inline_data.mime_type.startswith("image/"):
                 try:

@@ -6,9 +6,12 @@ Besides chat it offers what Gemini has of its own: `detect` gives boxes, `moment
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
+import httpx2
 import orjson
 from google import genai
 from google.genai import errors, types
@@ -55,6 +58,8 @@ _REFUSED = frozenset(
         "MODEL_ARMOR",
     }
 )
+
+_OPENED: ContextVar[list[httpx2.Response] | None] = ContextVar("argus_gemini_opened", default=None)
 
 
 class GeminiProvider(HostedProvider):
@@ -121,13 +126,19 @@ class GeminiProvider(HostedProvider):
     async def _stream(self, conversation: Conversation, timeout_s: float) -> AsyncGenerator[ChatEvent | Counted, None]:
         models = self._connected().aio.models
         async with self._uploads().kept() as files:
-            responses: Any = await models.generate_content_stream(
-                model=self._settings.model,
-                contents=[await self._content(message, files) for message in conversation.turns],
-                config=self._config(conversation),
-            )
+            opened: list[httpx2.Response] = []
             try:
-                async for response in responses:
+                with _opening(opened):
+                    responses: Any = await models.generate_content_stream(
+                        model=self._settings.model,
+                        contents=[await self._content(message, files) for message in conversation.turns],
+                        config=self._config(conversation),
+                    )
+                while True:
+                    with _opening(opened):
+                        response = await anext(responses, None)
+                    if response is None:
+                        break
                     self._check_prompt(response)
                     if response.usage_metadata is not None:
                         yield _counted(response.usage_metadata)
@@ -135,7 +146,8 @@ class GeminiProvider(HostedProvider):
                         reason = self._reason(one) if one.finish_reason else None
                         yield ChatEvent(one.index or 0, _text(one), logprobs=_logprobs(one), finish_reason=reason)
             finally:
-                await responses.aclose()
+                for one in opened:
+                    await one.aclose()
 
     def _image_tokens(self, width: int, height: int, detail: tokens.Detail) -> int:
         return tokens.gemini_image_tokens(width, height)
@@ -164,7 +176,9 @@ class GeminiProvider(HostedProvider):
             self._secret = self._key()
             address = self._settings.base_url or _ADDRESS
             # An httpx client of ours keeps the SDK from aiohttp, with which it repeats lost requests by itself.
-            options = types.HttpOptions(base_url=address, httpx_async_client=http_client(address))
+            client = http_client(address)
+            client.event_hooks["response"] = [_note_opened]
+            options = types.HttpOptions(base_url=address, httpx_async_client=client)
             self._client = genai.Client(api_key=self._secret.reveal(), vertexai=False, http_options=options)
         return self._client
 
@@ -234,6 +248,22 @@ class GeminiProvider(HostedProvider):
         if given != "STOP":
             raise InvalidOutput(f"{self.name} ended its answer with {given[:40]}.")
         return "stop"
+
+
+@contextmanager
+def _opening(opened: list[httpx2.Response]) -> Iterator[None]:
+    """Notes the responses that begin within: closing the SDK's streams leaves their connections open."""
+    token = _OPENED.set(opened)
+    try:
+        yield
+    finally:
+        _OPENED.reset(token)
+
+
+async def _note_opened(response: httpx2.Response) -> None:
+    opened = _OPENED.get()
+    if opened is not None:
+        opened.append(response)
 
 
 def _only_low(messages: Sequence[SentMessage]) -> bool:
