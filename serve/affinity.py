@@ -14,22 +14,26 @@ from typing import Any, TypeVar
 from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
 
 SLACK = 0.25
+# So few requests in progress overload no replica: engines batch them. Without this floor the bound of a nearly idle
+# model is one, and since Ray Serve counts a request off a moment after its answer, the next repeat would exceed it.
+FLOOR = 4
 
 Key = TypeVar("Key")
 
 
-def by_affinity(ring: Sequence[Key], loads: Mapping[Key, int], slack: float = SLACK) -> list[Key]:
+def by_affinity(ring: Sequence[Key], loads: Mapping[Key, int], slack: float = SLACK, floor: int = 1) -> list[Key]:
     """Replicas in the order in which a request should try them.
 
     Args:
         ring: all replicas, clockwise from the request's key.
         loads: requests in progress at each; one that is not named has none.
         slack: how far above the mean a replica may be loaded, 0.25 for a quarter.
+        floor: requests in progress that every replica may have whatever the mean.
     """
     if not ring:
         return []
     # The request itself counts, as in the paper: with nothing in progress anywhere, one must still fit.
-    most = math.ceil((1 + slack) * (sum(loads.get(key, 0) for key in ring) + 1) / len(ring))
+    most = max(floor, math.ceil((1 + slack) * (sum(loads.get(key, 0) for key in ring) + 1) / len(ring)))
     within = [key for key in ring if loads.get(key, 0) < most]
     return within + [key for key in ring if key not in set(within)]
 
@@ -45,4 +49,4 @@ class BoundedLoadRouter(ConsistentHashRouter):
     def _lookup_ranked_replicas(self, routing_key: str) -> list[Any]:
         ring = super()._lookup_ranked_replicas(routing_key)
         cache = self.replica_queue_len_cache
-        return by_affinity(ring, {key: cache.get(key) or 0 for key in ring})
+        return by_affinity(ring, {key: cache.get(key) or 0 for key in ring}, floor=FLOOR)

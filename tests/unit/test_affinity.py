@@ -25,3 +25,8 @@ def test_nobody_is_lost_and_the_first_is_within_the_bound(loads: list[int], slac
     assert sorted(order) == ring
     mean = (sum(loads) + 1) / len(loads)
     assert loads[order[0]] < (1 + slack) * mean + 1
+
+
+def test_a_few_requests_overload_no_replica() -> None:
+    assert by_affinity(["b", "c", "a"], {"b": 3}, floor=4) == ["b", "c", "a"]
+    assert by_affinity(["b", "c", "a"], {"b": 4}, floor=4) == ["c", "a", "b"]

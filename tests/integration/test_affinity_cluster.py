@@ -1,0 +1,122 @@
+"""Repeats of an image on a real Ray Serve with three replicas: `BoundedLoadRouter` behind `ServeHandle`."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+import ray
+from ray import serve
+from ray.serve.config import RequestRouterConfig
+
+from serve.affinity import FLOOR, SLACK
+from serve.app import _AFFINITY
+from serve.context import RequestContext
+from serve.errors import Unavailable
+from serve.handles import ServeHandle
+from tests.support.resting import Resting
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ROOT = Path(__file__).parents[2]
+REPLICAS = 3
+IMAGES = [f"digest-{number}" for number in range(24)]
+
+
+@pytest.fixture(scope="module")
+def application() -> Iterator[None]:
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=80_000_000,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+        _temp_dir=tempfile.mkdtemp(prefix="argus-"),  # short: unix sockets lie below it
+    )
+    serve.start(proxy_location="Disabled")
+    deployment = serve.deployment(
+        Resting,
+        num_replicas=REPLICAS,
+        ray_actor_options={"num_cpus": 0.1},
+        max_ongoing_requests=100,
+        health_check_period_s=1,
+        request_router_config=RequestRouterConfig(request_router_class=_AFFINITY),
+    )
+    serve.run(deployment.bind(), name="resting", route_prefix=None)
+    yield
+    serve.shutdown()
+    ray.shutdown()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def model(application: None) -> AsyncIterator[ServeHandle]:
+    yield ServeHandle("resting", serve.get_app_handle("resting"))
+
+
+def context() -> RequestContext:
+    return RequestContext("test", "tester", time.monotonic() + 60)
+
+
+async def where(model: ServeHandle, image: str, method: str = "where") -> int:
+    """The replica that answers, asked as the router asks: again, while one cannot be reached."""
+    for _ in range(100):
+        try:
+            return int(await model.call(method, context(), affinity=image))
+        except Unavailable:
+            await asyncio.sleep(0.1)
+    raise AssertionError("no replica answered in a hundred attempts")
+
+
+async def homes(model: ServeHandle) -> dict[str, int]:
+    return {image: await where(model, image) for image in IMAGES}
+
+
+async def test_repeats_of_an_image_go_to_one_replica_and_images_spread(model: ServeHandle) -> None:
+    first = await homes(model)
+    for _ in range(3):
+        assert await homes(model) == first
+    assert len(set(first.values())) == REPLICAS
+
+
+async def test_an_overloaded_favourite_is_passed_over_until_it_is_free(model: ServeHandle) -> None:
+    image = IMAGES[0]
+    favourite = await where(model, image)
+    many = 12
+    async with AsyncExitStack() as held:
+        busy: Counter[int] = Counter()
+        for _ in range(many):
+            stream = await held.enter_async_context(aclosing(model.stream("stay", context(), affinity=image)))
+            busy[await anext(stream)] += 1
+        assert len(busy) == REPLICAS
+        assert FLOOR <= max(busy.values()) == busy[favourite] <= math.ceil((1 + SLACK) * many / REPLICAS)
+    for _ in range(200):  # Ray Serve counts the streams off as their ends arrive
+        if await where(model, image) == favourite:
+            break
+        await asyncio.sleep(0.05)
+    assert [await where(model, image) for _ in range(5)] == [favourite] * 5
+
+
+async def test_images_of_a_replica_that_dies_move_and_no_request_is_lost(model: ServeHandle) -> None:
+    before = await homes(model)
+    victim = before[IMAGES[0]]
+    running = [asyncio.create_task(where(model, image, "linger")) for image in IMAGES]
+    await asyncio.sleep(0.5)  # a third of them is in the replica that dies
+    os.kill(victim, signal.SIGKILL)
+    later = [asyncio.create_task(where(model, image)) for image in IMAGES * 3]
+    answers = await asyncio.gather(*running, *later)
+    assert victim not in answers
+    after = await homes(model)
+    assert victim not in after.values()
+    moved = [image for image in IMAGES if before[image] == victim]
+    assert len({after[image] for image in moved}) > 1, "its images spread over the others"
