@@ -1,6 +1,6 @@
-"""Scenes for calibrating and measuring cascades: all difficulties mixed, labelled with the largest object's shape.
+"""Scenes for calibrating and measuring cascades: all difficulties mixed, the largest object's colour or shape as label.
 
-python -m benchmarks.calibration_scenes var/val-scenes --split val --count 4000
+python -m benchmarks.calibration_scenes var/val-scenes --split val --count 4000 --label colour
 
 writes PNG files and labels.csv, as `argus calibrate --data` reads them.
 """
@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
 
-from demo.scenes import DIFFICULTIES, SPLITS, Scene, Split, render, sample_scene
+from demo.scenes import COLOURS, DIFFICULTIES, SHAPES, SPLITS, Scene, Split, render, sample_scene
+from serve.errors import ConfigError
+
+Attribute = Literal["colour", "shape"]
 
 #: Shares of easy, medium and hard scenes: most requests are easy, as in most traffic.
 SHARES = (0.60, 0.25, 0.15)
@@ -32,16 +36,33 @@ def mixture(split: Split, count: int, seed: int = 0) -> list[Scene]:
     ]
 
 
-def write(folder: Path, scenes: list[Scene]) -> None:
-    """Pictures and labels.csv."""
+def asked_for(labels: Sequence[str]) -> Attribute:
+    """Which attribute of the largest object a label set is about.
+
+    Raises:
+        ConfigError: neither all colours nor all shapes.
+    """
+    for attribute, names in (("colour", COLOURS), ("shape", SHAPES)):
+        if set(labels) == set(names):
+            return attribute  # type: ignore[return-value]
+    raise ConfigError(f"Labels {', '.join(labels)} are neither the scene world's colours nor its shapes")
+
+
+def truth(scene: Scene, attribute: Attribute) -> str:
+    """The right label."""
+    return scene.subject.colour if attribute == "colour" else scene.subject.shape
+
+
+def write(folder: Path, scenes: list[Scene], attribute: Attribute) -> None:
+    """Pictures and labels.csv, which comes last: a folder that has it is complete."""
     folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{number:05d}.png" for number in range(len(scenes))]
+    for name, scene in zip(names, scenes, strict=True):
+        Image.fromarray(render(scene, SIZE)).save(folder / name)
     with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("image", "label"))
-        for number, scene in enumerate(scenes):
-            name = f"{number:05d}.png"
-            Image.fromarray(render(scene, SIZE)).save(folder / name)
-            rows.writerow((name, scene.subject.shape))
+        rows.writerows((name, truth(scene, attribute)) for name, scene in zip(names, scenes, strict=True))
 
 
 def main() -> None:
@@ -50,9 +71,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--split", choices=get_args(Split), default="val")
     parser.add_argument("--count", type=int, default=4000)
+    parser.add_argument("--label", choices=get_args(Attribute), default="colour")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    write(arguments.folder, mixture(arguments.split, arguments.count, arguments.seed))
+    write(arguments.folder, mixture(arguments.split, arguments.count, arguments.seed), arguments.label)
 
 
 if __name__ == "__main__":
