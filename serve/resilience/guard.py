@@ -161,7 +161,8 @@ class Guard:
                 return await _made(target, job, passage, stake, timeout_s)
             answer, won = await race(
                 lambda: _made(target, job, passage, stake, timeout_s),
-                lambda: self._second(target, job, account, context),
+                # Beside another way to go, a hedge has no time of its own: the first attempt's is what is waited.
+                lambda: self._second(target, job, account, timeout_s - late_s if fallback else timeout_s, context),
                 late_s,
                 target.may_hedge,
             )
@@ -169,7 +170,9 @@ class Guard:
                 self._recorder.hedged(target.name, won is True)
             return answer
 
-    async def _second(self, target: Target, job: Job[T], account: _Account, context: RequestContext) -> Attempted[T]:
+    async def _second(
+        self, target: Target, job: Job[T], account: _Account, longest_s: float, context: RequestContext
+    ) -> Attempted[T]:
         """The hedge. What stands against it (money, a rate, no free place) ends it before it begins."""
         tokens = account.estimate.tokens
         async with account.purse.stake() as stake, target.second_passage(tokens) as passage:
@@ -178,7 +181,7 @@ class Guard:
             account.charged += tokens
             account.attempts += 1
             account.hedged = True
-            return await _made(target, job, passage, stake, target.attempt_s(context.remaining_s(), False))
+            return await _made(target, job, passage, stake, min(longest_s, context.remaining_s()))
 
     @asynccontextmanager
     async def _passage(

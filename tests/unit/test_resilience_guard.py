@@ -271,6 +271,17 @@ async def test_a_hang_costs_its_own_time_only_where_another_way_waits() -> None:
     assert (hung.calls, hung.running) == (1, 0)
 
 
+async def test_beside_another_way_a_hedge_has_no_time_of_its_own() -> None:
+    made = guard(resilience={"targets": {"theirs": {"retries": FAST}}})
+    for _ in range(60):
+        await made.run(job(Script()), context())
+    hung = Script(last=asyncio.Event())
+    with pytest.raises(DeadlineExceeded, match="did not answer within"):
+        await made.run(job(hung), context(left_s=3_600), fallback=True)
+    assert (hung.calls, hung.running) == (2, 0)
+    assert idle(made)
+
+
 async def test_a_late_call_is_hedged_and_only_a_share_of_them() -> None:
     recorder = Remembers()
     made = guard(recorder, resilience={"targets": {"theirs": {"retries": FAST}}})
