@@ -237,6 +237,70 @@ def cascade(
     _finish(report, json, check)
 
 
+@app.command()
+def overload(
+    seconds: Annotated[float, typer.Option(min=5, help="Seconds of overload, for each setup.")] = 60.0,
+    seed: Annotated[int, typer.Option(help="Seed of the arrivals.")] = 1,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """Three times the capacity from three classes of clients, gears off and on (about 5 minutes)."""
+    from benchmarks import overload as benchmark
+
+    _finish(benchmark.run(seconds=15.0 if quick else seconds, seed=seed, progress=errors), json, check)
+
+
+@app.command()
+def router(
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each measurement.")] = 5,
+    calls: Annotated[int, typer.Option(min=100, help="Requests a round, for each part.")] = 5_000,
+    seconds: Annotated[float, typer.Option(min=1, help="Seconds of load a round, for each route.")] = 8.0,
+    connections: Annotated[int, typer.Option(min=1, help="Connections of the load generator.")] = 32,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """What the router's decisions cost, part by part, and a cascade over HTTP (about 3 minutes)."""
+    from benchmarks import router as benchmark
+
+    if quick:
+        rounds, calls, seconds = 2, 500, 2.0
+    _finish(benchmark.run(rounds=rounds, calls=calls, seconds=seconds, connections=connections), json, check)
+
+
+@app.command()
+def faults(
+    requests: Annotated[int, typer.Option(min=10, help="Requests for each way of failing.")] = 60,
+    latency_ms: Annotated[float, typer.Option(min=1, help="Milliseconds that the servers take to answer.")] = 30.0,
+    peer: Annotated[bool, typer.Option(help="LiteLLM's router in the same drill.")] = True,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """A provider that fails in every way, with a fallback: what callers feel (about 5 minutes)."""
+    from benchmarks import faults as benchmark
+
+    count = 10 if quick else requests
+    _finish(benchmark.run(requests=count, latency_ms=latency_ms, peer=peer, progress=errors), json, check)
+
+
+@app.command()
+def cache(
+    pairs: Annotated[int, typer.Option(min=100, help="Requests whose keys must differ.")] = 100_000,
+    hits: Annotated[int, typer.Option(min=100, help="Hits that are timed, of each kind.")] = 5_000,
+    seed: Annotated[int, typer.Option(help="Seed of the requests.")] = 1,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """Keys that never collide, one call for many identical requests, and what a hit costs (about 1 minute)."""
+    from benchmarks import cache as benchmark
+
+    pairs, hits = (2_000, 500) if quick else (pairs, hits)
+    _finish(benchmark.run(pairs=pairs, hits=hits, seed=seed), json, check)
+
+
 def _finish(report: Report, json: Path | None, check: bool) -> None:
     report.show(output)
     if json is not None:
