@@ -23,6 +23,7 @@ from serve.calibration.file import Calibration, load_calibration
 from serve.calibration.fit import Evidence
 from serve.calibration.samples import read_samples
 from serve.cli import app
+from serve.config.load import load_profile
 from serve.errors import ArgusError, ConfigError
 
 LABELS = ("dark", "bright")
@@ -255,3 +256,12 @@ def test_a_diagram_is_drawn_of_any_evidence(tmp_path: Path) -> None:
         draw(Evidence(confidence, confidence, confidence > 0.5), "any", path, threshold=NEVER)
         with Image.open(path) as image:
             assert image.size == (1350, 840)
+
+
+def test_the_shipped_calibration_is_of_the_shipped_checkpoint() -> None:
+    """Loading the profile refuses a stale one; what it certifies is more than nothing."""
+    evidence = load_profile("demo").cascades["moderation"].evidence
+    assert evidence is not None
+    step = evidence.steps["screen"]
+    assert step.threshold < 1
+    assert next(point for point in step.curve if point.threshold == step.threshold).lower >= step.target
