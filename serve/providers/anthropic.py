@@ -11,12 +11,10 @@ import anthropic
 import orjson
 
 from deployments.generation.messages import Answer, ChatEvent, ChatRequest, FinishReason
-from serve.config.providers import Provider as Settings
 from serve.errors import ArgusError, Unsupported
 from serve.providers import faults, output, tokens
 from serve.providers.hosted import Conversation, Counted, HostedProvider, Reply, SentMessage, http_client
 from serve.providers.images import SentImage
-from serve.providers.prices import Price
 
 _ADDRESS = "https://api.anthropic.com"
 _TOOL = "answer"
@@ -37,11 +35,6 @@ class AnthropicProvider(HostedProvider):
     """See the module's text. Seeds are not offered by the API and are left out; several answers are several calls."""
 
     takes_logprobs = False
-
-    def __init__(self, name: str, settings: Settings, price: Price) -> None:
-        super().__init__(name, settings, price)
-        self._client: anthropic.AsyncAnthropic | None = None
-        self._secret = faults.Secret("")
 
     async def close(self) -> None:
         """See `Provider.close`."""
@@ -114,17 +107,14 @@ class AnthropicProvider(HostedProvider):
         return None
 
     async def _create(self, conversation: Conversation, timeout_s: float, **more: Any) -> Any:
-        create: Any = self._connected().messages.create
-        return await create(**self._body(conversation), timeout=timeout_s, **more)
+        client = await self._connected()
+        return await client.messages.create(**self._body(conversation), timeout=timeout_s, **more)
 
-    def _connected(self) -> anthropic.AsyncAnthropic:
-        if self._client is None:
-            self._secret = self._key()
-            address = self._settings.base_url or _ADDRESS
-            self._client = anthropic.AsyncAnthropic(
-                api_key=self._secret.reveal(), base_url=address, max_retries=0, http_client=http_client(address)
-            )
-        return self._client
+    def _new_client(self, secret: faults.Secret) -> anthropic.AsyncAnthropic:
+        address = self._settings.base_url or _ADDRESS
+        return anthropic.AsyncAnthropic(
+            api_key=secret.reveal(), base_url=address, max_retries=0, http_client=http_client(address)
+        )
 
     def _body(self, conversation: Conversation) -> dict[str, Any]:
         settings, sampling = self._settings, conversation.sampling

@@ -69,9 +69,7 @@ class GeminiProvider(HostedProvider):
 
     def __init__(self, name: str, settings: Settings, price: Price) -> None:
         super().__init__(name, settings, price)
-        self._client: genai.Client | None = None
         self._files: GeminiFiles | None = None
-        self._secret = faults.Secret("")
 
     async def detect(self, image: ImagePart, what: str, timeout_s: float) -> tuple[tuple[Box, ...], Usage]:
         """Boxes around what `what` describes, in pixels of the image as it was given.
@@ -110,8 +108,9 @@ class GeminiProvider(HostedProvider):
         return answer.result.answers[0].text, answer.usage
 
     async def _ask(self, conversation: Conversation, timeout_s: float) -> Reply:
-        models = self._connected().aio.models
-        async with self._uploads().kept() as files:
+        client = await self._connected()
+        models = client.aio.models
+        async with self._uploads(client).kept() as files:
             response = await models.generate_content(
                 model=self._settings.model,
                 contents=[await self._content(message, files) for message in conversation.turns],
@@ -124,8 +123,9 @@ class GeminiProvider(HostedProvider):
         return Reply(tuple(self._answer(one) for one in candidates), _counted(response.usage_metadata))
 
     async def _stream(self, conversation: Conversation, timeout_s: float) -> AsyncGenerator[ChatEvent | Counted, None]:
-        models = self._connected().aio.models
-        async with self._uploads().kept() as files:
+        client = await self._connected()
+        models = client.aio.models
+        async with self._uploads(client).kept() as files:
             opened: list[httpx2.Response] = []
             try:
                 with _opening(opened):
@@ -171,20 +171,17 @@ class GeminiProvider(HostedProvider):
             return faults.error_of(self.name, status, message, code=error.status, retry_after=wait)
         return None
 
-    def _connected(self) -> genai.Client:
-        if self._client is None:
-            self._secret = self._key()
-            address = self._settings.base_url or _ADDRESS
-            # An httpx client of ours keeps the SDK from aiohttp, with which it repeats lost requests by itself.
-            client = http_client(address)
-            client.event_hooks["response"] = [_note_opened]
-            options = types.HttpOptions(base_url=address, httpx_async_client=client)
-            self._client = genai.Client(api_key=self._secret.reveal(), vertexai=False, http_options=options)
-        return self._client
+    def _new_client(self, secret: faults.Secret) -> genai.Client:
+        address = self._settings.base_url or _ADDRESS
+        # An httpx client of ours keeps the SDK from aiohttp, with which it repeats lost requests by itself.
+        client = http_client(address)
+        client.event_hooks["response"] = [_note_opened]
+        options = types.HttpOptions(base_url=address, httpx_async_client=client)
+        return genai.Client(api_key=secret.reveal(), vertexai=False, http_options=options)
 
-    def _uploads(self) -> GeminiFiles:
+    def _uploads(self, client: genai.Client) -> GeminiFiles:
         if self._files is None:
-            self._files = GeminiFiles(self.name, self._connected().aio.files, self._settings.gemini.file_poll_s)
+            self._files = GeminiFiles(self.name, client.aio.files, self._settings.gemini.file_poll_s)
         return self._files
 
     async def _content(self, message: SentMessage, files: Any) -> types.Content:

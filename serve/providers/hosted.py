@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -117,6 +118,9 @@ class HostedProvider(ABC):
         self.name = name
         self._settings = settings
         self._price = price
+        self._secret = faults.Secret("")
+        self._client: Any = None
+        self._connecting = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, model={self._settings.model!r})"
@@ -197,8 +201,21 @@ class HostedProvider(ABC):
         """Tokens of a video."""
         raise AssertionError("only called where videos are taken")
 
-    def _key(self) -> faults.Secret:
-        return key_of(self.name, self._settings)
+    @abstractmethod
+    def _new_client(self, secret: faults.Secret) -> Any:
+        """A client of the SDK; called in a thread, since some take long to read certificates."""
+
+    async def _connected(self) -> Any:
+        """The SDK's client, made when it is first needed."""
+        if self._client is None:
+            async with self._connecting:
+                if self._client is None:
+                    self._secret = key_of(self.name, self._settings)
+                    self._client = await self._make_client(self._secret)
+        return self._client
+
+    async def _make_client(self, secret: faults.Secret) -> Any:
+        return await asyncio.to_thread(self._new_client, secret)
 
     async def _prepared(self, request: ChatRequest) -> Conversation:
         """Checks what the API cannot do, and prepares the images."""

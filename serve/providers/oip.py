@@ -48,8 +48,8 @@ class OipProvider(HostedProvider):
 
     def __init__(self, name: str, settings: Settings, price: Price) -> None:
         super().__init__(name, settings, price)
-        self._client: Any = None
-        self._secret = faults.Secret("")
+        # The library of one protocol loads much that the other does not need.
+        self._library: Any = importlib.import_module(f"tritonclient.{settings.oip.protocol}.aio")
 
     async def classify(self, request: ClassifyRequest, timeout_s: float) -> ClassifyResult:
         """Probabilities of the request's labels, which must be among those of the cluster file.
@@ -136,7 +136,7 @@ class OipProvider(HostedProvider):
     ) -> npt.NDArray[Any]:
         """The values of the output tensor."""
         oip = self._settings.oip
-        library, client = self._connected()
+        library, client = self._library, await self._connected()
         sent = []
         for name, values in inputs:
             shape = [1, len(values)] if oip.batch_dimension else [len(values)]
@@ -163,17 +163,14 @@ class OipProvider(HostedProvider):
             return None
         return {"authorization": f"Bearer {self._secret.reveal()}"}
 
-    def _connected(self) -> tuple[Any, Any]:
-        """The client library of the protocol, and a client. Each is loaded only when it is asked for."""
-        library: Any = importlib.import_module(f"tritonclient.{self._settings.oip.protocol}.aio")
-        if self._client is None:
-            self._secret = self._key()
-            parts = urlsplit(self._settings.base_url or "")
-            place, secure = parts.netloc + parts.path, parts.scheme == "https"
-            # Our own clock ends calls; the HTTP client's would end them after a minute.
-            more: dict[str, Any] = {} if self._settings.oip.protocol == "grpc" else {"conn_timeout": None}
-            self._client = library.InferenceServerClient(place, ssl=secure, **more)
-        return library, self._client
+    async def _make_client(self, secret: faults.Secret) -> Any:
+        return self._new_client(secret)  # it is bound to the event loop on which it is made
+
+    def _new_client(self, secret: faults.Secret) -> Any:
+        parts = urlsplit(self._settings.base_url or "")
+        # Our own clock ends calls; the HTTP client's would end them after a minute.
+        more: dict[str, Any] = {} if self._settings.oip.protocol == "grpc" else {"conn_timeout": None}
+        return self._library.InferenceServerClient(parts.netloc + parts.path, ssl=parts.scheme == "https", **more)
 
 
 def _prompt(conversation: Conversation) -> str:

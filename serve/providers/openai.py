@@ -9,12 +9,10 @@ from typing import Any
 import openai
 
 from deployments.generation.messages import Answer, ChatEvent, FinishReason, TokenLogprob
-from serve.config.providers import Provider as Settings
 from serve.errors import ArgusError
 from serve.providers import faults, output, tokens
 from serve.providers.hosted import Conversation, Counted, HostedProvider, Reply, SentMessage, http_client
 from serve.providers.images import SentImage
-from serve.providers.prices import Price
 
 _ADDRESS = "https://api.openai.com/v1"
 # Types of errors that come within a stream, whose status has long been sent.
@@ -23,11 +21,6 @@ _STREAM_STATUS = {"rate_limit_exceeded": 429, "invalid_request_error": 400, "inv
 
 class OpenAIProvider(HostedProvider):
     """See the module's text."""
-
-    def __init__(self, name: str, settings: Settings, price: Price) -> None:
-        super().__init__(name, settings, price)
-        self._client: openai.AsyncOpenAI | None = None
-        self._secret = faults.Secret("")
 
     async def close(self) -> None:
         """See `Provider.close`."""
@@ -81,17 +74,14 @@ class OpenAIProvider(HostedProvider):
         return faults.error_of(self.name, status, message, code=code, retry_after=wait)
 
     async def _create(self, conversation: Conversation, timeout_s: float, **more: Any) -> Any:
-        create: Any = self._connected().chat.completions.create
-        return await create(**self._body(conversation), timeout=timeout_s, **more)
+        client = await self._connected()
+        return await client.chat.completions.create(**self._body(conversation), timeout=timeout_s, **more)
 
-    def _connected(self) -> openai.AsyncOpenAI:
-        if self._client is None:
-            self._secret = self._key()
-            address = self._settings.base_url or _ADDRESS
-            self._client = openai.AsyncOpenAI(
-                api_key=self._secret.reveal(), base_url=address, max_retries=0, http_client=http_client(address)
-            )
-        return self._client
+    def _new_client(self, secret: faults.Secret) -> openai.AsyncOpenAI:
+        address = self._settings.base_url or _ADDRESS
+        return openai.AsyncOpenAI(
+            api_key=secret.reveal(), base_url=address, max_retries=0, http_client=http_client(address)
+        )
 
     def _body(self, conversation: Conversation) -> dict[str, Any]:
         settings, sampling = self._settings, conversation.sampling
