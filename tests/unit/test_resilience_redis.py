@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from benchmarks.redis_server import RedisServer, redis_server
 from serve.calls import Usage
 from serve.config.resilience import Cache
 from serve.config.resilience import Redis as Settings
@@ -19,7 +21,9 @@ from serve.resilience.cache import ResponseCache
 from serve.resilience.guard import Job
 from serve.resilience.rates import Rate, Rates
 from serve.resilience.shared import NotShared, SharedStore, connect
-from tests.unit.resilience_fakes import Clock, RedisServer, Remembers, Script, TextCodec, context, guard, redis_server
+from tests.unit.resilience_fakes import Clock, Remembers, Script, TextCodec, context, guard
+
+pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
 
 TEXT = TextCodec()
 # Long enough for a busy machine; that a request waits no longer is asserted by what it falls back to, not by a clock.
