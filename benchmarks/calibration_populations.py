@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from benchmarks.calibration_scenes import SIZE, mixture
+from benchmarks.calibration_scenes import SIZE, Attribute, mixture, truth
 from benchmarks.material import DEMO_CLIP
 from benchmarks.servers import cache_dir
 from demo.scenes import COLOURS, SHAPES
@@ -20,6 +20,7 @@ from serve.config.load import load_profile
 
 _SYNTHETIC = 50_000
 _PROMPT = "a photo of a {}."
+_LABELS: Mapping[Attribute, tuple[str, ...]] = {"shape": SHAPES, "colour": COLOURS}
 
 
 @dataclass(frozen=True)
@@ -84,28 +85,29 @@ def synthetic(promise: Promise) -> Iterator[Population]:
 
 def demo_clip(scenes: int, progress: Console) -> Iterator[Population]:
     """The demo CLIP's answers on scenes of the split "test": the shape, and the colour, of the largest object."""
-    for name, labels in (("shape", SHAPES), ("colour", COLOURS)):
-        logits, truth = _logits(name, labels, scenes, progress)
-        yield Population(f"demo CLIP, {name}", confidences(logits, 1.0), logits.argmax(axis=1) == truth)
-
-
-def _logits(
-    name: str, labels: Sequence[str], scenes: int, progress: Console
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """(scenes, labels) logits and the right labels' numbers; kept in the cache folder."""
     mark = checkpoint_mark(load_profile("demo", calibrations=False), "clip").rpartition("#")[2]
-    path = cache_dir() / f"calibration-{mark}-{name}-{scenes}.npz"
+    path = cache_dir() / f"calibration-{mark}-{scenes}.npz"
     if not path.is_file():
-        progress.print(f"  asking the demo CLIP for the {name} in {scenes} scenes", highlight=False)
-        import torch
-
-        from demo.evaluate_clip import ZeroShot
-
-        torch.set_num_threads(1)
-        classifier = ZeroShot(DEMO_CLIP)
-        drawn = mixture("test", scenes)
-        logits = classifier.logits(classifier.images(drawn, SIZE), [_PROMPT.replace("{}", label) for label in labels])
-        truth = [labels.index(getattr(scene.subject, name)) for scene in drawn]
-        np.savez(path, logits=logits.numpy(), truth=np.array(truth))
+        progress.print(f"  asking the demo CLIP about {scenes} scenes", highlight=False)
+        np.savez(path, **_answers(scenes))
     with np.load(path) as kept:
-        return kept["logits"].astype(np.float64), kept["truth"].astype(np.int64)
+        for attribute in _LABELS:
+            logits, truth = kept[f"{attribute}_logits"].astype(np.float64), kept[f"{attribute}_truth"]
+            yield Population(f"demo CLIP, {attribute}", confidences(logits, 1.0), logits.argmax(axis=1) == truth)
+
+
+def _answers(scenes: int) -> dict[str, npt.NDArray[np.generic]]:
+    """For each attribute (scenes, labels) logits and the right labels' numbers."""
+    import torch
+
+    from demo.evaluate_clip import ZeroShot
+
+    torch.set_num_threads(1)
+    classifier, drawn = ZeroShot(DEMO_CLIP), mixture("test", scenes)
+    images = classifier.images(drawn, SIZE)
+    found: dict[str, npt.NDArray[np.generic]] = {}
+    for attribute, labels in _LABELS.items():
+        prompts = [_PROMPT.replace("{}", label) for label in labels]
+        found[f"{attribute}_logits"] = classifier.logits(images, prompts).numpy()
+        found[f"{attribute}_truth"] = np.array([labels.index(truth(scene, attribute)) for scene in drawn])
+    return found
