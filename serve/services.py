@@ -13,6 +13,7 @@ from serve.cascade.gears import GearBox
 from serve.cascade.recorder import CascadeRecorder, Silent
 from serve.cascade.service import CascadeService
 from serve.chat import ChatService
+from serve.compare import CompareService
 from serve.config.cluster import ClusterFile, Limits
 from serve.config.models import KnowledgeStoreModel, SessionStoreModel, StoreModel, VectorIndexModel
 from serve.dataplane import DataPlane
@@ -47,6 +48,7 @@ class Services:
     support: SupportService
     cascades: CascadeService
     products: ProductService
+    compare: CompareService
     authenticator: Authenticator
     admission: Admission
     recorder: Recorder
@@ -95,6 +97,7 @@ def build_services(
         SupportService(plane, chat, sessions, knowledge, cluster.support),
         cascades,
         ProductService(plane, search, cascades),
+        CompareService(cluster, plane, chat, calls),
         Authenticator(cluster.auth),
         admission,
         recorder,

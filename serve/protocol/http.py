@@ -17,6 +17,7 @@ from serve.protocol import (
     captions,
     cascades,
     chat,
+    compare,
     indexes,
     moderation,
     native,
@@ -41,6 +42,7 @@ def build(services: Services, inference: InferenceService) -> App:
     limits = services.limits
     app.include_router(native.build(services.plane))
     app.include_router(captions.build(services.chat, limits))
+    app.include_router(compare.build(services.compare, limits))
     app.include_router(openai.build(services.plane, services.cascades))
     app.include_router(chat.build(services.chat, services.cascades, limits.max_body_bytes))
     app.include_router(cascades.build(services.cascades, limits))
