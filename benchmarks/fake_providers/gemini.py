@@ -186,8 +186,7 @@ class FakeGemini(FakeServer):
             return web.json_response(self.error(409, f"Requested entity already exists: {name}"), status=409)
         self.files[name] = None
         self._types[name] = request.headers["X-Goog-Upload-Header-Content-Type"]
-        # The SDK puts the address of its base_url in place of the host.
-        url = f"https://upload.invalid/upload/v1/{name}"
+        url = f"{self.base_url}/upload/v1/{name}"
         return web.json_response({}, headers={"X-Goog-Upload-URL": url, "X-Goog-Upload-Status": "active"})
 
     async def _upload(self, request: web.Request) -> web.StreamResponse:
