@@ -99,7 +99,15 @@ class Concurrency:
 
     @asynccontextmanager
     async def place(self, priority: Priority, left_s: float) -> AsyncIterator[Place]:
-        """Holds a place for the time of the block.
+        """Holds a place for the time of the block; see `enter`."""
+        place = await self.enter(priority, left_s)
+        try:
+            yield place
+        finally:
+            self.leave()
+
+    async def enter(self, priority: Priority, left_s: float) -> Place:
+        """Takes a place, which `leave` gives back.
 
         Args:
             left_s: seconds until the deadline.
@@ -113,14 +121,15 @@ class Concurrency:
             self._in_flight += 1
         else:
             await self._wait(priority, left_s)
-        try:
-            self._on_wait(self._clock() - began)
-            self._changed()
-            yield Place(self._gradient, lambda: self._in_flight)
-        finally:
-            self._in_flight -= 1
-            self._admit()
-            self._changed()
+        self._on_wait(self._clock() - began)
+        self._changed()
+        return Place(self._gradient, lambda: self._in_flight)
+
+    def leave(self) -> None:
+        """Gives a place back, to the next in the room."""
+        self._in_flight -= 1
+        self._admit()
+        self._changed()
 
     @asynccontextmanager
     async def extra(self) -> AsyncIterator[bool]:
@@ -132,9 +141,7 @@ class Concurrency:
         try:
             yield True
         finally:
-            self._in_flight -= 1
-            self._admit()
-            self._changed()
+            self.leave()
 
     async def _wait(self, priority: Priority, left_s: float) -> None:
         """Returns with a place taken."""

@@ -18,7 +18,7 @@ from serve.resilience.gradient import Gradient
 from serve.resilience.hedge import Allowance, Times
 from serve.resilience.purse import Stake
 from serve.resilience.rates import Rate, Rates
-from serve.resilience.recorder import BreakerState, Recorder, Stage
+from serve.resilience.recorder import BreakerState, Recorder
 from serve.resilience.retry_budget import RetryBudget
 from serve.resilience.settings import Settings
 
@@ -163,13 +163,16 @@ class Target:
         if fallback and self._breaker is not None and self._breaker.state(self._clock()) == "open":
             raise self._breaker_refuses(self._breaker)  # before the queue: there is another way to go
         await self._take_rates(context, tokens, fallback)
-        async with AsyncExitStack() as stack:
-            place = None
-            if self._room is not None:
-                place = await stack.enter_async_context(self._refusals("concurrency", self._room, context))
+        place = None if self._room is None else await self._enter(self._room, context)
+        passage = None
+        try:
             passage = Passage(await self._ticket(context, fallback), place)
-            stack.callback(self._hand_in, passage)
             yield passage
+        finally:
+            if passage is not None:
+                self._hand_in(passage)
+            if self._room is not None:
+                self._room.leave()
 
     @asynccontextmanager
     async def second_passage(self, tokens: int) -> AsyncIterator[Passage | None]:
@@ -256,15 +259,12 @@ class Target:
             self._told = state
             self._recorder.breaker(self.name, state)
 
-    @asynccontextmanager
-    async def _refusals(self, stage: Stage, room: Concurrency, context: RequestContext) -> AsyncIterator[Place]:
-        async with AsyncExitStack() as stack:
-            try:
-                place = await stack.enter_async_context(room.place(context.priority, context.remaining_s()))
-            except ArgusError:
-                self._recorder.refused(self.name, stage)
-                raise
-            yield place
+    async def _enter(self, room: Concurrency, context: RequestContext) -> Place:
+        try:
+            return await room.enter(context.priority, context.remaining_s())
+        except ArgusError:
+            self._recorder.refused(self.name, "concurrency")
+            raise
 
     async def _ticket(self, context: RequestContext, fallback: bool) -> int | None:
         """Past the breaker. A rest is waited for where there is no other way to go."""

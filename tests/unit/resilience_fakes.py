@@ -17,6 +17,8 @@ from serve.resilience.guard import Guard
 from serve.resilience.jobs import NOTHING, Attempted
 from serve.resilience.recorder import Silent
 
+COST = Usage(100, 50, 0.4)
+
 
 class Clock:
     """Seconds that only `now` moves."""

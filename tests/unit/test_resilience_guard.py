@@ -23,11 +23,10 @@ from serve.errors import (
     Unavailable,
 )
 from serve.resilience.guard import Guard, Job, StreamJob
-from tests.unit.resilience_fakes import Remembers, Script, TextCodec, context, guard, turns
+from tests.unit.resilience_fakes import COST, Remembers, Script, TextCodec, context, guard, turns
 
 TEXT = TextCodec()
 FAST = {"first_pause_s": 0.0, "max_pause_s": 0.0}
-COST = Usage(100, 50, 0.4)
 
 
 def targets(**theirs: Any) -> dict[str, Any]:
