@@ -81,9 +81,16 @@ class Concurrency(Section):
     """How many calls a router replica has in progress at once: found by their times (Netflix's Gradient2)."""
 
     enabled: bool = Field(True, description="Whether calls are limited.")
-    min_limit: int | None = Field(None, ge=1, description="Least limit. Default: 2 for providers, 16 for models.")
+    min_limit: int | None = Field(
+        None,
+        ge=1,
+        description="Least limit. Default: 2 for providers; for models 16, or what fills the batches of all their "
+        "replicas twice, if that is more.",
+    )
     initial_limit: int | None = Field(None, ge=1, description="First limit. Default: 20 for providers, 64 for models.")
-    max_limit: int = Field(256, ge=1, description="Greatest limit.")
+    max_limit: int | None = Field(
+        None, ge=1, description="Greatest limit. Default: 256, or for models twice their least limit, if that is more."
+    )
     max_waiting: int = Field(256, ge=0, description="Most calls that wait for a place; the least important is refused.")
 
     @model_validator(mode="after")

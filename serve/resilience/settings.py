@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from serve.config.cluster import ClusterFile
+from serve.config.models import Model
 from serve.config.resilience import Breaker, Hedge, Resilience, Retries, Target
 
 V = TypeVar("V")
@@ -41,16 +42,19 @@ class Settings:
     per_minute: tuple[int | None, int | None]
 
 
-def settings_of(resilience: Resilience, name: str, *, ours: bool) -> Settings:
+def settings_of(resilience: Resilience, name: str, *, ours: bool, room: int = 0) -> Settings:
     """What the file says of a target, and for the rest what suits a model of ours, or one that others host.
 
     A call of ours costs no money, its queue is ours (so a 429 asks for no rest), and a dead engine is back in seconds,
     for which its callers had rather wait than be refused.
+
+    Args:
+        room: calls that fill the batches of all its replicas twice: fewer in progress would starve them.
     """
     target = resilience.targets.get(name, Target())
     limits = target.concurrency
-    most = limits.max_limit
-    least = _given(limits.min_limit, min(16 if ours else 2, most))
+    most = _given(limits.max_limit, max(256, 2 * room))
+    least = _given(limits.min_limit, min(max(16, room) if ours else 2, most))
     first = _given(limits.initial_limit, max(least, min(64 if ours else 20, most)))
     breaker = target.breaker.model_copy(update={"max_cool_down_s": 0.0}) if ours else target.breaker
     return Settings(
@@ -72,9 +76,13 @@ def settings_of(resilience: Resilience, name: str, *, ours: bool) -> Settings:
 def all_settings(cluster: ClusterFile) -> dict[str, Settings]:
     """The settings of every model and provider, by name."""
     return {
-        name: settings_of(cluster.resilience, name, ours=name in cluster.models)
-        for name in (*cluster.models, *cluster.providers)
-    }
+        name: settings_of(cluster.resilience, name, ours=True, room=_room(model))
+        for name, model in cluster.models.items()
+    } | {name: settings_of(cluster.resilience, name, ours=False) for name in cluster.providers}
+
+
+def _room(model: Model) -> int:
+    return 2 * model.batching.max_items * model.autoscaling.max_replicas
 
 
 def _given(value: V | None, default: V) -> V:
