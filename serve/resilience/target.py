@@ -26,6 +26,9 @@ from serve.resilience.settings import Settings
 _ITS_OWN = frozenset({"unavailable", "other"})
 # Times measured before an attempt is given up early, and the shortest that it then has.
 _MEASURED, _LEAST_S = 30, 0.02
+# Who is given up early is never seen to be slow: each such time-out stretches the time of the next attempts, a probe's
+# far more, and each success shrinks it. A target that has become slower for good is thus believed in the end.
+_STRETCH, _STRETCH_OF_PROBE, _SHRINK, _MOST_STRETCH = 1.02, 2.0, 0.995, 64.0
 # A time-out of a target whose times are not known yet counts against it from here.
 _FAIR_S = 1.0
 # How often a call looks again whether a resting target is back, while others probe it; and how many calls queue for a
@@ -100,6 +103,7 @@ class Target:
         self._clock = clock
         self._breaker = Breaker(settings.breaker) if settings.breaker else None
         self._told: BreakerState = "closed"
+        self._stretch = 1.0
         self._pace = asyncio.Lock()
         self._paced = 0
         self._room: Concurrency | None = None
@@ -151,7 +155,7 @@ class Target:
         longest = min(left_s, self.settings.attempt_timeout_s)
         if not fallback or self.times.count < _MEASURED:
             return longest
-        return min(longest, max(_LEAST_S, self.settings.patience * self.times.late_s()))
+        return min(longest, max(_LEAST_S, self._stretch * self.settings.patience * self.times.late_s()))
 
     @asynccontextmanager
     async def passage(self, context: RequestContext, tokens: int, fallback: bool) -> AsyncIterator[Passage]:
@@ -226,6 +230,7 @@ class Target:
         whole = attempt.answered_s is None  # a stream's time is its reader's as well
         if whole:
             self.times.add(seconds)
+            self._stretch = max(1.0, self._stretch * _SHRINK)
         if passage.ticket is not None and self._breaker is not None:
             self._breaker.succeeded(passage.ticket, attempt.answered_s or seconds, now)
             passage.ticket = None
@@ -236,6 +241,8 @@ class Target:
         kind = failure_class(error)
         # Who had less time than most calls take has shown nothing.
         hung = kind == "timeout" and timeout_s >= (self.times.late_s() if self.times.count >= _MEASURED else _FAIR_S)
+        if hung:
+            self._stretch = min(_MOST_STRETCH, self._stretch * (_STRETCH if self.well else _STRETCH_OF_PROBE))
         if passage.place is not None and (hung or kind == "rate_limited"):
             passage.place.dropped()
         if passage.ticket is None or self._breaker is None or isinstance(error, Cancelled):

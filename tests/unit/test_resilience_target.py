@@ -1,0 +1,98 @@
+"""One target: how long its attempts may last, and what their ends say of it. Its clock is moved by the test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from serve.config.resilience import Resilience
+from serve.errors import DeadlineExceeded, Unavailable
+from serve.resilience.purse import Stake, purse
+from serve.resilience.rates import Rates
+from serve.resilience.settings import settings_of
+from serve.resilience.target import AttemptFailed, Passage, Target
+from tests.unit.resilience_fakes import Clock, Remembers, context
+
+DAY_S = 86_400.0
+
+
+class Simulated:
+    """A provider whose calls take as long as the test says."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        settings = settings_of(Resilience(), "p", ours=False)
+        self.target = Target(settings, Rates(None, 1, self.clock), Remembers(), lambda seconds: None, self.clock)
+
+    @asynccontextmanager
+    async def way_in(self, fallback: bool) -> AsyncIterator[tuple[Passage, Stake]]:
+        stages = self.target.passage(context(left_s=DAY_S), 0, fallback)
+        async with purse(None, "a", 0) as money, money.stake() as stake, stages as passage:
+            yield passage, stake
+
+    async def call(self, takes_s: float, *, fallback: bool = True) -> bool:
+        """Whether the call was answered; one that is refused or given up was not."""
+        self.clock.now += 0.01
+        try:
+            async with self.way_in(fallback) as (passage, stake):
+                timeout_s = self.target.attempt_s(DAY_S, fallback)
+                with self.target.attempt(passage, stake, timeout_s):
+                    self.clock.now += min(takes_s, timeout_s)
+                    if takes_s > timeout_s:
+                        raise DeadlineExceeded("late")
+        except (AttemptFailed, Unavailable):
+            return False
+        return True
+
+
+async def test_an_attempt_has_the_time_that_calls_take_only_where_another_way_waits() -> None:
+    calls = Simulated()
+    assert calls.target.attempt_s(1_000, True) == 60
+    for _ in range(30):
+        await calls.call(0.1)
+    assert calls.target.attempt_s(1_000, True) == pytest.approx(0.2, rel=0.05)
+    assert calls.target.attempt_s(1_000, False) == 60
+    assert calls.target.attempt_s(0.05, True) == 0.05
+
+
+async def test_a_target_that_became_slower_for_good_is_believed_in_the_end() -> None:
+    calls = Simulated()
+    for _ in range(1_000):
+        assert await calls.call(0.1)
+    calls.clock.now += 100
+    answered = []
+    for _ in range(400):
+        answered.append(await calls.call(1.0))
+        if not answered[-1]:
+            calls.clock.now += 5
+    assert not any(answered[:10])
+    assert all(answered[-100:])
+
+
+async def test_a_target_that_hangs_stays_given_up_and_its_time_stays_bounded() -> None:
+    calls = Simulated()
+    for _ in range(1_000):
+        await calls.call(0.1)
+    calls.clock.now += 100
+    for _ in range(10):
+        assert not await calls.call(DAY_S)
+    assert calls.target.attempt_s(DAY_S, True) <= 0.3
+    for _ in range(200):
+        calls.clock.now += 11
+        assert not await calls.call(DAY_S)
+    assert calls.target.attempt_s(DAY_S, True) <= 60
+
+
+async def test_who_had_too_little_time_shows_nothing() -> None:
+    calls = Simulated()
+    for _ in range(30):
+        await calls.call(0.1)
+    calls.clock.now += 100
+    for _ in range(20):
+        async with calls.way_in(True) as (passage, stake):
+            with pytest.raises(AttemptFailed), calls.target.attempt(passage, stake, 0.05):
+                raise DeadlineExceeded("late")
+    assert calls.target.well
+    assert await calls.call(0.1)
