@@ -5,128 +5,50 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
-import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 import pytest_asyncio
-import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from deployments.generation import vllm_process, vllm_settings
-from deployments.generation.engine import Engine, Prompt
-from deployments.generation.messages import Answer, ChatEvent, ChatResult, Constraint, Gathering, Sampling
+from deployments.generation.engine import Prompt
+from deployments.generation.messages import ChatEvent, ChatResult, Constraint, Sampling
 from deployments.generation.vllm_engine import VllmEngine
-from serve.config.models import GenerativeModel
-from serve.errors import ConfigError, DeadlineExceeded, InvalidMedia, InvalidRequest, Overloaded, Unavailable
-from tests.support import tiny_models
+from serve.errors import DeadlineExceeded, InvalidMedia, InvalidRequest, Overloaded, Unavailable
+from tests.support import vllm_cases
+from tests.support.vllm_cases import (
+    WINDOW,
+    A,
+    B,
+    V,
+    answer,
+    ask_about,
+    assert_parity,
+    engine_processes,
+    events,
+    model,
+    only,
+    prompt,
+)
 
+# pytest finds fixtures by the names of a module.
+checkpoint = vllm_cases.checkpoint
+forked_engines = vllm_cases.forked_engines
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
-
-WINDOW = 2048
-GREEDY = Sampling(temperature=0.0, max_tokens=20)
 # Cannot end by itself before its last token.
 LONG = Sampling(
     temperature=0.0,
     max_tokens=1900,
     constraint=Constraint('{"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 1000}'),
 )
-_rng = np.random.default_rng(7)
-
-
-def picture(width: int, height: int) -> Image.Image:
-    coarse = _rng.integers(0, 255, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height))
-
-
-def video(frames: int = tiny_models.FRAMES) -> np.ndarray:
-    return _rng.integers(0, 255, (frames, 40, 50, 3), dtype=np.uint8)
-
-
-A, B, V, W = picture(50, 40), picture(30, 64), video(), video()
-
-
-def prompt(text: str, images: tuple[Image.Image, ...] = (), videos: tuple[np.ndarray, ...] = ()) -> Prompt:
-    ids = tuple(str(hash(image.tobytes())) for image in images), tuple(str(hash(clip.tobytes())) for clip in videos)
-    return Prompt(text, images, ids[0], videos, ids[1])
-
-
-def ask_about(*media: Any, text: str = "what is it?") -> Prompt:
-    """A prompt with its media in order."""
-    marks = "".join("<image>\n" if isinstance(item, Image.Image) else "<video>\n" for item in media)
-    images = tuple(item for item in media if isinstance(item, Image.Image))
-    videos = tuple(item for item in media if not isinstance(item, Image.Image))
-    return prompt(f"USER: {marks}{text} ASSISTANT:", images, videos)
-
-
-async def events(engine: Engine, asked: Prompt, sampling: Sampling = GREEDY, within_s: float = 60) -> list[ChatEvent]:
-    return [event async for event in engine.generate(asked, sampling, "test", time.monotonic() + within_s)]
-
-
-async def answer(engine: Engine, asked: Prompt, sampling: Sampling = GREEDY, within_s: float = 60) -> ChatResult:
-    gathering = Gathering()
-    for event in await events(engine, asked, sampling, within_s):
-        gathering.add(event)
-    return gathering.result()
-
-
-async def only(engine: Engine, asked: Prompt, sampling: Sampling = GREEDY) -> Answer:
-    (one,) = (await answer(engine, asked, sampling)).answers
-    return one
-
-
-def by_transformers(folder: Path, asked: Prompt) -> tuple[int, tuple[int, ...]]:
-    """Prompt tokens, and the greedy answer of transformers in float32."""
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    processor = AutoProcessor.from_pretrained(folder)
-    media = {"images": list(asked.images) or None, "videos": list(asked.videos) or None}
-    inputs = processor(text=asked.text, return_tensors="pt", **{k: v for k, v in media.items() if v})
-    with torch.no_grad():
-        made = model.generate(**inputs, max_new_tokens=GREEDY.max_tokens, do_sample=False)
-    length = inputs["input_ids"].shape[1]
-    return length, tuple(made[0, length:].tolist())
-
-
-async def assert_parity(engine: Engine, folder: Path, asked: Prompt) -> None:
-    result = await answer(engine, asked)
-    assert (result.prompt_tokens, result.answers[0].token_ids) == by_transformers(folder, asked)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _environment() -> Iterator[None]:
-    """One fork server for the module, and the process' environment as it was."""
-    before = dict(os.environ)
-    os.environ.update(vllm_settings.environment(model(Path("x")), "cpu"))
-    vllm_process.use_fork_server(_environment)
-    yield
-    vllm_process.leave_fork_server(_environment)
-    os.environ.clear()
-    os.environ.update(before)
-
-
-def model(folder: Path, **settings: Any) -> GenerativeModel:
-    return GenerativeModel(
-        **{"kind": "llava", "checkpoint": str(folder), "max_model_len": WINDOW, "kv_cache_gb": 0.1, **settings}
-    )
-
-
-def engine_processes() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if "EngineCore" in child.name()]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.llava(tmp_path_factory.mktemp("llava"), context=WINDOW)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -356,89 +278,3 @@ async def test_a_killed_engine_fails_its_requests_and_starts_again(llava: VllmEn
         await llava.check(10)
         descriptors.append(psutil.Process().num_fds())
     assert descriptors[1] <= descriptors[0]
-
-
-async def test_what_vllm_cannot_serve_is_refused_before_it_loads(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="8-bit"):
-        await VllmEngine(model(checkpoint, quantization="int8")).start()
-    (tmp_path / "config.json").write_text('{"architectures": ["Florence2ForConditionalGeneration"]}')
-    with pytest.raises(ConfigError, match="safetensors"):
-        await VllmEngine(model(tmp_path)).start()
-    (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ConfigError, match="does not serve Florence2"):
-        await VllmEngine(model(tmp_path)).start()
-
-
-async def test_llava_next_answers_as_transformers_does(tmp_path: Path) -> None:
-    folder = tiny_models.llava_next(tmp_path)
-    engine = VllmEngine(model(folder, max_model_len=None))
-    await engine.start()
-    try:
-        await assert_parity(engine, folder, ask_about(A))
-        await assert_parity(engine, folder, ask_about(A, B))
-    finally:
-        await engine.close()
-
-
-async def test_blip2_answers_as_transformers_does(tmp_path: Path) -> None:
-    folder = tiny_models.blip2(tmp_path)
-    engine = VllmEngine(model(folder, kind="blip2", max_model_len=None))
-    await engine.start()
-    try:
-        await assert_parity(engine, folder, prompt("Question: what is it? Answer:", (A,)))
-        await assert_parity(engine, folder, prompt("", (B,)))
-        with pytest.raises(InvalidRequest, match="takes 1"):
-            await answer(engine, prompt("", (A, B)))
-    finally:
-        await engine.close()
-
-
-@pytest.mark.parametrize("hub_names", [False, True], ids=["names of transformers 5", "names of the hub"])
-async def test_video_llava_answers_as_transformers_does(tmp_path: Path, hub_names: bool) -> None:
-    folder = tiny_models.video_llava(tmp_path, hub_names=hub_names)
-    engine = VllmEngine(
-        model(folder, kind="video_llava", max_model_len=None, max_videos=2, video_frames=tiny_models.FRAMES)
-    )
-    await engine.start()
-    try:
-        for media in [(V,), (A, B), (A, V)] if hub_names else [(A,), (V,), (A, B), (A, V), (V, A, B), (V, W)]:
-            await assert_parity(engine, folder, ask_about(*media))
-        short = await answer(engine, ask_about(V, video(frames=2)))
-        assert short.prompt_tokens == len("USER: \n\nwhat is it? ASSISTANT:") + 1 + 17 * (tiny_models.FRAMES + 2)
-    finally:
-        await engine.close()
-
-
-async def test_llava_next_video_answers_as_transformers_does(tmp_path: Path) -> None:
-    folder = tiny_models.llava_next_video(tmp_path)
-    engine = VllmEngine(
-        model(folder, kind="video_llava", max_model_len=None, max_videos=2, video_frames=tiny_models.FRAMES)
-    )
-    await engine.start()
-    try:
-        for media in [(V,), (video(frames=2),), ()]:
-            await assert_parity(engine, folder, ask_about(*media))
-        assert (await only(engine, ask_about(V))).token_ids != (await only(engine, ask_about(W))).token_ids
-        with pytest.raises(InvalidRequest, match="takes none") as caught:
-            await answer(engine, ask_about(A))
-        assert caught.value.code == "too_many_images"
-        with pytest.raises(InvalidRequest, match="takes 1"):
-            await answer(engine, ask_about(V, W))
-    finally:
-        await engine.close()
-
-
-async def test_four_bit_weights(checkpoint: Path) -> None:
-    if importlib.util.find_spec("vllm_bnb_plugin") is None:
-        pytest.skip("vllm-bnb-plugin is not installed")
-    before = engine_processes()
-    engine = VllmEngine(model(checkpoint, quantization="4bit", dtype="bfloat16"))
-    quantised = (await engine.start()).weights_bytes
-    try:
-        one = await only(engine, ask_about(A))
-        assert one.token_ids
-    finally:
-        await engine.close()
-    # Half of the stored 32 bits would be 16; embeddings and norms stay there.
-    assert quantised < 0.3 * (checkpoint / "model.safetensors").stat().st_size
-    assert engine_processes() == before

@@ -2,109 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
-import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from deployments.generation.messages import ChatEvent, Constraint, ImagePart, Sampling, Text
+from deployments.generation.messages import Constraint, ImagePart, Text
 from deployments.session_store import SessionStoreReplica
-from serve.chat import Turn
 from serve.config.models import SessionStoreModel
-from serve.context import RequestContext
-from serve.errors import InvalidRequest, ModelFailed, Overloaded, Unavailable
+from tests.support import session_site
+from tests.support.session_site import (
+    MODELS,
+    ROOT,
+    TOO_LONG,
+    URL,
+    Clock,
+    SessionSite,
+    create,
+    done,
+    error_of,
+    history,
+    open_store,
+    post,
+    released,
+    say,
+)
 from tests.unit.fakes import KEYS, Site, cluster, png
-from tests.unit.local_stores import LocalStore
 
-ROOT = "/v1/sessions"
+# pytest finds fixtures by the names of a module.
+built = session_site.built
+site = session_site.site
+client = session_site.client
 URI = "data:image/png;base64," + base64.b64encode(png()).decode()
-URL = "https://pictures.example/a.png"
-MODELS = {
-    "clip": {"kind": "clip", "checkpoint": "openai/clip-vit-large-patch14"},
-    "llava": {"kind": "llava", "checkpoint": "llava-hf/llava-1.5-7b-hf", "max_images": 2},
-    "blip2": {"kind": "blip2", "checkpoint": "Salesforce/blip2-opt-2.7b"},
-    "sessions": {"kind": "session_store", "max_turns": 4, "max_images": 3, "max_tokens": 1000, "max_sessions": 50},
-}
-LIMITS = {"max_prompt_chars": 500}
-TOO_LONG = InvalidRequest("The prompt has 90 tokens.", code="prompt_too_long", param="messages")
-
-
-class Clock:
-    now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class SessionSite(Site):
-    """A site with sessions; a new store for each test."""
-
-    def __init__(self) -> None:
-        self.sessions = LocalStore(None)
-        super().__init__(
-            cluster(models=MODELS, limits=LIMITS, keys=True), {URL: png("blue")}, more={"sessions": self.sessions}
-        )
-
-
-@pytest.fixture(scope="module")
-def built() -> SessionSite:
-    return SessionSite()
-
-
-@pytest.fixture
-async def site(built: SessionSite, tmp_path: Path) -> AsyncIterator[SessionSite]:
-    built.reset()
-    built.pages[URL] = png("blue")
-    built.sessions.__init__(open_store(tmp_path))  # type: ignore[misc]
-    yield built
-    await built.sessions.replica.close()
-
-
-def open_store(folder: Path, clock: Clock | None = None) -> SessionStoreReplica:
-    settings = {**MODELS["sessions"], "path": str(folder)}
-    return SessionStoreReplica(SessionStoreModel.model_validate(settings), clock or Clock())
-
-
-@pytest.fixture
-async def client(site: SessionSite) -> AsyncIterator[httpx.AsyncClient]:
-    async with site.client(headers={"X-API-Key": KEYS["alice"]}) as made:
-        yield made
-
-
-async def done(response: httpx.Response) -> dict[str, Any]:
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
-
-
-def error_of(response: httpx.Response, status: int) -> tuple[str, str | None]:
-    assert response.status_code == status, response.text
-    error = response.json()["error"]
-    return error["code"], error["param"]
-
-
-async def create(client: httpx.AsyncClient, **fields: Any) -> str:
-    return str((await done(await client.post(ROOT, json=fields)))["id"])
-
-
-async def post(client: httpx.AsyncClient, session: str, content: Any, **fields: Any) -> httpx.Response:
-    return await client.post(f"{ROOT}/{session}/messages", json={"content": content, **fields})
-
-
-async def say(client: httpx.AsyncClient, session: str, content: Any, **fields: Any) -> dict[str, Any]:
-    return await done(await post(client, session, content, **fields))
-
-
-async def history(client: httpx.AsyncClient, session: str) -> list[str]:
-    """The user's texts that are remembered."""
-    data = (await done(await client.get(f"{ROOT}/{session}/messages")))["data"]
-    return [message["content"][-1]["text"] for message in data if message["role"] == "user"]
 
 
 def image(url: str = URI) -> dict[str, Any]:
@@ -122,17 +54,6 @@ def prompt(site: SessionSite) -> list[tuple[str, list[str]]]:
         (message.role, [part.text if isinstance(part, Text) else "image" for part in message.parts])
         for message in messages
     ]
-
-
-async def released(site: SessionSite) -> None:
-    """Returns when the service has given every turn back."""
-    await asyncio.gather(*site.services.sessions._releases)
-
-
-async def asked(site: SessionSite, times: int = 1) -> None:
-    """Returns when the model has been asked so often."""
-    while len(site.llava.requests) < times:  # noqa: ASYNC110
-        await asyncio.sleep(0)
 
 
 async def test_a_session_is_created_found_and_deleted(client: httpx.AsyncClient) -> None:
@@ -253,133 +174,6 @@ async def test_a_prompt_that_is_too_long_loses_its_oldest_exchanges(
     assert response.status_code == 200
     assert prompt(site) == [("system", ["Stay."]), ("user", ["c"]), ("assistant", ["c (0 media)"]), ("user", ["d"])]
     assert await history(client, session) == ["c", "d"]
-
-
-async def test_a_message_that_is_too_long_alone_is_refused(client: httpx.AsyncClient, site: SessionSite) -> None:
-    session = await create(client)
-    await say(client, session, "a")
-    site.llava.script = [(0, TOO_LONG)] * 2
-    assert error_of(await post(client, session, "b"), 400) == ("prompt_too_long", "content")
-    assert len(site.llava.requests) == 3 and await history(client, session) == ["a"]
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_failed_answer_leaves_no_trace(client: httpx.AsyncClient, site: SessionSite, stream: bool) -> None:
-    session = await create(client)
-    await say(client, session, "a")
-    before = await done(await client.get(f"{ROOT}/{session}"))
-    for error in (ModelFailed("It broke."), Overloaded("Full."), InvalidRequest("No.", param="messages[2].content[1]")):
-        site.llava.script = [(0, error)]
-        response = await post(client, session, "b", stream=stream)
-        assert error_of(response, error.status)[0] == error.code
-    assert response.json()["error"]["param"] == "content[1]"
-    site.llava.script = [(1, ModelFailed("It broke in the middle."))]
-    response = await post(client, session, "b b b", stream=stream)
-    assert "It broke in the middle." in response.text and "[DONE]" not in response.text
-    await released(site)
-    assert await done(await client.get(f"{ROOT}/{session}")) == before
-    assert (await say(client, session, "c"))["session"]["turns"] == 2
-
-
-async def test_an_answer_that_its_deadline_cut_is_not_kept(client: httpx.AsyncClient, site: SessionSite) -> None:
-    session = await create(client)
-    whole = site.llava.events
-
-    def cut(request: Any) -> list[ChatEvent]:
-        return [ChatEvent(0, "half an ans", (1, 2), finish_reason="cut", prompt_tokens=5)]
-
-    site.llava.events = cut  # type: ignore[method-assign]
-    try:
-        answer = await say(client, session, "a")
-    finally:
-        site.llava.events = whole  # type: ignore[method-assign]
-    assert answer["choices"][0]["message"]["content"] == "half an ans"
-    assert answer["choices"][0]["finish_reason"] == "length"
-    assert (answer["session"]["kept"], answer["session"]["turns"]) == (False, 0)
-    await released(site)
-    assert (await say(client, session, "b"))["session"]["kept"] is True
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_second_message_at_once_is_refused(client: httpx.AsyncClient, site: SessionSite, stream: bool) -> None:
-    session, other = await create(client), await create(client)
-    site.llava.hang.clear()
-    first = asyncio.create_task(post(client, session, "first", stream=stream))
-    await asked(site)
-    for second in (await post(client, session, "second"), await post(client, session, "second", stream=True)):
-        assert error_of(second, 409) == ("session_busy", "id")
-        assert second.headers["retry-after"] == "1"
-    elsewhere = asyncio.create_task(post(client, other, "hello"))
-    site.llava.hang.set()
-    assert (await first).status_code == (await elsewhere).status_code == 200
-    assert await history(client, session) == ["first"]
-    await say(client, session, "third")
-    assert await history(client, session) == ["first", "third"]
-
-
-async def test_a_lost_turn_changes_nothing(client: httpx.AsyncClient, site: SessionSite) -> None:
-    """The store was restarted and forgot the lease: both are answered, the first to end is kept."""
-    session = await create(client)
-    site.llava.hang.clear()
-    first = asyncio.create_task(post(client, session, "first", stream=True))
-    await asked(site)
-    site.sessions.replica._store._leases.clear()
-    whole, site.llava.hang = site.llava.hang, asyncio.Event()
-    site.llava.hang.set()
-    assert (await say(client, session, "second"))["session"]["turns"] == 1
-    whole.set()
-    lost = (await first).text
-    assert '"session_busy"' in lost and "[DONE]" not in lost
-    assert await history(client, session) == ["second"]
-
-
-async def test_a_reader_who_leaves_leaves_no_trace(client: httpx.AsyncClient, site: SessionSite) -> None:
-    session = await create(client)
-    service = site.services.sessions
-    context = RequestContext("r", "alice", time.monotonic() + 30)
-    asking = await service.begin(session, Turn("user", ("one two three",)), Sampling(), context)
-    events = service.stream(asking, context)
-    assert (await anext(events)).text == "one"
-    assert error_of(await post(client, session, "other"), 409)[0] == "session_busy"
-    await events.aclose()
-    await released(site)
-    assert site.llava.closed == 1 and await history(client, session) == []
-    assert (await say(client, session, "other"))["session"]["turns"] == 1
-
-
-async def test_a_client_that_goes_away_leaves_no_trace(client: httpx.AsyncClient, site: SessionSite) -> None:
-    session = await create(client)
-    site.llava.hang.clear()
-    for stream in (False, True):
-        request = asyncio.create_task(post(client, session, "hello", stream=stream))
-        await asked(site, 2 if stream else 1)
-        request.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await request
-        await released(site)
-    site.llava.hang.set()
-    assert await history(client, session) == []
-    assert (await say(client, session, "again"))["session"]["turns"] == 1
-
-
-async def test_a_store_that_is_away_for_a_moment_is_waited_for(client: httpx.AsyncClient, site: SessionSite) -> None:
-    session = await create(client)
-    for method in ("begin", "append"):
-        site.sessions.failing[method] = [Unavailable("gone")]
-        site.sessions.lost[method] = [Unavailable("gone after it was done")]
-    answer = await say(client, session, "once")
-    assert answer["session"]["turns"] == 1 and await history(client, session) == ["once"]
-    assert len(site.llava.requests) == 1
-
-
-async def test_an_answer_that_cannot_be_stored_is_an_error(client: httpx.AsyncClient, site: SessionSite) -> None:
-    session = await create(client)
-    for stream in (False, True):
-        site.sessions.failing["append"] = [ModelFailed("disk")]
-        response = await post(client, session, "a", stream=stream)
-        assert '"model_failed"' in response.text and "[DONE]" not in response.text
-        await released(site)
-    assert await history(client, session) == []
 
 
 async def test_another_clients_session_does_not_exist(client: httpx.AsyncClient, site: SessionSite) -> None:
