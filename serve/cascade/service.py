@@ -229,12 +229,14 @@ class _Needs:
 
 
 def _needs(cascade: Cascade) -> _Needs:
-    """What has to be in a question: a step that looks at images needs one, a step that is asked needs words."""
+    """What has to be in a question. A step that picks or extracts works on words alone when its prompt takes them."""
+    worded = [step for step in cascade.steps if step.prompt is not None and "{question}" in step.prompt]
     return _Needs(
-        image=any(step.task in ("classify", "choose", "caption", "extract") for step in cascade.steps),
-        question=any(
-            "{question}" in step.prompt if step.prompt is not None else step.task == "answer" for step in cascade.steps
+        image=any(
+            step.task in ("classify", "caption") or (step.task in ("choose", "extract") and step not in worded)
+            for step in cascade.steps
         ),
+        question=bool(worded) or any(step.task == "answer" and step.prompt is None for step in cascade.steps),
     )
 
 

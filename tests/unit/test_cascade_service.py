@@ -193,6 +193,10 @@ async def test_what_a_cascade_needs() -> None:
     with pytest.raises(InvalidRequest, match="needs a question"):
         await asking.ask()
     assert (await asking.service.ask("it", None, "Who?", asking.context(), param="image")).value == "hello"
+    intent = {"name": "a", "use": "llava", "task": "choose", "prompt": "{labels}: which is {question}?"}
+    reading = Made({"answer": "label", "labels": ["praise", "blame"], "steps": [intent]}, llava=[Says("praise")])
+    read = await reading.service.ask("it", None, "Well done!", reading.context(), param="image")
+    assert read.value == "praise", "words alone are enough for a step that is asked about words"
 
 
 def likes_short(answer: StepAnswer, before: StepAnswer | None) -> bool:
