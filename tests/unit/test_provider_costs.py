@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +227,14 @@ def test_a_schema_cannot_make_us_try_a_pattern_or_fetch_anything() -> None:
         output.check("{}", Constraint('{"type": 3}'))
     with pytest.raises(InvalidRequest):
         output.check("{}", Constraint("[]"))
+
+
+def test_only_declared_providers_are_loaded() -> None:
+    """A router without providers must not pay for their SDKs, which take seconds to load."""
+    code = (
+        "import sys; from serve.providers.build import build_providers; from serve.config.providers import Provider\n"
+        "build_providers({'c': Provider(kind='anthropic', model='claude-opus-5')})\n"
+        "print(*({'openai', 'anthropic', 'google.genai', 'tritonclient'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["anthropic"]
