@@ -20,7 +20,7 @@ from serve.config.overload import PRIORITIES, Overload, Priority, Tenant
 from serve.context import RequestContext
 from serve.errors import InvalidRequest, Overloaded
 from serve.resilience.load import Load, LoadSignal
-from serve.resilience.shedding import RANKS, Arrival, Cut, Rule, Shed, ShedReason, decide, moved, places
+from serve.resilience.shedding import RANKS, Arrival, Cut, Rule, Shed, ShedReason, decide, enough, moved, places
 
 PRIORITY_HEADER = "x-argus-priority"
 # The tenant whose settings hold for those that have none.
@@ -64,13 +64,21 @@ class LaneState:
 
 
 class _Lane:
-    """One route's waits, and its cut. Signal k has the waits of class k and all higher ones."""
+    """One route's waits, and its cut. Signal k has arrivals and waits of class k and all higher ones."""
 
-    __slots__ = ("_signals", "cut")
+    __slots__ = ("_served", "_signals", "cut")
 
     def __init__(self, now: float) -> None:
         self._signals = tuple(LoadSignal(now) for _ in PRIORITIES)
+        self._served = LoadSignal(now)
         self.cut = Cut(0.0, now)
+
+    def arrived(self, rank: int, now: float) -> None:
+        for signal in self._signals[rank:]:
+            signal.arrived(now)
+
+    def served(self, now: float) -> None:
+        self._served.arrived(now)
 
     def waited(self, rank: int, seconds: float, now: float) -> None:
         for signal in self._signals[rank:]:
@@ -79,7 +87,11 @@ class _Lane:
     def look(self, rule: Rule, now: float) -> list[float]:
         """Mean waits, of each class together with all higher ones; moves the cut."""
         waits = [signal.queue_wait_s(now) for signal in self._signals]
-        self.cut = moved(self.cut, waits, rule, now)
+        most = 0.0
+        if waits[-1] > rule.target_s:
+            arrivals = [signal.snapshot(now).arrivals_per_s for signal in self._signals]
+            most = enough(arrivals, self._served.snapshot(now).arrivals_per_s, waits[-1])
+        self.cut = moved(self.cut, waits, rule, now, most)
         return waits
 
 
@@ -166,6 +178,7 @@ class Admission:
         rank = RANKS[priority]
         waits, cut = _NO_WAITS, _NO_CUT
         if (found := self._lanes.get(lane)) is not None:
+            found.arrived(rank, now)
             waits, cut = found.look(self._rule, now), found.cut
         # Seeded anew in every process, so that nobody can choose an id that always gets in.
         spot = (hash((context.client, context.request_id)) & 0xFFFF) / 0x10000
@@ -179,8 +192,10 @@ class Admission:
         self._recorder.admitted(priority)
         self._report(self._count)
 
-    def _give_back(self) -> None:
+    def _give_back(self, lane: str, *, served: bool) -> None:
         self._count -= 1
+        if served and (found := self._lanes.get(lane)) is not None:
+            found.served(self._clock())
         self._report(self._count)
 
     def _lane(self, name: str, now: float) -> _Lane:
@@ -211,7 +226,7 @@ class Place:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Gives it back."""
-        self._admission._give_back()
+        self._admission._give_back(self._lane, served=error is None)
         # Whom a full queue turned away would have waited, and is not counted among those who did. The exact type: its
         # subclasses speak of rates and money.
         if type(error) is Overloaded and error.retry_after_s is not None:

@@ -21,6 +21,8 @@ ShedReason = Literal["places", "queue_wait", "deadline"]
 RANKS: Final = {priority: rank for rank, priority in enumerate(PRIORITIES)}
 # The cut goes through this much of everything at most: without any calls nobody would learn that waits are short again.
 _MOST: Final = len(PRIORITIES) - 0.05
+# A queue is to be gone in about so many seconds, for which at least this share of what is being served is still let in.
+_DRAINED_S, _LEAST_SHARE = 1.5, 0.5
 # A signal that is older than this many seconds moves the cut up no further.
 _FRESH_S: Final = 0.25
 # Bounds of what a client is told, in seconds.
@@ -71,10 +73,30 @@ class Cut:
         return max(0, len(PRIORITIES) - 1 - int(self.level))
 
 
-def moved(cut: Cut, waits_s: Sequence[float], rule: Rule, now: float) -> Cut:
+def enough(arrivals_per_s: Sequence[float], served_per_s: float, wait_s: float) -> float:
+    """The level that lets in so much less than is being served that a queue drains.
+
+    The wait says that too much is let in, not how much: what models get done at the same time does. So the cut can move
+    fast and still not overshoot into a class that there is room for.
+
+    Args:
+        arrivals_per_s: of each class together with all higher ones, highest class first.
+        wait_s: how long the queue is: mean wait over all classes.
+    """
+    room = max(_LEAST_SHARE, 1 - wait_s / _DRAINED_S) * served_per_s
+    below = 0.0
+    for rank, rate in enumerate(arrivals_per_s):
+        if rate > room:
+            return min(_MOST, len(PRIORITIES) - 1 - rank + (rate - room) / (rate - below))
+        below = rate
+    return 0.0
+
+
+def moved(cut: Cut, waits_s: Sequence[float], rule: Rule, now: float, most: float = _MOST) -> Cut:
     """The cut at `now`.
 
     Args:
+        most: what is enough; see there.
         waits_s: mean queue wait of each class together with all higher ones, highest class first. The cut follows that
             of the class that it goes through: lower ones, whose calls may still be in a queue, wait on nobody's
             account but their own, and must not cost a higher class its place.
@@ -83,7 +105,7 @@ def moved(cut: Cut, waits_s: Sequence[float], rule: Rule, now: float) -> Cut:
     excess = waits_s[cut.marginal] / rule.target_s - 1
     if excess > 0:
         # Within one call it does not enter the next class: that one has a wait of its own.
-        ceiling = min(_MOST, float(int(cut.level) + 1))
+        ceiling = min(most, float(int(cut.level) + 1))
         level = min(ceiling, cut.level + min(passed, _FRESH_S) * rule.rise_per_s * min(1.0, excess))
         return Cut(level, max(cut.since, now))
     calm = cut.calm_s + passed

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from serve.config.overload import PRIORITIES, Overload, Priority
-from serve.resilience.shedding import Arrival, Cut, Rule, decide, moved, places, position
+from serve.resilience.shedding import Arrival, Cut, Rule, decide, enough, moved, places, position
 
 RULE = Rule.of(Overload())
 TARGET = RULE.target_s
@@ -59,6 +59,34 @@ def test_the_top_class_is_cut_only_for_waits_of_its_own() -> None:
     assert driven(Cut(0.0, 0.0), [TARGET / 2, 5.0, 5.0], 60.0).level <= 2.0
     # When it alone is more than the models can do, some of it is shed, never all.
     assert 2.5 < driven(Cut(0.0, 0.0), BUSY, 60.0).level < 3.0
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "served", "wait", "level"),
+    [
+        ((6, 16, 30), 20, 0.0, 1 - 4 / 14),  # of the lowest class, what is left beside the others
+        ((6, 16, 30), 10, 0.0, 1 + 6 / 10),
+        ((6, 16, 30), 3, 0.0, 2 + 3 / 6),
+        ((6, 16, 30), 40, 0.0, 0.0),
+        ((6, 16, 30), 20, 0.75, 1 + 6 / 10),  # half of what is served, so that the queue drains
+        ((6, 16, 30), 20, 1e6, 1 + 6 / 10),
+        ((0, 0, 30), 20, 0.0, 1 / 3),
+        ((6, 16, 30), 0, 0.0, 2.95),
+        ((0, 0, 0), 0, 0.0, 0.0),
+    ],
+)
+def test_enough_is_what_brings_arrivals_below_what_is_served(
+    arrivals: tuple[float, ...], served: float, wait: float, level: float
+) -> None:
+    assert enough(arrivals, served, wait) == pytest.approx(level)
+
+
+def test_the_cut_rises_no_further_than_is_enough() -> None:
+    cut = Cut(0.0, 0.0)
+    for tick in range(1, 100):
+        cut = moved(cut, BUSY, RULE, tick / 10, most=1.3)
+    assert cut.level == 1.3
+    assert moved(cut, BUSY, RULE, 10.0, most=0.4).level == 0.4
 
 
 def test_one_look_never_enters_the_next_class() -> None:
