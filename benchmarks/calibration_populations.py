@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -96,7 +97,7 @@ def demo_clip(scenes: int, progress: Console) -> Iterator[Population]:
             yield Population(f"demo CLIP, {attribute}", confidences(logits, 1.0), logits.argmax(axis=1) == truth)
 
 
-def _answers(scenes: int) -> dict[str, npt.NDArray[np.generic]]:
+def _answers(scenes: int) -> dict[str, Any]:
     """For each attribute (scenes, labels) logits and the right labels' numbers."""
     import torch
 
@@ -105,7 +106,7 @@ def _answers(scenes: int) -> dict[str, npt.NDArray[np.generic]]:
     torch.set_num_threads(1)
     classifier, drawn = ZeroShot(DEMO_CLIP), mixture("test", scenes)
     images = classifier.images(drawn, SIZE)
-    found: dict[str, npt.NDArray[np.generic]] = {}
+    found: dict[str, Any] = {}
     for attribute, labels in _LABELS.items():
         prompts = [_PROMPT.replace("{}", label) for label in labels]
         found[f"{attribute}_logits"] = classifier.logits(images, prompts).numpy()

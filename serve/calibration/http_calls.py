@@ -161,7 +161,7 @@ def _parts(message: Message) -> list[dict[str, Any]]:
         if isinstance(part, Text):
             parts.append({"type": "text", "text": part.text})
         elif isinstance(part, ImagePart):
-            uri = f"data:application/octet-stream;base64,{_base64(part.image)}"
+            uri = f"data:;base64,{_base64(part.image)}"  # the server tells the format by its bytes
             parts.append({"type": "image_url", "image_url": {"url": uri, "detail": part.detail}})
         else:
             raise InvalidRequest("Cascades over images are calibrated; a message holds a video.", param="video")
