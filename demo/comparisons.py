@@ -9,6 +9,7 @@ what these are, and the second thing of a relation how far it lies from the firs
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's customary name
@@ -19,7 +20,7 @@ from demo.packing import NO_SINGLE_IMAGE, Packed
 from demo.scenes import COLOURS, SHAPES, Scene
 
 MAX_IMAGES = 3
-_ORDINAL_SCORE, _STRESS = 12.0, 30.0
+_ORDINAL_SCORE, _WITHIN_SCORE, _STRESS = 12.0, 25.0, 30.0
 _RELATIONS = ("left or right", "above or below")
 _SAME = ("same shape", "same colour")
 
@@ -59,8 +60,7 @@ class Comparisons(nn.Module):
         self, states: Tensor, packed: Packed, scenes: Sequence[Sequence[Scene]], words: Tensor, patches: Tensor
     ) -> Tensor:
         pictures = len(scenes[0])
-        order = patches.cumsum(dim=1) - 1
-        numbers = order * pictures // patches.sum(dim=1, keepdim=True)
+        numbers = image_numbers(patches, pictures)
         belongs = F.cross_entropy(self.patch_image(states[patches]), numbers[patches])
         if pictures == 1:  # Where there is no choice, words would only learn to expect the first.
             return belongs
@@ -106,6 +106,11 @@ class Comparisons(nn.Module):
         return _mean(F.smooth_l1_loss(self.between(torch.stack(found))[known], goal[known], beta=0.1, reduction="none"))
 
 
+def image_numbers(patches: Tensor, pictures: int) -> Tensor:
+    """Which picture each of the tokens (B, L) that are patches belongs to, where all rows have so many pictures."""
+    return (patches.cumsum(dim=1) - 1) * pictures // patches.sum(dim=1, keepdim=True)
+
+
 @torch.no_grad()
 def look_for_ordinals(layer: nn.Module, embeddings: Tensor, patches: Tensor, words: Tensor, ordinals: Tensor) -> None:
     """Let the first head of a first layer look from certain words to "first", "second" and "third" where there are any.
@@ -126,6 +131,42 @@ def look_for_ordinals(layer: nn.Module, embeddings: Tensor, patches: Tensor, wor
     strength = (_ORDINAL_SCORE * attention.head_dim**0.5) ** 0.5
     attention.q_proj.weight[row] += strength * query / (seen[words] @ query).mean()
     attention.k_proj.weight[row] += strength * key / (seen[ordinals] @ key).mean()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a layer's attention reads, (N, width) each: words with the pictures that they mean (N,), patches with the
+    pictures that they belong to (N,), and all else."""
+
+    words: Tensor
+    meant: Tensor
+    patches: Tensor
+    images: Tensor
+    others: Tensor
+
+
+@torch.no_grad()
+def look_within_images(layer: nn.Module, seen: Seen, heads: int = 3) -> None:
+    """Let the first heads of a layer look from words to patches of the picture that is meant.
+
+    The layer below must tell both already. Where there is but one picture little changes.
+    """
+    attention = layer.self_attn
+    query = _recognise(seen.words, seen.meant, torch.cat([seen.patches, seen.others]))
+    key = _recognise(seen.patches, seen.images, torch.cat([seen.words, seen.others]))
+    strength = (_WITHIN_SCORE * attention.head_dim**0.5) ** 0.5
+    for head in range(heads):
+        # Again the slowest rotations, one for each picture.
+        last = head * attention.head_dim + attention.head_dim // 2
+        attention.q_proj.weight[last - MAX_IMAGES : last] += strength * query.T
+        attention.k_proj.weight[last - MAX_IMAGES : last] += strength * key.T
+
+
+def _recognise(states: Tensor, numbers: Tensor, others: Tensor) -> Tensor:
+    """Directions (width, pictures) along which states tell their picture's number, and others lie at zero."""
+    wanted = F.one_hot(numbers, MAX_IMAGES).float() - 1.0 / MAX_IMAGES
+    spread = states.T @ states / len(states) + others.T @ others / len(others)
+    return torch.linalg.solve(spread + 0.02 * torch.eye(states.shape[1]), states.T @ wanted / len(states))
 
 
 def _mean(losses: Tensor) -> Tensor:

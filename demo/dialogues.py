@@ -69,7 +69,7 @@ ATTRIBUTES_FIRST: dict[str, float] = {
     "json of the count": 0.1,
 }
 #: The same for one of several pictures.
-OF_SEVERAL = ATTRIBUTES_FIRST | {"colour of the object": 4.0, "shape of the object": 4.0, "left or right": 2.0}
+OF_SEVERAL = ATTRIBUTES_FIRST | {"colour of the object": 6.0, "shape of the object": 6.0, "left or right": 2.0}
 _LONG = frozenset(("video caption", *(form for form in WEIGHTS if "caption" in form or "json" in form)))
 _YES_NO = frozenset(("is there", "is anything", "text", "same shape", "same colour", "does it"))
 _ORDINALS = ("first", "second", "third")

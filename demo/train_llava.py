@@ -12,7 +12,7 @@ patch labels. Steps with one picture a prompt alternate with steps of two or thr
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from transformers import CLIPVisionModel, LlavaConfig, LlavaForConditionalGenera
 
 from demo import dialogues
 from demo.clip_pool import PATCH, Pool, load_pool
-from demo.comparisons import Comparisons, look_for_ordinals
+from demo.comparisons import Comparisons, Seen, image_numbers, look_for_ordinals, look_within_images
 from demo.dialogues import Turn
 from demo.generative_checkpoints import save_llava
 from demo.generative_tokenizer import IMAGE
@@ -37,7 +37,7 @@ from demo.generative_training import (
     train,
 )
 from demo.lookups import Lookups, place_codes, placing_loss
-from demo.packing import LLAVA, Chain, Packer, Score, answer_loss, naming_loss, word_tokens
+from demo.packing import LLAVA, NO_TURN, Chain, Packed, Packer, Score, answer_loss, naming_loss, word_tokens
 from demo.scenes import COLOURS, SHAPES, Scene
 from demo.vision_batches import Batch, Helpers, draw_pictures
 from demo.vision_warmup import MEAN, SIDE, STD, load_tower, normalised, tower_features
@@ -45,7 +45,7 @@ from demo.vision_warmup import MEAN, SIDE, STD, load_tower, normalised, tower_fe
 IMAGE_TOKENS = (SIDE // PATCH) ** 2
 #: Tokens of questions and answers beside one picture, and beside several.
 _BUDGET, _BUDGET_SEVERAL = 150, 150
-_SEVERAL_SHARE = 0.35
+_SEVERAL_SHARE, _BATCHES_SEEN = 0.5, 12
 _VISION_RATE, _VISION_WEIGHT, _NAMING_WEIGHT = 0.3, 0.3, 0.3
 _PLACING_WEIGHT, _LOOKUP_WEIGHT, _CENTRE_WEIGHT = 1.0, 0.5, 0.2
 _COMPARISON_WEIGHTS = {"images": 0.5, "present": 0.5, "same": 1.0, "between": 2.0}
@@ -155,8 +155,10 @@ class Answering(Trainer):
         *,
         batch: int,
         vision_from: int,
+        started: bool,
     ) -> None:
         super().__init__()
+        self._started = started
         self.model, self.helpers = model, helpers
         self.lookups = Lookups(batches.packer, WIDTH, model.config.text_config.vocab_size)
         self.comparisons = Comparisons(WIDTH)
@@ -177,18 +179,51 @@ class Answering(Trainer):
         return parameter_groups(rest) + parameter_groups(seen, _VISION_RATE)
 
     def begin(self) -> None:
-        """Have words look for the ordinals that say which picture is meant."""
+        """Have words look for the ordinals that say which picture is meant, and then in that picture."""
         packer, core = self._batches.packer, self.model.model
         shown, _, _ = self._batches.draw(4, 1)
         with torch.no_grad():
-            _, hidden = tower_features(core.vision_tower, shown.pixels)
-            patches = core.multi_modal_projector(hidden[:, 1:]).flatten(0, 1)
+            patches = core.multi_modal_projector(self._features(shown)[1][:, 1:]).flatten(0, 1)
         words = torch.nonzero(self.lookups.words >= 0).flatten()
         words = torch.cat([words, word_tokens(packer, ("shape", "colour", "image"))])
         # The last piece where a rare one falls into several.
         ordinals = torch.tensor([packer.encode(f" {word}")[-1] for word in ("first", "second", "third")])
         language = core.language_model
         look_for_ordinals(language.layers[0], language.embed_tokens.weight, patches, words, ordinals)
+        if self._started:  # An untrained first layer has nothing to tell the second.
+            seen = [self._seen_by_the_second_layer() for _ in range(_BATCHES_SEEN)]
+            parts = {field.name: torch.cat([getattr(item, field.name) for item in seen]) for field in fields(Seen)}
+            look_within_images(language.layers[1], Seen(**parts))
+
+    @torch.no_grad()
+    def _seen_by_the_second_layer(self) -> Seen:
+        """Words and patches of prompts with several pictures."""
+        pictures = self._batches.words.choice((2, 2, 3))
+        shown, _, drawn = self._batches.draw(self._batch // 2, pictures)
+        packed = self._batches.packer.pack(drawn)
+        language = self.model.model.language_model
+        self._answered(packed, self.model.model.multi_modal_projector(self._features(shown)[1][:, 1:]))
+        states = language.layers[1].input_layernorm(self._layers.states[0])
+        patches = packed.tokens == self._batches.image_token
+        words = (self.lookups.words[packed.tokens] >= 0) & (packed.images >= 0)
+        others = ~patches & ~words & (packed.images > NO_TURN)
+        numbers = image_numbers(patches, pictures)
+        return Seen(states[words], packed.images[words], states[patches], numbers[patches], states[others])
+
+    def _features(self, shown: Batch) -> tuple[Tensor, Tensor]:
+        return tower_features(self.model.model.vision_tower, shown.pixels)
+
+    def _answered(self, packed: Packed, patches: Tensor) -> Tensor:
+        """The states (B, L, width) at the top, with the patches in their places."""
+        language = self.model.model.language_model
+        where = (packed.tokens == self._batches.image_token)[..., None]
+        states: Tensor = language(
+            inputs_embeds=language.embed_tokens(packed.tokens).masked_scatter(where, patches),
+            attention_mask=packed.mask,
+            position_ids=packed.positions,
+            use_cache=False,
+        ).last_hidden_state
+        return states
 
     def loss(self, step: int) -> Tensor:
         """The loss of answers and of patch labels on fresh pictures."""
@@ -199,24 +234,22 @@ class Answering(Trainer):
         packed = self._batches.packer.pack(drawn)
         core = self.model.model
         with torch.set_grad_enabled(step >= self._vision_from):
-            early, hidden = tower_features(core.vision_tower, shown.pixels)
+            early, hidden = self._features(shown)
         patches = core.multi_modal_projector(hidden[:, 1:])
-        embedded = core.language_model.embed_tokens(packed.tokens)
-        where = (packed.tokens == self._batches.image_token)[..., None]
-        embedded = embedded.masked_scatter(where, patches)
-        states = core.language_model(
-            inputs_embeds=embedded, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
-        ).last_hidden_state
+        where = packed.tokens == self._batches.image_token
+        states = self._answered(packed, patches)
         answers, right = answer_loss(states, self.model.lm_head, packed)
         self._scores[several].add(packed, right)
         named = naming_loss(patches, core.language_model.embed_tokens, self._words, shown.classes)
         placed = placing_loss(patches, place_codes(shown, scenes))
         grouped = [scenes[start : start + pictures] for start in range(0, len(scenes), pictures)]
         looked = self.lookups.loss(self._layers.half, packed, grouped)
+        if several:  # It takes a layer more to look in the picture that is meant, and there only.
+            looked = looked + self.lookups.loss(self._layers.states[2], packed, grouped)
         # What is told apart by the first layer can be counted by the second.
-        seen_first = self._layers.states[0][where[..., 0]].unflatten(0, (len(scenes), -1))
+        seen_first = self._layers.states[0][where].unflatten(0, (len(scenes), -1))
         centres = self.lookups.centres(seen_first, scenes)
-        compared = self.comparisons.losses(self._layers.states, packed, grouped, self.lookups, where[..., 0])
+        compared = self.comparisons.losses(self._layers.states, packed, grouped, self.lookups, where)
         self._shown = {"answers": answers.item(), "naming": named.item(), "placing": placed.item()}
         self._shown |= {"lookups": looked.item(), "centres": centres.item()}
         self._shown |= {name: value.item() for name, value in compared.items()}
@@ -246,7 +279,14 @@ def main() -> None:
     tower, helpers = load_tower(arguments.tower)
     model = build_model(tokenizer, tower)
     batches = Batches(pool, Packer(tokenizer, LLAVA), model.config.image_token_id, arguments.seed)
-    trainer = Answering(model, helpers, batches, batch=arguments.batch, vision_from=arguments.vision_from)
+    trainer = Answering(
+        model,
+        helpers,
+        batches,
+        batch=arguments.batch,
+        vision_from=arguments.vision_from,
+        started=arguments.start is not None,
+    )
     train(arguments, trainer, batches)
     save_llava(arguments.out, model, tokenizer)
 
