@@ -44,6 +44,7 @@ class Breaker(Section):
     window_s: float = Field(30, gt=0, description="Seconds of calls that are judged.")
     min_calls: int = Field(10, ge=1, description="Fewest calls in the window before it can open.")
     failure_rate: float = Field(0.5, gt=0, le=1, description="Share of failed calls at which it opens.")
+    failures_in_a_row: int = Field(5, ge=1, description="Failures without a success between them at which it opens.")
     slow_call_s: float | None = Field(None, gt=0, description="Seconds from which a call is slow; none: never.")
     slow_rate: float = Field(0.8, gt=0, le=1, description="Share of slow calls at which it opens.")
     open_s: float = Field(10, gt=0, description="Seconds that it stays open before calls probe the target again.")

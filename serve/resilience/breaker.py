@@ -1,7 +1,9 @@
 """A circuit breaker: a target that keeps failing, or keeps being slow, is left alone for a while.
 
 A state machine over (calls, now), with no clock and no I/O of its own. The states are Nygard's ("Release It!", 2007);
-judging slow calls beside failed ones, over a window of time with a least number of calls, is Resilience4j's rule.
+judging slow calls beside failed ones, over a window of time with a least number of calls, is Resilience4j's rule. A few
+failures in a row open it as well (Envoy's `consecutive_5xx`): a target that was well until now is not tried until its
+failures outnumber its past.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ class Breaker:
         self._successes = 0
         self._period = 0
         self._resting = False
+        self._in_a_row = 0
 
     @property
     def resting(self) -> bool:
@@ -98,6 +101,7 @@ class Breaker:
         bucket.calls += 1
         bucket.failures += failed
         bucket.slow += slow
+        self._in_a_row = self._in_a_row + 1 if failed else 0
         self._judge(now)
 
     def _probed(self, now: float, *, ill: bool) -> None:
@@ -111,6 +115,9 @@ class Breaker:
             self._reset()
 
     def _judge(self, now: float) -> None:
+        if self._in_a_row >= self._rules.failures_in_a_row:
+            self._open(now, self._rules.open_s)
+            return
         calls = sum(bucket.calls for bucket in self._buckets)
         if calls < self._rules.min_calls:
             return
@@ -126,7 +133,7 @@ class Breaker:
 
     def _reset(self) -> None:
         self._period += 1
-        self._probing = self._successes = 0
+        self._probing = self._successes = self._in_a_row = 0
         self._buckets.clear()
 
     def _bucket(self, now: float) -> _Bucket:

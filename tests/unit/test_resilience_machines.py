@@ -50,6 +50,20 @@ def test_it_opens_at_its_failure_rate_and_not_before_enough_calls() -> None:
     assert breaker.wait_s(4.0) == pytest.approx(1.0)
 
 
+def test_failures_in_a_row_open_it_however_well_it_was() -> None:
+    breaker = Breaker(RULES)
+    for _ in range(100):
+        call(breaker, 0.0)
+    for _ in range(4):
+        call(breaker, 0.0, ok=False)
+    call(breaker, 0.0)
+    for _ in range(4):
+        call(breaker, 0.0, ok=False)
+    assert breaker.state(0.0) == "closed"
+    call(breaker, 0.0, ok=False)
+    assert breaker.state(0.0) == "open"
+
+
 def test_slow_calls_open_it_as_well() -> None:
     breaker = Breaker(RULES)
     for seconds in (0.1, 1.0, 2.0):
