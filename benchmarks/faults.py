@@ -97,7 +97,7 @@ def run(*, requests: int, latency_ms: float, peer: bool, progress: Console) -> R
         notes=[
             f"A failure is told after the servers' latency, {latency_ms:g} ms; that is part of what is added.",
             "added: time of a call of the chain, less that of a call of the fallback alone right after it.",
-            "argus, no breaker: every call meets the failure. argus: by default; its breaker opens after five failures.",
+            "argus, no breaker: every call meets the failure. argus: the defaults; its breaker opens after 5 failures.",
             "extra: calls beyond one of each provider that a request needs: retries and hedges.",
             "Without a fallback, added is against a healthy call; its P95 shows what a retry or hedge costs.",
         ],

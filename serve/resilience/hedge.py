@@ -17,7 +17,7 @@ T = TypeVar("T")
 _ACCURACY = 0.02
 # Times in one sketch; the one before it is kept beside it, so that old times are forgotten and there are always some.
 _TIMES = 1_000
-_BURST = 5.0
+_BURST = 2.0
 
 
 class Times:
