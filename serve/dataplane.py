@@ -24,6 +24,7 @@ from serve.calls import Calls
 from serve.config.cluster import ClusterFile, Limits
 from serve.config.load import checkpoint_label
 from serve.config.models import CheckpointModel, CustomModel, GenerativeModel, Model
+from serve.config.providers import Provider
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest, ModelFailed, NotFound
 from serve.handles import ModelHandle
@@ -77,6 +78,11 @@ def tasks_of(model: Model) -> tuple[str, ...]:
     return (CLASSIFY, EMBED) if model.kind == "clip" else ()
 
 
+def tasks_of_provider(provider: Provider) -> tuple[str, ...]:
+    """What a provider of the cluster file answers."""
+    return (CLASSIFY,) if provider.oip is not None and provider.oip.task == CLASSIFY else (CHAT,)
+
+
 class DataPlane:
     """See the module's text.
 
@@ -103,7 +109,7 @@ class DataPlane:
             for name, model in cluster.models.items()
             if name in handles and tasks_of(model)
         } | {
-            name: ModelCard(name, provider.kind, provider.model, None, (CHAT,))
+            name: ModelCard(name, provider.kind, provider.model, None, tasks_of_provider(provider))
             for name, provider in cluster.providers.items()
         }
         self._probes = {name: _PROBES.get(cluster.models[name].kind, "info") for name in handles}

@@ -13,7 +13,7 @@ from deployments.messages import ClassifyRequest, ClassifyResult, EmbedRequest, 
 from serve.calls import Called, Usage
 from serve.context import RequestContext
 from serve.handles import ModelHandle
-from serve.providers.base import Provider
+from serve.providers.base import Classifier, Provider
 from serve.resilience import codec
 from serve.resilience.cache_key import CacheKeys
 from serve.resilience.guard import Attempted, Codec, Guard, Job, StreamJob
@@ -87,9 +87,7 @@ class RoutedCalls:
         """See `Calls.chat_stream`."""
         provider = self._providers.get(name)
         if provider is not None:
-            job = StreamJob(
-                name, lambda timeout_s: provider.chat_stream(request, timeout_s), provider.estimate(request)
-            )
+            job = StreamJob(name, lambda timeout_s: _counted(provider, request, timeout_s), provider.estimate(request))
         else:
             handle = self._handles[name]
 
@@ -110,7 +108,12 @@ class RoutedCalls:
     ) -> Called[ClassifyResult]:
         """See `Calls.classify`."""
         key = self._keys.classify(name, request, context) if name in self._kept else None
-        job = self._model_job(name, "classify", request, context, key, codec.CLASSIFY)
+        provider = self._providers.get(name)
+        if provider is None:
+            job = self._model_job(name, "classify", request, context, key, codec.CLASSIFY)
+        else:
+            assert isinstance(provider, Classifier), "others have no such task"
+            job = _classifier_job(name, provider, request, key)
         return await self._guard.run(job, context, fallback=fallback)
 
     async def embed(
@@ -148,10 +151,41 @@ def _provider_stream(name: str, provider: Provider, request: ChatRequest) -> Str
     return StreamJob(name, lambda timeout_s: provider.chat_stream(request, timeout_s), provider.estimate(request))
 
 
+def _classifier_job(
+    name: str, classifier: Classifier, request: ClassifyRequest, key: bytes | None
+) -> Job[ClassifyResult]:
+    async def attempt(timeout_s: float) -> Attempted[ClassifyResult]:
+        return Attempted(await classifier.classify(request, timeout_s), _FREE)
+
+    return Job(name, attempt, cache_key=key, codec=codec.CLASSIFY)
+
+
+async def _counted(
+    provider: Provider, request: ChatRequest, timeout_s: float
+) -> AsyncGenerator[ChatEvent | Usage, None]:
+    """A provider's stream whose last event says how many tokens there were, which is known only after it."""
+    last: ChatEvent | None = None
+    async with aclosing(provider.chat_stream(request, timeout_s)) as events:
+        async for event in events:
+            if isinstance(event, Usage):
+                if last is not None:
+                    yield replace(last, prompt_tokens=event.prompt_tokens, written=event.completion_tokens)
+                    last = None
+                yield event
+                continue
+            if last is not None:
+                yield last
+            last = event if event.finish_reason is not None else None
+            if last is None:
+                yield event
+    if last is not None:
+        yield last
+
+
 def _within(context: RequestContext, timeout_s: float) -> RequestContext:
     """The context of one attempt, which may last less than its request."""
     return replace(context, deadline=min(context.deadline, time.monotonic() + timeout_s))
 
 
 def _used(result: ChatResult) -> Usage:
-    return Usage(result.prompt_tokens, sum(len(answer.token_ids) for answer in result.answers))
+    return Usage(result.prompt_tokens, result.completion_tokens)

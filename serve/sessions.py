@@ -211,8 +211,8 @@ class SessionService:
             answer.text,
             asking.prepared.model,
             result.prompt_tokens,
-            len(answer.token_ids),
-            own_tokens(result.prompt_tokens, len(answer.token_ids), [before.tokens for before in asking.history]),
+            result.completion_tokens,
+            own_tokens(result.prompt_tokens, result.completion_tokens, [before.tokens for before in asking.history]),
         )
         found = asking.conversation.session
         asking.session = await self._store.call(

@@ -240,7 +240,7 @@ def _reply(best: _Best, chunks: Sequence[Chunk], signals: Signals, read: ChatRes
         best.reasons,
         (
             sum(result.prompt_tokens for result in counted),
-            sum(len(answer.token_ids) for result in counted for answer in result.answers),
+            sum(result.completion_tokens for result in counted),
         ),
         asking,
     )

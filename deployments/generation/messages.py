@@ -111,6 +111,7 @@ class ChatEvent:
         token_ids: new tokens.
         prompt_tokens: tokens of the prompt, media included; the same in every event.
         cached_tokens: those of them that a prefix cache held.
+        written: tokens of all answers together, on the last event of a provider's, whose tokens we do not see.
     """
 
     index: int
@@ -120,6 +121,7 @@ class ChatEvent:
     finish_reason: FinishReason | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    written: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +136,21 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ChatResult:
-    """All answers to a request that was not streamed."""
+    """All answers to a request that was not streamed.
+
+    Attributes:
+        written: see `ChatEvent`.
+    """
 
     answers: tuple[Answer, ...]
     prompt_tokens: int
     cached_tokens: int
+    written: int | None = None
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of all answers together."""
+        return sum(len(answer.token_ids) for answer in self.answers) if self.written is None else self.written
 
 
 @dataclass(slots=True)
@@ -166,4 +178,4 @@ class Gathering:
                 )
             )
         last = self._parts[max(self._parts)][-1]
-        return ChatResult(tuple(answers), last.prompt_tokens, last.cached_tokens)
+        return ChatResult(tuple(answers), last.prompt_tokens, last.cached_tokens, last.written)

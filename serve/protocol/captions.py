@@ -163,7 +163,7 @@ async def _answers(
             continue
         model, result = answer
         tokens[0] += result.prompt_tokens
-        tokens[1] += len(result.answers[0].token_ids)
+        tokens[1] += result.completion_tokens
         results.append({**head, name: result.answers[0].text.strip(), "finish_reason": result.answers[0].finish_reason})
     return {
         "object": name,

@@ -65,15 +65,16 @@ def extension(result: CascadeResult, *, explain: bool) -> dict[str, Any]:
 def as_chat(result: CascadeResult) -> tuple[Prepared, ChatResult]:
     """The answer as a chat model would give it; its tokens are those of all steps."""
     usage = result.usage
-    said = Answer(text_of(result), (0,) * usage.completion_tokens, (), "stop")
+    said = Answer(text_of(result), (), (), "stop")
     prepared = Prepared(result.cascade, ChatRequest((), Sampling()), None)
-    return prepared, ChatResult((said,), usage.prompt_tokens, 0)
+    return prepared, ChatResult((said,), usage.prompt_tokens, 0, usage.completion_tokens)
 
 
 async def as_events(answer: ChatResult) -> AsyncGenerator[ChatEvent, None]:
     """The same as a stream of one piece."""
     said = answer.answers[0]
-    yield ChatEvent(0, said.text, said.token_ids, (), said.finish_reason, answer.prompt_tokens)
+    reason = said.finish_reason
+    yield ChatEvent(0, said.text, (), (), reason, answer.prompt_tokens, written=answer.completion_tokens)
 
 
 def text_of(result: CascadeResult) -> str:

@@ -110,11 +110,10 @@ def completion(result: ChatResult, prepared: Prepared, context: RequestContext) 
         }
         for i, answer in enumerate(result.answers)
     ]
-    written = sum(len(answer.token_ids) for answer in result.answers)
     return {
         **_head("chat.completion", prepared, context),
         "choices": choices,
-        "usage": _usage(result.prompt_tokens, written, result.cached_tokens),
+        "usage": _usage(result.prompt_tokens, result.completion_tokens, result.cached_tokens),
     }
 
 
@@ -161,7 +160,7 @@ class _Chunks:
 
     def of(self, event: ChatEvent) -> Iterable[bytes]:
         """The chunks for one event: none while it brings nothing to show."""
-        self._tokens += len(event.token_ids)
+        self._tokens = self._tokens + len(event.token_ids) if event.written is None else event.written
         self._prompt, self._cached = event.prompt_tokens, event.cached_tokens
         if event.index not in self._opened:
             self._opened.add(event.index)

@@ -56,7 +56,7 @@ class ChatFunction:
             [answer.finish_reason for answer in answers],
             range(len(answers)),
             result.prompt_tokens,
-            sum(len(answer.token_ids) for answer in answers),
+            result.completion_tokens,
         )
 
     async def stream(
@@ -67,7 +67,7 @@ class ChatFunction:
         open_answers, tokens = prepared.request.sampling.n, 0
         async with aclosing(self._chat.stream(prepared, context)) as events:
             async for event in events:
-                tokens += len(event.token_ids)
+                tokens = tokens + len(event.token_ids) if event.written is None else event.written
                 open_answers -= event.finish_reason is not None
                 outputs = _outputs(
                     [event.text], [event.finish_reason or ""], [event.index], event.prompt_tokens, tokens

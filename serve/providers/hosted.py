@@ -141,7 +141,9 @@ class HostedProvider(ABC):
         if constraint is not None:
             reply = replace(reply, answers=tuple(_checked(answer, request.sampling) for answer in reply.answers))
         usage = self._usage(request, reply.counted, "".join(answer.text for answer in reply.answers))
-        return ProviderAnswer(ChatResult(reply.answers, usage.prompt_tokens, reply.counted.cached), usage)
+        return ProviderAnswer(
+            ChatResult(reply.answers, usage.prompt_tokens, reply.counted.cached, usage.completion_tokens), usage
+        )
 
     async def chat_stream(self, request: ChatRequest, timeout_s: float) -> AsyncGenerator[ChatEvent | Usage, None]:
         """See `Provider.chat_stream`.

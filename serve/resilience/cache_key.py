@@ -29,7 +29,9 @@ from serve.context import RequestContext
 _CALL, _MEDIUM, _IDENTITY = b"argus-call-1", b"argus-medium-1", b"argus-identity-1"
 _DIGEST_BYTES = 32
 # Settings of a model that move no answer.
-_NOT_ANSWERS = frozenset({"autoscaling", "batching", "placement", "gpu_memory_gb", "api_key_env", "api_key_file", "prices"})
+_NOT_ANSWERS = frozenset(
+    {"autoscaling", "batching", "placement", "gpu_memory_gb", "api_key_env", "api_key_file", "prices"}
+)
 _MOST_FILES = 256
 
 

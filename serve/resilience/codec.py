@@ -28,14 +28,15 @@ class ChatCodec:
             [a.text, a.token_ids, [[p.token, p.logprob, p.top] for p in a.logprobs], a.finish_reason]
             for a in value.answers
         ]
-        return _joined([answers, value.prompt_tokens, value.cached_tokens], ())
+        return _joined([answers, value.prompt_tokens, value.cached_tokens, value.written], ())
 
     def decode(self, data: bytes) -> ChatResult:
         """See `Codec`."""
 
         def build(head: Any, arrays: list[Float32]) -> ChatResult:
-            answers, prompt_tokens, cached_tokens = head
-            return ChatResult(tuple(map(_answer, answers)), int(prompt_tokens), int(cached_tokens))
+            answers, prompt_tokens, cached_tokens, written = head
+            counted = None if written is None else int(written)
+            return ChatResult(tuple(map(_answer, answers)), int(prompt_tokens), int(cached_tokens), counted)
 
         return _parsed(data, build)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import httpx
 import openai
@@ -33,14 +33,14 @@ class FakeProvider:
         async for event in self.chat_stream(request, timeout_s):
             if isinstance(event, ChatEvent):
                 gathering.add(event)
-        return ProviderAnswer(gathering.result(), Usage(7, 3, 0.01))
+        return ProviderAnswer(replace(gathering.result(), written=3), Usage(7, 3, 0.01))
 
     async def chat_stream(self, request: ChatRequest, timeout_s: float) -> AsyncGenerator[ChatEvent | Usage, None]:
         self.asked.append(request)
         if self.error is not None:
             raise self.error
         for event in FakeGenerator().events(request):
-            yield event
+            yield replace(event, token_ids=())
         yield Usage(7, 3, 0.01)
 
     async def close(self) -> None: ...
@@ -68,6 +68,7 @@ async def test_a_provider_answers_by_its_name(client: openai.AsyncOpenAI, provid
     said = await client.chat.completions.create(model="gpt", messages=[user(text("What is this?"), image())])
     assert said.model == "gpt"
     assert said.choices[0].message.content == "What is this? (1 media)"
+    assert said.usage is not None and said.usage.completion_tokens == 3
     assert [len(message.parts) for message in provider.asked[0].messages] == [2]
 
 
@@ -80,7 +81,7 @@ async def test_its_answer_streams(client: openai.AsyncOpenAI) -> None:
         pieces += [choice.delta.content for choice in chunk.choices if choice.delta.content]
         last = chunk
     assert "".join(pieces) == "one two (0 media)"
-    assert last.usage is not None and last.usage.prompt_tokens == 7
+    assert last.usage is not None and (last.usage.prompt_tokens, last.usage.completion_tokens) == (7, 3)
 
 
 async def test_what_it_refuses_is_said_in_our_words(client: openai.AsyncOpenAI, provider: FakeProvider) -> None:
