@@ -52,7 +52,15 @@ class Router(GrpcSkin):
             models, providers, guard, CacheKeys(identities_of(cluster)), kept(cluster), admission.waited
         )
         self._services = build_services(
-            cluster, models, calls, _fetcher(cluster), admission, recorder, version("argus-serve"), CascadeMetrics()
+            cluster,
+            models,
+            calls,
+            _fetcher(cluster),
+            admission,
+            guard.tenants,
+            recorder,
+            version("argus-serve"),
+            CascadeMetrics(),
         )
         self._inference = InferenceService(self._services.plane, self._services.chat, self._services.cascades)
         self.set_up_grpc(self._services, self._inference)

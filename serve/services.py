@@ -25,6 +25,7 @@ from serve.media.image import ImageLimits
 from serve.metrics import Recorder
 from serve.products import ProductService
 from serve.resilience.admission import Admission
+from serve.resilience.tenants import TenantRates
 from serve.sessions import SessionService
 from serve.support import SupportService
 
@@ -51,6 +52,7 @@ class Services:
     compare: CompareService
     authenticator: Authenticator
     admission: Admission
+    tenants: TenantRates
     recorder: Recorder
     version: str
 
@@ -61,6 +63,7 @@ def build_services(
     calls: Calls,
     fetcher: Fetcher,
     admission: Admission,
+    tenants: TenantRates,
     recorder: Recorder,
     version: str,
     cascade_recorder: CascadeRecorder | None = None,
@@ -100,6 +103,7 @@ def build_services(
         CompareService(cluster, plane, chat, calls),
         Authenticator(cluster.auth),
         admission,
+        tenants,
         recorder,
         version,
     )

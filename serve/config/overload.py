@@ -53,7 +53,9 @@ class Tenant(Section):
     """What one client, by the name of its API key, may use."""
 
     priority: Priority = Field("normal", description="Class of its requests; lower ones are shed first.")
-    requests_per_minute: int | None = Field(None, ge=1, description="Most requests a minute; unlimited when left out.")
+    requests_per_minute: int | None = Field(
+        None, ge=1, description="Most requests a minute, over all protocols; unlimited when left out."
+    )
     tokens_per_minute: int | None = Field(
         None, ge=1, description="Most tokens a minute, prompts and answers together; unlimited when left out."
     )

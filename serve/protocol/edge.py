@@ -23,6 +23,7 @@ from serve.errors import ArgusError, Cancelled, InvalidRequest, MethodNotAllowed
 from serve.metrics import Recorder, RequestRecord
 from serve.request_log import log
 from serve.resilience.admission import PRIORITY_HEADER, Admission, lane_of
+from serve.resilience.tenants import TenantRates
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -46,16 +47,24 @@ class Edge:
         authenticator: who is calling.
         limits: deadlines.
         admission: requests in progress, shared with the gRPC side.
+        tenants: requests a minute, likewise.
         recorder: where ends of requests are reported.
     """
 
     def __init__(
-        self, app: App, authenticator: Authenticator, limits: Limits, admission: Admission, recorder: Recorder
+        self,
+        app: App,
+        authenticator: Authenticator,
+        limits: Limits,
+        admission: Admission,
+        tenants: TenantRates,
+        recorder: Recorder,
     ) -> None:
         self._app = app
         self._authenticator = authenticator
         self._limits = limits
         self._admission = admission
+        self._tenants = tenants
         self._recorder = recorder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,6 +96,7 @@ class Edge:
         exchange.client = self._authenticator.client(exchange.header(b"authorization"), exchange.header(b"x-api-key"))
         priority = self._admission.priority(exchange.client, exchange.header(PRIORITY_HEADER.encode()))
         context = self._attach_context(exchange, priority)
+        await self._tenants.enter(exchange.client)
         with self._admission.enter(context, lane_of(path)):
             await self._app(exchange.scope, receive, exchange.send)
 

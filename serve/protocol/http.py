@@ -59,7 +59,7 @@ def build(services: Services, inference: InferenceService) -> App:
         "/v1/cascades/{name}": services.cascades.names(),
         "/v2/models/{model}": inference.names(),
     }
-    return Edge(app, services.authenticator, limits, services.admission, services.recorder)
+    return Edge(app, services.authenticator, limits, services.admission, services.tenants, services.recorder)
 
 
 def _add_docs(app: FastAPI) -> None:

@@ -90,6 +90,7 @@ class GrpcSkin:
         self._grpc_authenticator = services.authenticator
         self._grpc_limits = services.limits
         self._grpc_admission = services.admission
+        self._grpc_tenants = services.tenants
         self._grpc_recorder = services.recorder
         self._argus_version = services.version
 
@@ -157,6 +158,7 @@ class GrpcSkin:
         status = _Status(grpc_context)
         async with _Rpc(self, "ModelStreamInfer", status, request.id) as rpc:
             context = rpc.known_caller()
+            await self._grpc_tenants.enter(context.client)
             with self._grpc_admission.enter(context, model_lane(request.model_name)):
                 inference = from_message(request, self._grpc_limits)
                 async with aclosing(self._service.infer_stream(inference, context)) as pieces:
@@ -219,6 +221,7 @@ class GrpcSkin:
         """
         async with _Rpc(self, rpc, grpc_context, message_id) as call:
             context = call.known_caller()
+            await self._grpc_tenants.enter(context.client)
             with self._grpc_admission.enter(context, model_lane(model)):
                 return await answer(context)
         return empty

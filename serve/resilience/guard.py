@@ -63,6 +63,7 @@ class Guard:
     Args:
         targets: every model and provider, by name.
         answers: None when nothing is kept.
+        tenants: their tokens are counted here, their requests by the edge.
         shared: closed with the guard.
         jitter: uniform in [0, 1).
     """
@@ -80,7 +81,7 @@ class Guard:
         self._targets = targets
         self._answers = answers
         self._budget = budget
-        self._tenants = tenants
+        self.tenants = tenants
         self._recorder = recorder
         self._shared = shared
         self._jitter = jitter
@@ -213,14 +214,14 @@ class Guard:
                     self._recorder.spent(target.name, money.spent)
                 await target.settle_tokens(account.charged, account.used.tokens)
                 if account.counted:
-                    await self._tenants.settle(context.client, estimate.tokens, account.used.tokens)
+                    await self.tenants.settle(context.client, estimate.tokens, account.used.tokens)
 
     async def _count_tenant(self, target: Target, account: _Account, context: RequestContext) -> None:
         """Once a call, however many attempts it takes."""
         if account.counted:
             return
         try:
-            await self._tenants.take(context.client, account.estimate.tokens)
+            await self.tenants.take(context.client, account.estimate.tokens)
         except RateLimited:
             self._recorder.refused(target.name, "tenant_limit")
             raise

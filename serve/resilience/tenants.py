@@ -1,4 +1,4 @@
-"""Calls and tokens a minute of each tenant."""
+"""Requests and tokens a minute of each tenant: requests are counted at the edge, tokens with each call."""
 
 from __future__ import annotations
 
@@ -20,23 +20,34 @@ class TenantRates:
         self._tenants = tenants
         self._rates = rates
 
-    async def take(self, tenant: str, tokens: int) -> None:
-        """Counts a call, and the tokens that it may use.
+    async def enter(self, tenant: str) -> None:
+        """Counts a request, whatever calls it will make.
 
         Raises:
-            RateLimited: the tenant has used its calls or tokens up.
+            RateLimited: the tenant has used its requests up.
         """
         rules = self._rules(tenant)
-        if rules is None:
-            return
-        rates = []
-        if rules.requests_per_minute is not None:
-            rates.append(Rate(f"tenant/{tenant}/calls", rules.requests_per_minute, 1))
-        if rules.tokens_per_minute is not None:
-            rates.append(Rate(f"tenant/{tenant}/tokens", rules.tokens_per_minute, max(1, tokens)))
-        wait = await self._rates.take(*rates)
-        if wait > 0:
-            raise RateLimited(f"{tenant} has used up its calls or tokens of this minute.", retry_after_s=wait)
+        if rules is not None and rules.requests_per_minute is not None:
+            wait = await self._rates.take(Rate(f"tenant/{tenant}/requests", rules.requests_per_minute, 1))
+            if wait > 0:
+                raise RateLimited(
+                    f"{tenant} has used up its {rules.requests_per_minute} requests a minute.", retry_after_s=wait
+                )
+
+    async def take(self, tenant: str, tokens: int) -> None:
+        """Counts the tokens that a call may use.
+
+        Raises:
+            RateLimited: the tenant has used its tokens up.
+        """
+        rules = self._rules(tenant)
+        if rules is not None and rules.tokens_per_minute is not None:
+            rate = Rate(f"tenant/{tenant}/tokens", rules.tokens_per_minute, max(1, tokens))
+            wait = await self._rates.take(rate)
+            if wait > 0:
+                raise RateLimited(
+                    f"{tenant} has used up its {rules.tokens_per_minute} tokens a minute.", retry_after_s=wait
+                )
 
     async def settle(self, tenant: str, estimate: int, used: int) -> None:
         """Puts the tokens that were used in the place of those that `take` was told."""

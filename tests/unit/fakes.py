@@ -357,6 +357,7 @@ class Site:
             RoutedCalls(served, self.providers, guard, CacheKeys(identities_of(config))),
             FakeFetcher(self.pages),
             admission,
+            guard.tenants,
             self.recorder,
             "1.2.3",
         )

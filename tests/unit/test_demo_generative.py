@@ -95,7 +95,7 @@ def test_files_are_small_float16_and_laid_out_as_published(name: str) -> None:
     files = [path for path in (CHECKPOINTS / name).iterdir() if path.is_file()]
     wanted = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "processor_config.json"}
     assert wanted | {"chat_template.jinja", "README.md"} <= {path.name for path in files}
-    assert sum(path.stat().st_size for path in files) < 9 * 2**20
+    assert sum(path.stat().st_size for path in files) < 11 * 2**20
     with safe_open(CHECKPOINTS / name / "model.safetensors", framework="pt") as weights:
         keys = set(weights.keys())
         assert {weights.get_slice(key).get_dtype() for key in keys} == {"F16"}
@@ -142,9 +142,6 @@ def test_the_processor_counts_one_token_a_patch() -> None:
 
 def test_questions_about_held_out_scenes_are_answered(answerer: Answerer) -> None:
     asked = cases.subject_cases(cases.scenes_of("easy", 4, seed=99))
-    # The Video-LLaVA was trained too briefly to tell shapes: of it only colours are expected.
-    if answerer.folder.name == "video_llava":
-        asked = [case for case in asked if case.turns[0].form == "colour of the object"]
     right = [outcome.right for outcome in cases.run(asked, answerer)]
     assert sum(right) >= 0.75 * len(right)
 
@@ -154,7 +151,7 @@ def test_motions_of_held_out_clips_are_named() -> None:
     asked = [case for case in clips if case.turns[0].form == "motion"]
     right = [outcome.right for outcome in cases.run(asked, load_answerer(CHECKPOINTS / "video_llava"))]
     # By chance it would be one in nine.
-    assert sum(right) >= 0.4 * len(right)
+    assert sum(right) >= 0.5 * len(right)
 
 
 def test_dialogues_follow_from_their_seed() -> None:

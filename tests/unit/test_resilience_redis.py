@@ -131,7 +131,7 @@ async def test_a_guard_goes_on_when_redis_is_killed_and_when_it_is_back(tmp_path
         made = guard(
             recorder,
             resilience={"redis": {"url": own.url, **SETTINGS}, "usd_per_day": 10.0},
-            tenants={"default": {"requests_per_minute": 1_000}},
+            tenants={"default": {"tokens_per_minute": 100_000}},
         )
 
         async def ask(key: bytes) -> Any:
