@@ -36,9 +36,9 @@ ATTRIBUTES = (
     "left or right",
 )
 GOAL = (
-    "LLaVA answers >= 90% of attribute questions (easy and medium scenes), BLIP-2 names every object in >= 85% of its "
-    "captions (easy and medium), Video-LLaVA answers >= 85% of motion questions (easy), and LLaVA names the pair of "
-    "colour and shape on hard scenes more often than the demo CLIP"
+    "LLaVA answers >= 90% of attribute questions about one picture (easy and medium scenes), BLIP-2 names every object "
+    "in >= 85% of its captions (easy and medium), Video-LLaVA >= 85% of motion questions (easy), and LLaVA names "
+    "the pair of colour and shape on hard scenes more often than the demo CLIP"
 )
 _LEAST = {"llava": 0.90, "blip2": 0.85, "video_llava": 0.85}
 _IN_PROGRESS = 16
@@ -112,7 +112,7 @@ def _is(outcome: Outcome, difficulty: str, form: str) -> bool:
 
 def _counts(kind: str, outcome: Outcome) -> bool:
     if kind == "llava":
-        return outcome.case.suite != "largest object" and outcome.turn.form in ATTRIBUTES
+        return outcome.case.suite.startswith("questions") and outcome.turn.form in ATTRIBUTES
     if kind == "blip2":
         return outcome.case.suite == "caption without a prompt"
     return outcome.turn.form.startswith("motion")
