@@ -7,6 +7,9 @@
 Patches learn to lie near the words for what they show and to tell where it is, which makes it easy for the language
 model to look for what a question names. From a step on the vision tower learns too, from the answers and from its
 patch labels. Steps with one picture a prompt alternate with steps of two or three.
+
+With `--start`, a run begins with another run's weights, and with `--tokenizer`, their tokenizer: what the wordings of
+today would make is another one.
 """
 
 from __future__ import annotations
