@@ -88,9 +88,13 @@ class Concurrency(Section):
         description="Least limit. Default: 2 for providers; for models 16, or what fills the batches of all their "
         "replicas twice, if that is more.",
     )
-    initial_limit: int | None = Field(None, ge=1, description="First limit. Default: 20 for providers, 64 for models.")
+    initial_limit: int | None = Field(
+        None, ge=1, description="First limit. Default: 20 for providers; for models their least limit."
+    )
     max_limit: int | None = Field(
-        None, ge=1, description="Greatest limit. Default: 256, or for models twice their least limit, if that is more."
+        None,
+        ge=1,
+        description="Greatest limit. Default: 256 for providers; for models 64, or four batches each.",
     )
     max_waiting: int = Field(256, ge=0, description="Most calls that wait for a place; the least important is refused.")
 

@@ -158,6 +158,7 @@ class Concurrency:
         except BaseException as error:
             self._leave(waiter)
             if isinstance(error, TimeoutError):
+                self._on_wait(left_s)  # in vain: else the load would look best when nobody is served
                 raise DeadlineExceeded(f"The deadline passed while {self._name} had no place for the call.") from None
             raise
 

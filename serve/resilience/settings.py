@@ -49,13 +49,14 @@ def settings_of(resilience: Resilience, name: str, *, ours: bool, room: int = 0)
     for which its callers had rather wait than be refused.
 
     Args:
-        room: calls that fill the batches of all its replicas twice: fewer in progress would starve them.
+        room: calls that fill the batches of all its replicas twice: fewer in progress would starve them, and of many
+            more most would wait in a replica's queue, which knows no priorities.
     """
     target = resilience.targets.get(name, Target())
     limits = target.concurrency
-    most = _given(limits.max_limit, max(256, 2 * room))
+    most = _given(limits.max_limit, max(64, 2 * room) if ours else 256)
     least = _given(limits.min_limit, min(max(16, room) if ours else 2, most))
-    first = _given(limits.initial_limit, max(least, min(64 if ours else 20, most)))
+    first = _given(limits.initial_limit, max(least, min(16 if ours else 20, most)))
     breaker = target.breaker.model_copy(update={"max_cool_down_s": 0.0}) if ours else target.breaker
     return Settings(
         name=name,
