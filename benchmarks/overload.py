@@ -21,7 +21,7 @@ from rich.console import Console
 
 from benchmarks.load import Run, Sample, open_loop, poisson_arrivals, quantile
 from benchmarks.report import Column, Report, this_command
-from benchmarks.scripted import CAPACITY_PER_S, LEAST, PASS_S
+from benchmarks.scripted import CAPACITY_PER_S, LEAST, PASS_S, SLOTS
 from benchmarks.servers import argus
 from serve.auth import hash_key
 from serve.config.overload import PRIORITIES, Priority
@@ -94,10 +94,14 @@ def setups() -> list[Setup]:
 def cluster(keys: Mapping[Priority, str]) -> dict[str, Any]:
     """Argus with both scripted models, the cascade twice, and one tenant of each class."""
 
-    def model(kind: str) -> dict[str, Any]:
-        implementation = f"benchmarks.scripted:{kind}"
-        placement = {"num_cpus": 0.1}
-        return {"kind": "custom", "implementation": implementation, "tasks": ["classify"], "placement": placement}
+    def model(kind: str, max_items: int) -> dict[str, Any]:
+        return {
+            "kind": "custom",
+            "implementation": f"benchmarks.scripted:{kind}",
+            "tasks": ["classify"],
+            "batching": {"max_items": max_items},
+            "placement": {"num_cpus": 0.1},
+        }
 
     def cascade(*gears: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -120,7 +124,7 @@ def cluster(keys: Mapping[Priority, str]) -> dict[str, Any]:
     geared = {"name": "fast", "above_queue_wait_ms": 1e3 * PASS_S / 2, "thresholds": {"screen": _GEARED}}
     return {
         "node_pools": {"local": {"cpus": 2}},
-        "models": {"sure": model("Sure"), "slow": model("Slow")},
+        "models": {"sure": model("Sure", 32), "slow": model("Slow", SLOTS)},
         "cascades": {"plain": cascade(), "geared": cascade(geared)},
         "resilience": {"cache": {"enabled": False}},
         # Half a pass: of a model that takes so long, a random burst alone makes calls wait for longer than 20 ms.

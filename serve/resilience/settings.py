@@ -42,7 +42,7 @@ class Settings:
     per_minute: tuple[int | None, int | None]
 
 
-def settings_of(resilience: Resilience, name: str, *, ours: bool, room: int = 0) -> Settings:
+def settings_of(resilience: Resilience, name: str, *, ours: bool, room: int = 64) -> Settings:
     """What the file says of a target, and for the rest what suits a model of ours, or one that others host.
 
     A call of ours costs no money, its queue is ours (so a 429 asks for no rest), and a dead engine is back in seconds,
@@ -54,9 +54,9 @@ def settings_of(resilience: Resilience, name: str, *, ours: bool, room: int = 0)
     """
     target = resilience.targets.get(name, Target())
     limits = target.concurrency
-    most = _given(limits.max_limit, max(64, 2 * room) if ours else 256)
-    least = _given(limits.min_limit, min(max(16, room) if ours else 2, most))
-    first = _given(limits.initial_limit, max(least, min(16 if ours else 20, most)))
+    most = _given(limits.max_limit, 2 * room if ours else 256)
+    least = _given(limits.min_limit, min(room if ours else 2, most))
+    first = _given(limits.initial_limit, max(least, min(room if ours else 20, most)))
     breaker = target.breaker.model_copy(update={"max_cool_down_s": 0.0}) if ours else target.breaker
     return Settings(
         name=name,
