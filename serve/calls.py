@@ -63,8 +63,8 @@ class Called(Generic[T]):
     hedged: bool = False
 
 
-class Calls(Protocol):
-    """Calls to the cluster's models and providers, by name.
+class Questions(Protocol):
+    """The calls that a cascade's steps make of models and providers, by name.
 
     Every method raises an `ArgusError` of the last attempt; `serve.resilience.failures.failure_class` says which kind
     of failure it is. With `fallback` the caller has another way to go: then nothing waits before trying again.
@@ -82,6 +82,16 @@ class Calls(Protocol):
         """The next turn of a conversation."""
         ...
 
+    async def classify(
+        self, name: str, request: ClassifyRequest, context: RequestContext, *, fallback: bool = False
+    ) -> Called[ClassifyResult]:
+        """Zero-shot classification."""
+        ...
+
+
+class Calls(Questions, Protocol):
+    """All calls to the cluster's models and providers."""
+
     def chat_stream(
         self,
         name: str,
@@ -92,12 +102,6 @@ class Calls(Protocol):
         fallback: bool = False,
     ) -> AsyncGenerator[ChatEvent, None]:
         """The same as it grows; what fails before the first event is tried again like a call."""
-        ...
-
-    async def classify(
-        self, name: str, request: ClassifyRequest, context: RequestContext, *, fallback: bool = False
-    ) -> Called[ClassifyResult]:
-        """Zero-shot classification."""
         ...
 
     async def embed(

@@ -15,7 +15,7 @@ from deployments.generation.messages import ImagePart, Message
 from deployments.messages import ClassifyResult, EncodedImage
 from serve.calibration.samples import Sample
 from serve.calibration.temperature import NO_LABEL, Float64, Int64
-from serve.calls import Calls, Usage
+from serve.calls import Questions, Usage
 from serve.cascade.steps import StepCaller, Taken
 from serve.cascade.types import Asked
 from serve.config.cascades import Cascade, CascadeStep
@@ -56,7 +56,7 @@ class Asker:
         samples: numbered by their place.
     """
 
-    def __init__(self, cluster: ClusterFile, cascade: Cascade, calls: Calls, samples: Sequence[Sample]) -> None:
+    def __init__(self, cluster: ClusterFile, cascade: Cascade, calls: Questions, samples: Sequence[Sample]) -> None:
         # A step's own calibration must not colour what the new one is made of; logits are free of it anyway.
         self._caller = StepCaller(
             cluster, cascade.model_copy(update={"calibration": None}), calls, image_limits(cluster)

@@ -7,7 +7,7 @@ import base64
 import itertools
 import random
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -16,7 +16,6 @@ import orjson
 
 from deployments.generation.messages import (
     Answer,
-    ChatEvent,
     ChatRequest,
     ChatResult,
     ImagePart,
@@ -28,8 +27,6 @@ from deployments.generation.messages import (
 from deployments.messages import (
     ClassifyRequest,
     ClassifyResult,
-    EmbedRequest,
-    EmbedResult,
     EncodedImage,
     Image,
     Scores,
@@ -41,7 +38,7 @@ from serve.resilience.retry import pause_before_retry
 
 
 class HttpCalls:
-    """`serve.calls.Calls` of the classifying and chatting models of a cluster elsewhere.
+    """`serve.calls.Questions` to the classifying and chatting models of a cluster elsewhere.
 
     Args:
         client: with the cluster's address as its base URL, and a key if the cluster wants one.
@@ -82,24 +79,6 @@ class HttpCalls:
         prompt, written = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
         choices = tuple(_answer(choice) for choice in answer["choices"])
         return Called(ChatResult(choices, prompt, 0), Usage(prompt, written), seconds)
-
-    def chat_stream(
-        self,
-        name: str,
-        request: ChatRequest,
-        context: RequestContext,
-        *,
-        affinity: str | None = None,
-        fallback: bool = False,
-    ) -> AsyncGenerator[ChatEvent, None]:
-        """Not needed to calibrate."""
-        raise NotImplementedError
-
-    async def embed(
-        self, name: str, request: EmbedRequest, context: RequestContext, *, fallback: bool = False
-    ) -> Called[EmbedResult]:
-        """Not needed to calibrate."""
-        raise NotImplementedError
 
     async def _post(self, path: str, body: Mapping[str, Any], context: RequestContext) -> tuple[dict[str, Any], float]:
         """The answer and its seconds; a cluster that is busy or away for a moment is asked again."""

@@ -17,7 +17,7 @@ from serve.calibration.http_calls import HttpCalls
 from serve.calibration.offline import OfflineCalls
 from serve.calibration.samples import Sample, read_samples
 from serve.calibration.temperature import Int64, confidences
-from serve.calls import Calls
+from serve.calls import Questions
 from serve.config.cascades import Cascade, CascadeStep
 from serve.config.checkpoints import checkpoint_mark
 from serve.config.cluster import ClusterFile
@@ -126,7 +126,7 @@ def run(wish: Wish, where: str | None, headers: dict[str, str], tick: Tick, next
             runner.run(client.aclose())
 
 
-def _run(wish: Wish, calls: Calls, runner: asyncio.Runner, tick: Tick, next_tick: Tick) -> Outcome:
+def _run(wish: Wish, calls: Questions, runner: asyncio.Runner, tick: Tick, next_tick: Tick) -> Outcome:
     asker = Asker(wish.cluster, wish.cascade, calls, wish.samples)
     spent = Spent()
     given = None if wish.by_model else given_labels(wish.samples, wish.cascade.labels)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
 
-from deployments.generation.messages import ChatEvent, ChatRequest, ChatResult
-from deployments.messages import ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult
+from deployments.generation.messages import ChatRequest, ChatResult
+from deployments.messages import ClassifyRequest, ClassifyResult
 from serve.calls import Called, Usage
 from serve.config.cluster import ClusterFile
 from serve.config.models import ClipModel
@@ -16,7 +15,7 @@ from serve.services import image_limits
 
 
 class OfflineCalls:
-    """`serve.calls.Calls` of one CLIP or SigLIP, loaded here.
+    """`serve.calls.Questions` to one CLIP or SigLIP, loaded here.
 
     Raises:
         ConfigError: the model is of another kind.
@@ -53,21 +52,3 @@ class OfflineCalls:
             ConfigError: always.
         """
         raise ConfigError(f"{name} is asked for answers, which needs a running cluster: leave --offline out")
-
-    def chat_stream(
-        self,
-        name: str,
-        request: ChatRequest,
-        context: RequestContext,
-        *,
-        affinity: str | None = None,
-        fallback: bool = False,
-    ) -> AsyncGenerator[ChatEvent, None]:
-        """Not needed to calibrate."""
-        raise NotImplementedError
-
-    async def embed(
-        self, name: str, request: EmbedRequest, context: RequestContext, *, fallback: bool = False
-    ) -> Called[EmbedResult]:
-        """Not needed to calibrate."""
-        raise NotImplementedError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from deployments.generation.messages import Sampling
-from serve.calls import Calls
+from serve.calls import Questions
 from serve.cascade import rules
 from serve.cascade.entry import functions
 from serve.cascade.recorder import CascadeRecorder, Ran
@@ -87,7 +87,7 @@ class CascadeService:
     def __init__(
         self,
         cluster: ClusterFile,
-        calls: Calls,
+        calls: Questions,
         chat: ChatService,
         limits: ImageLimits,
         recorder: CascadeRecorder,

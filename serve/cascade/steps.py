@@ -10,7 +10,7 @@ import orjson
 from deployments.generation.messages import ChatRequest, ChatResult, Constraint, ImagePart, Message, Sampling, Text
 from deployments.messages import ClassifyRequest
 from deployments.templates import resolve
-from serve.calls import Called, Calls
+from serve.calls import Called, Questions
 from serve.cascade import parse, rules
 from serve.cascade.pixels import shrunk
 from serve.cascade.types import Asked, StepAnswer
@@ -44,7 +44,7 @@ class StepCaller:
         limits: of images, for those that a gear shrinks.
     """
 
-    def __init__(self, cluster: ClusterFile, cascade: Cascade, calls: Calls, limits: ImageLimits) -> None:
+    def __init__(self, cluster: ClusterFile, cascade: Cascade, calls: Questions, limits: ImageLimits) -> None:
         self._cascade = cascade
         self._calls = calls
         self._limits = limits
