@@ -30,7 +30,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ROOT = Path(__file__).parents[2]
 REPLICAS = 3
-IMAGES = [f"digest-{number}" for number in range(24)]
+# So many that none of the replicas, whose places on the ring are drawn anew in every run, ends up with only a few.
+IMAGES = [f"digest-{number}" for number in range(72)]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,10 @@ async def test_images_of_a_replica_that_dies_move_and_no_request_is_lost(model: 
     later = [asyncio.create_task(where(model, image)) for image in IMAGES * 3]
     answers = await asyncio.gather(*running, *later)
     assert victim not in answers
-    after = await homes(model)
-    assert victim not in after.values()
     moved = [image for image in IMAGES if before[image] == victim]
-    assert len({after[image] for image in moved}) > 1, "its images spread over the others"
+    for _ in range(20):  # Ray Serve counts the many requests off as their ends arrive; until then a replica looks full
+        after = await homes(model)
+        assert victim not in after.values()
+        if len({after[image] for image in moved}) > 1:
+            return
+    raise AssertionError("its images did not spread over the others")
