@@ -184,7 +184,8 @@ async def _counted(
 
 def _within(context: RequestContext, timeout_s: float) -> RequestContext:
     """The context of one attempt, which may last less than its request."""
-    return replace(context, deadline=min(context.deadline, time.monotonic() + timeout_s))
+    deadline = time.monotonic() + timeout_s
+    return context if context.deadline <= deadline else replace(context, deadline=deadline)
 
 
 def _used(result: ChatResult) -> Usage:

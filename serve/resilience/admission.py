@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from types import TracebackType
 from typing import Protocol
 
@@ -64,7 +65,7 @@ class LaneState:
 
 
 class _Lane:
-    """One route's waits, and its cut. Signal k has arrivals and waits of class k and all higher ones."""
+    """One route's arrivals and waits by class, and its cut."""
 
     __slots__ = ("_served", "_signals", "cut")
 
@@ -74,23 +75,25 @@ class _Lane:
         self.cut = Cut(0.0, now)
 
     def arrived(self, rank: int, now: float) -> None:
-        for signal in self._signals[rank:]:
-            signal.arrived(now)
+        self._signals[rank].arrived(now)
 
     def served(self, now: float) -> None:
         self._served.arrived(now)
 
     def waited(self, rank: int, seconds: float, now: float) -> None:
-        for signal in self._signals[rank:]:
-            signal.waited(seconds, now)
+        self._signals[rank].waited(seconds, now)
 
     def look(self, rule: Rule, now: float) -> list[float]:
         """Mean waits, of each class together with all higher ones; moves the cut."""
-        waits = [signal.queue_wait_s(now) for signal in self._signals]
+        waits, seconds, count = [], 0.0, 0
+        for signal in self._signals:
+            more_s, more = signal.waits(now)
+            seconds, count = seconds + more_s, count + more
+            waits.append(seconds / count if count else 0.0)
         most = 0.0
         if waits[-1] > rule.target_s:
-            arrivals = [signal.snapshot(now).arrivals_per_s for signal in self._signals]
-            most = enough(arrivals, self._served.snapshot(now).arrivals_per_s, waits[-1])
+            arrivals = list(accumulate(signal.arrivals_per_s(now) for signal in self._signals))
+            most = enough(arrivals, self._served.arrivals_per_s(now), waits[-1])
         self.cut = moved(self.cut, waits, rule, now, most)
         return waits
 

@@ -131,17 +131,12 @@ class Concurrency:
         self._admit()
         self._changed()
 
-    @asynccontextmanager
-    async def extra(self) -> AsyncIterator[bool]:
-        """A place beside one that the same call has, if one is free and nobody waits for it."""
+    def enter_if_free(self) -> bool:
+        """Takes a place, which `leave` gives back, if one is free and nobody waits for it."""
         if not self.free:
-            yield False
-            return
+            return False
         self._in_flight += 1
-        try:
-            yield True
-        finally:
-            self.leave()
+        return True
 
     async def _wait(self, priority: Priority, left_s: float) -> None:
         """Returns with a place taken."""

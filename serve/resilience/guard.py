@@ -11,8 +11,8 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,7 +24,7 @@ from serve.resilience.answers import Answers
 from serve.resilience.budget import Budget
 from serve.resilience.hedge import race
 from serve.resilience.jobs import NOTHING, Attempted, Codec, Job, StreamJob
-from serve.resilience.purse import Purse, Stake, purse
+from serve.resilience.purse import Purse
 from serve.resilience.recorder import Recorder
 from serve.resilience.retry import pause_before_retry
 from serve.resilience.shared import SharedStore
@@ -110,14 +110,15 @@ class Guard:
         """
         self._check_deadline(job.target, context)
         target = self._targets[job.target]
-        async with self._accounts(target, job.estimate, context) as account:
+        account = self._open(target, job.estimate, context)
+        try:
             for number in itertools.count(1):
                 attempt: Attempt | None = None
                 try:
-                    async with self._passage(target, account, context, fallback) as (passage, stake):
+                    with await self._passage(target, account, context, fallback) as passage:
                         timeout_s = target.attempt_s(context.remaining_s(), fallback)
                         account.attempts += 1
-                        with target.attempt(passage, stake, timeout_s) as attempt:
+                        with target.attempt(passage, timeout_s) as attempt:
                             async with aclosing(_events(job, attempt, timeout_s, context)) as events:
                                 async for event in events:
                                     yield event
@@ -127,6 +128,8 @@ class Guard:
                     if attempt is not None and attempt.answered_s is not None:
                         raise failed.error from failed.error.__cause__
                     await self._pause_or_raise(target, failed.error, number, context, fallback)
+        finally:
+            await self._settle(target, account, context)
 
     async def close(self) -> None:
         """Ends what goes on in the background, and lets connections go."""
@@ -138,7 +141,8 @@ class Guard:
     async def _call(self, job: Job[T], context: RequestContext, fallback: bool) -> Called[T]:
         began = time.monotonic()
         target = self._targets[job.target]
-        async with self._accounts(target, job.estimate, context) as account:
+        account = self._open(target, job.estimate, context)
+        try:
             for number in itertools.count(1):
                 try:
                     done = await self._attempt(target, job, account, context, fallback)
@@ -148,20 +152,22 @@ class Guard:
                 account.used = done.usage
                 seconds = time.monotonic() - began
                 return Called(done.value, done.usage, seconds, attempts=account.attempts, hedged=account.hedged)
+        finally:
+            await self._settle(target, account, context)
         raise AssertionError("the loop returns or raises")
 
     async def _attempt(
         self, target: Target, job: Job[T], account: _Account, context: RequestContext, fallback: bool
     ) -> Attempted[T]:
         """One attempt, with a second beside it when it is late."""
-        async with self._passage(target, account, context, fallback) as (passage, stake):
+        with await self._passage(target, account, context, fallback) as passage:
             timeout_s = target.attempt_s(context.remaining_s(), fallback)
             account.attempts += 1
             late_s = target.late_s() if job.idempotent else None
             if late_s is None or late_s >= timeout_s:
-                return await _made(target, job, passage, stake, timeout_s)
+                return await _made(target, job, passage, timeout_s)
             answer, won = await race(
-                lambda: _made(target, job, passage, stake, timeout_s),
+                lambda: _made(target, job, passage, timeout_s),
                 # Beside another way to go, a hedge has no time of its own: the first attempt's is what is waited.
                 lambda: self._second(target, job, account, timeout_s - late_s if fallback else timeout_s, context),
                 late_s,
@@ -176,45 +182,48 @@ class Guard:
     ) -> Attempted[T]:
         """The hedge. What stands against it (money, a rate, no free place) ends it before it begins."""
         tokens = account.estimate.tokens
-        async with account.purse.stake() as stake, target.second_passage(tokens) as passage:
+        with await account.purse.stake() as stake:
+            passage = await target.second_passage(stake, tokens)
             if passage is None:
                 raise Overloaded(f"{target.name} has no room for a hedge.")
-            account.charged += tokens
-            account.attempts += 1
-            account.hedged = True
-            return await _made(target, job, passage, stake, min(longest_s, context.remaining_s()))
+            with passage:
+                account.charged += tokens
+                account.attempts += 1
+                account.hedged = True
+                return await _made(target, job, passage, min(longest_s, context.remaining_s()))
 
-    @asynccontextmanager
-    async def _passage(
-        self, target: Target, account: _Account, context: RequestContext, fallback: bool
-    ) -> AsyncIterator[tuple[Passage, Stake]]:
+    async def _passage(self, target: Target, account: _Account, context: RequestContext, fallback: bool) -> Passage:
         """Money first, then the tenant's rates, then the target's own stages."""
-        async with AsyncExitStack() as stack:
-            try:
-                stake = await stack.enter_async_context(account.purse.stake())
-            except BudgetExceeded:
-                self._recorder.refused(target.name, "budget")
-                raise
+        try:
+            stake = await account.purse.stake()
+        except BudgetExceeded:
+            self._recorder.refused(target.name, "budget")
+            raise
+        tokens = account.estimate.tokens
+        try:
             await self._count_tenant(target, account, context)
-            passage = await stack.enter_async_context(target.passage(context, account.estimate.tokens, fallback))
-            account.charged += account.estimate.tokens
-            yield passage, stake
+            passage = await target.passage(stake, context, tokens, fallback)
+        except BaseException:
+            stake.end(0.0)
+            raise
+        account.charged += tokens
+        return passage
 
-    @asynccontextmanager
-    async def _accounts(self, target: Target, estimate: Usage, context: RequestContext) -> AsyncIterator[_Account]:
-        """Counts the call, and settles at its end what was reserved for it."""
-        budget = None if target.settings.ours else self._budget
+    def _open(self, target: Target, estimate: Usage, context: RequestContext) -> _Account:
+        """Counts the call; `_settle` must follow."""
         target.called()
-        async with purse(budget, context.client, estimate.usd) as money:
-            account = _Account(money, estimate)
-            try:
-                yield account
-            finally:
-                if money.spent:
-                    self._recorder.spent(target.name, money.spent)
-                await target.settle_tokens(account.charged, account.used.tokens)
-                if account.counted:
-                    await self.tenants.settle(context.client, estimate.tokens, account.used.tokens)
+        return _Account(Purse(None if target.settings.ours else self._budget, context.client, estimate.usd), estimate)
+
+    async def _settle(self, target: Target, account: _Account, context: RequestContext) -> None:
+        """Puts what was used in the place of what was reserved."""
+        try:
+            if account.purse.spent:
+                self._recorder.spent(target.name, account.purse.spent)
+            await target.settle_tokens(account.charged, account.used.tokens)
+            if account.counted:
+                await self.tenants.settle(context.client, account.estimate.tokens, account.used.tokens)
+        finally:
+            await account.purse.settle()
 
     async def _count_tenant(self, target: Target, account: _Account, context: RequestContext) -> None:
         """Once a call, however many attempts it takes."""
@@ -250,8 +259,8 @@ class Guard:
             raise
 
 
-async def _made(target: Target, job: Job[T], passage: Passage, stake: Stake, timeout_s: float) -> Attempted[T]:
-    with target.attempt(passage, stake, timeout_s) as attempt:
+async def _made(target: Target, job: Job[T], passage: Passage, timeout_s: float) -> Attempted[T]:
+    with target.attempt(passage, timeout_s) as attempt:
         async with asyncio.timeout(timeout_s):
             done = await job.attempt(timeout_s)
         attempt.usage = done.usage

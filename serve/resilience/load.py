@@ -59,16 +59,20 @@ class LoadSignal:
         self._sums[self._slot % _SLOTS] += seconds
         self._waits[self._slot % _SLOTS] += 1
 
-    def queue_wait_s(self, now: float) -> float:
-        """That part of `snapshot` alone."""
+    def waits(self, now: float) -> tuple[float, int]:
+        """Sum, in seconds, and number of the waits of about the last second."""
         self._turn(now)
-        waits = sum(self._waits)
-        return sum(self._sums) / waits if waits else 0.0
+        return sum(self._sums), sum(self._waits)
+
+    def arrivals_per_s(self, now: float) -> float:
+        """That part of `snapshot` alone."""
+        self._fade(now)
+        return max(self._short, self._long)
 
     def snapshot(self, now: float) -> Load:
         """The load at `now`."""
-        self._fade(now)
-        return Load(self.queue_wait_s(now), max(self._short, self._long))
+        seconds, count = self.waits(now)
+        return Load(seconds / count if count else 0.0, self.arrivals_per_s(now))
 
     def _turn(self, now: float) -> None:
         slot = int(now / _SLOT_S)

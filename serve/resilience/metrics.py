@@ -29,6 +29,7 @@ _COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "argus_provider_spent_usd_total": ("Money for providers, in US dollars.", ("target",)),
     "argus_shared_store_questions_total": ("Questions to Redis, by whether it answered in time.", ("answered",)),
 }
+_PLACES = ("argus_call_concurrency_limit", "argus_calls_in_flight", "argus_calls_waiting")
 _GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "argus_budget_left_usd": ("Money left for today (UTC), in US dollars; `*` for all tenants.", ("tenant",)),
     "argus_call_concurrency_limit": ("Calls that a router replica may have in progress.", ("target",)),
@@ -53,6 +54,7 @@ class GuardMetrics:
         self._counted: Counts[tuple[str, tuple[str, ...]]] = Counts()
         self._spent: dict[str, float] = {}
         self._set: dict[tuple[str, str], float] = {}
+        self._places: dict[str, tuple[int, int, int]] = {}
         self._flush_due = False
 
     def cache(self, target: str, result: CacheResult) -> None:
@@ -78,9 +80,8 @@ class GuardMetrics:
 
     def concurrency(self, target: str, limit: int, in_flight: int, waiting: int) -> None:
         """See `Recorder`."""
-        self._level("argus_call_concurrency_limit", target, limit)
-        self._level("argus_calls_in_flight", target, in_flight)
-        self._level("argus_calls_waiting", target, waiting)
+        self._places[target] = (limit, in_flight, waiting)
+        self._flush_soon()
 
     def waited(self, target: str, seconds: float) -> None:
         """See `Recorder`."""
@@ -117,6 +118,10 @@ class GuardMetrics:
         for target, usd in spent.items():
             if usd > 0:
                 self._counters["argus_provider_spent_usd_total"].inc(usd, tags={"target": target})
+        places, self._places = self._places, {}
+        for target, levels_of_it in places.items():
+            for name, level in zip(_PLACES, levels_of_it, strict=True):
+                self._gauges[name].set(level, tags={"target": target})
         levels, self._set = self._set, {}
         for (name, label), value in levels.items():
             self._gauges[name].set(value, tags={_GAUGES[name][1][0]: label})

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-
 from serve.resilience.budget import Budget, Reservation
 
 
 class Stake:
-    """The money of one attempt."""
+    """The money of one attempt; a `with` block ends it as free of charge, unless it has ended before."""
 
-    def __init__(self, ended: Callable[[float | None], None]) -> None:
-        self._ended: Callable[[float | None], None] | None = ended
+    __slots__ = ("_purse",)
+
+    def __init__(self, purse: Purse) -> None:
+        self._purse: Purse | None = purse
 
     def end(self, usd: float | None) -> None:
         """The attempt ended and cost so much; None when nobody knows: it was given up, and may be charged all the same.
@@ -20,18 +19,26 @@ class Stake:
         What is not known is counted at its estimate, so that a budget errs on the side of its owner. Only the first
         call counts.
         """
-        if self._ended is not None:
-            self._ended(usd)
-            self._ended = None
+        if self._purse is not None:
+            self._purse.ended(usd)
+            self._purse = None
+
+    def __enter__(self) -> Stake:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.end(0.0)
 
 
 class Purse:
-    """What one call may spend.
+    """What one call may spend; whoever opens it settles it at the end, however that comes.
 
     Args:
         budget: None for a call that costs nothing.
         estimate_usd: most that one attempt costs.
     """
+
+    __slots__ = ("_budget", "_estimate", "_open", "_reservations", "_reserved", "_spent", "_tenant")
 
     def __init__(self, budget: Budget | None, tenant: str, estimate_usd: float) -> None:
         self._budget = budget
@@ -46,8 +53,7 @@ class Purse:
         """US dollars, so far."""
         return self._spent
 
-    @asynccontextmanager
-    async def stake(self) -> AsyncIterator[Stake]:
+    async def stake(self) -> Stake:
         """Money for one attempt, unless what was set aside for an earlier one is still there.
 
         Raises:
@@ -59,13 +65,10 @@ class Purse:
                 self._reservations.append(await self._budget.reserve(self._tenant, max(0.0, missing)))
                 self._reserved += max(0.0, missing)
         self._open += 1
-        stake = Stake(self._ended)
-        try:
-            yield stake
-        finally:
-            stake.end(0.0)
+        return Stake(self)
 
-    def _ended(self, usd: float | None) -> None:
+    def ended(self, usd: float | None) -> None:
+        """For `Stake.end`."""
         self._open -= 1
         self._spent += self._estimate if usd is None else usd
 
@@ -79,13 +82,3 @@ class Purse:
             amount = left if number == len(reservations) else min(left, reservation.usd)
             left -= amount
             await budget.settle(reservation, amount)
-
-
-@asynccontextmanager
-async def purse(budget: Budget | None, tenant: str, estimate_usd: float) -> AsyncIterator[Purse]:
-    """A purse that is settled at the end of the block, however that comes."""
-    opened = Purse(budget, tenant, estimate_usd)
-    try:
-        yield opened
-    finally:
-        await opened.settle()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from types import TracebackType
 
 from serve.calls import Usage
 from serve.context import RequestContext
@@ -45,36 +44,67 @@ class AttemptFailed(Exception):
         self.error = error
 
 
-@dataclass(slots=True)
 class Passage:
-    """The right to one attempt.
+    """The right to one attempt; a `with` block gives back what it holds.
 
     Attributes:
         ticket: the breaker's; None where there is no breaker, where it is passed by, and once it has been handed in.
         place: None where calls are not limited, and for a hedge.
     """
 
-    ticket: int | None
-    place: Place | None
+    __slots__ = ("_leave", "place", "stake", "ticket")
+
+    def __init__(self, stake: Stake, ticket: int | None, place: Place | None, leave: Callable[[Passage], None]) -> None:
+        self.stake = stake
+        self.ticket = ticket
+        self.place = place
+        self._leave = leave
+
+    def __enter__(self) -> Passage:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.stake.end(0.0)
+        self._leave(self)
 
 
-@dataclass(slots=True)
 class Attempt:
-    """One attempt in progress.
+    """One attempt, which is made in its `with` block: its outcome, time and cost, and what they say of the target.
 
     Attributes:
         usage: what it used, once that is known.
         answered_s: seconds until its answer, or its first event.
+
+    Raises:
+        AttemptFailed: the block raised an `ArgusError`, or ran out of time.
     """
 
-    began: float
-    usage: Usage | None = None
-    answered_s: float | None = None
+    __slots__ = ("_passage", "_target", "_timeout_s", "answered_s", "began", "usage")
 
-    @property
-    def cost(self) -> float | None:
-        """In US dollars, None while it is not known."""
-        return None if self.usage is None else self.usage.usd
+    def __init__(self, target: Target, passage: Passage, timeout_s: float, began: float) -> None:
+        self._target = target
+        self._passage = passage
+        self._timeout_s = timeout_s
+        self.began = began
+        self.usage: Usage | None = None
+        self.answered_s: float | None = None
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        target, passage = self._target, self._passage
+        if error is None:
+            target.succeeded(self, passage)
+            return
+        if isinstance(error, ArgusError | TimeoutError):
+            raise AttemptFailed(target.failed(self, passage, error, self._timeout_s)) from error
+        if isinstance(error, Exception):  # a defect of ours; the target is not to blame, but its caller must see it
+            target.ended(self, passage, "error", 0.0)
+        else:
+            target.ended(self, passage, "cancelled", None)
 
 
 class Target:
@@ -157,8 +187,7 @@ class Target:
             return longest
         return min(longest, max(_LEAST_S, self._stretch * self.settings.patience * self.times.late_s()))
 
-    @asynccontextmanager
-    async def passage(self, context: RequestContext, tokens: int, fallback: bool) -> AsyncIterator[Passage]:
+    async def passage(self, stake: Stake, context: RequestContext, tokens: int, fallback: bool) -> Passage:
         """Past the target's rates, its places and its breaker.
 
         Raises:
@@ -168,63 +197,34 @@ class Target:
             raise self._breaker_refuses(self._breaker)  # before the queue: there is another way to go
         await self._take_rates(context, tokens, fallback)
         place = None if self._room is None else await self._enter(self._room, context)
-        passage = None
         try:
-            passage = Passage(await self._ticket(context, fallback), place)
-            yield passage
-        finally:
-            if passage is not None:
-                self._hand_in(passage)
+            ticket = await self._ticket(context, fallback)
+        except BaseException:
             if self._room is not None:
                 self._room.leave()
-
-    @asynccontextmanager
-    async def second_passage(self, tokens: int) -> AsyncIterator[Passage | None]:
-        """The same for a hedge, which waits for nothing: None when anything stands against it."""
-        async with AsyncExitStack() as stack:
-            free = self._room is None or await stack.enter_async_context(self._room.extra())
-            passage = None
-            if free and self.well and await self._rates.take(*self._rates_of(tokens)) <= 0:
-                ticket = self._breaker.admit(self._clock()) if self._breaker else None
-                passage = Passage(ticket, None)
-                stack.callback(self._hand_in, passage)
-            yield passage
-
-    @contextmanager
-    def attempt(self, passage: Passage, stake: Stake, timeout_s: float) -> Iterator[Attempt]:
-        """Accounts for an attempt, which the block makes: its outcome, time, cost, and what they say of the target.
-
-        Raises:
-            AttemptFailed: the block raised an `ArgusError`, or ran out of time.
-        """
-        attempt = Attempt(self._clock())
-        outcome: str = "cancelled"
-        cost: float | None = None
-        try:
-            yield attempt
-            outcome, cost = "ok", attempt.cost
-            self._succeeded(passage, attempt)
-        except (ArgusError, TimeoutError) as error:
-            failure = error if isinstance(error, ArgusError) else self._too_late(timeout_s)
-            outcome = failure_class(failure)
-            cost = attempt.cost if outcome == "timeout" or attempt.answered_s is not None else 0.0
-            self._failed(passage, failure, timeout_s)
-            raise AttemptFailed(failure) from error
-        except Exception:  # a defect of ours; the target is not to blame, but its caller must see it
-            outcome, cost = "error", 0.0
             raise
+        return Passage(stake, ticket, place, self._leave)
+
+    async def second_passage(self, stake: Stake, tokens: int) -> Passage | None:
+        """The same for a hedge, which waits for nothing: None when anything stands against it."""
+        if not self.well or (self._room is not None and not self._room.enter_if_free()):
+            return None
+        taken = False
+        try:
+            taken = await self._rates.take(*self._rates_of(tokens)) <= 0
         finally:
-            stake.end(cost)
-            self._recorder.attempted(self.name, outcome, self._clock() - attempt.began)
-            self._hand_in(passage)
+            if not taken and self._room is not None:
+                self._room.leave()
+        if not taken:
+            return None
+        return Passage(stake, self._breaker.admit(self._clock()) if self._breaker else None, None, self._leave)
 
-    async def settle_tokens(self, charged: int, used: int) -> None:
-        """Puts the tokens that were used in the place of those that were taken from the rate."""
-        most = self.settings.per_minute[1]
-        if most is not None:
-            await self._rates.adjust(Rate(f"target/{self.name}/tokens", most, used - charged))
+    def attempt(self, passage: Passage, timeout_s: float) -> Attempt:
+        """An attempt that begins now."""
+        return Attempt(self, passage, timeout_s, self._clock())
 
-    def _succeeded(self, passage: Passage, attempt: Attempt) -> None:
+    def succeeded(self, attempt: Attempt, passage: Passage) -> None:
+        """For `Attempt`."""
         now = self._clock()
         seconds = now - attempt.began
         whole = attempt.answered_s is None  # a stream's time is its reader's as well
@@ -236,8 +236,33 @@ class Target:
             passage.ticket = None
         if passage.place is not None and whole:
             passage.place.succeeded(seconds)
+        self.ended(attempt, passage, "ok", None if attempt.usage is None else attempt.usage.usd)
 
-    def _failed(self, passage: Passage, error: ArgusError, timeout_s: float) -> None:
+    def failed(
+        self, attempt: Attempt, passage: Passage, error: ArgusError | TimeoutError, timeout_s: float
+    ) -> ArgusError:
+        """For `Attempt`: the error as one of ours."""
+        failure = error if isinstance(error, ArgusError) else self._too_late(timeout_s)
+        outcome = failure_class(failure)
+        self._blame(passage, failure, timeout_s)
+        unsure = outcome == "timeout" or attempt.answered_s is not None
+        usd = None if attempt.usage is None else attempt.usage.usd
+        self.ended(attempt, passage, outcome, usd if unsure else 0.0)
+        return failure
+
+    def ended(self, attempt: Attempt, passage: Passage, outcome: str, usd: float | None) -> None:
+        """For `Attempt`: it is over, at that cost."""
+        passage.stake.end(usd)
+        self._recorder.attempted(self.name, outcome, self._clock() - attempt.began)
+        self._hand_in(passage)
+
+    async def settle_tokens(self, charged: int, used: int) -> None:
+        """Puts the tokens that were used in the place of those that were taken from the rate."""
+        most = self.settings.per_minute[1]
+        if most is not None:
+            await self._rates.adjust(Rate(f"target/{self.name}/tokens", most, used - charged))
+
+    def _blame(self, passage: Passage, error: ArgusError, timeout_s: float) -> None:
         kind = failure_class(error)
         # Who had less time than most calls take has shown nothing.
         hung = kind == "timeout" and timeout_s >= (self.times.late_s() if self.times.count >= _MEASURED else _FAIR_S)
@@ -256,6 +281,11 @@ class Target:
             self._breaker.abandoned(ticket)
         else:  # it answered, if with a refusal
             self._breaker.succeeded(ticket, 0.0, now)
+
+    def _leave(self, passage: Passage) -> None:
+        self._hand_in(passage)
+        if self._room is not None:
+            self._room.leave()
 
     def _hand_in(self, passage: Passage) -> None:
         """A ticket that no outcome has used is given back."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import pytest
 
 from serve.config.resilience import Resilience
 from serve.errors import DeadlineExceeded, Unavailable
-from serve.resilience.purse import Stake, purse
+from serve.resilience.purse import Purse
 from serve.resilience.rates import Rates
 from serve.resilience.settings import settings_of
 from serve.resilience.target import AttemptFailed, Passage, Target
@@ -26,19 +23,17 @@ class Simulated:
         settings = settings_of(Resilience(), "p", ours=False)
         self.target = Target(settings, Rates(None, 1, self.clock), Remembers(), lambda seconds: None, self.clock)
 
-    @asynccontextmanager
-    async def way_in(self, fallback: bool) -> AsyncIterator[tuple[Passage, Stake]]:
-        stages = self.target.passage(context(left_s=DAY_S), 0, fallback)
-        async with purse(None, "a", 0) as money, money.stake() as stake, stages as passage:
-            yield passage, stake
+    async def way_in(self, fallback: bool) -> Passage:
+        stake = await Purse(None, "a", 0).stake()
+        return await self.target.passage(stake, context(left_s=DAY_S), 0, fallback)
 
     async def call(self, takes_s: float, *, fallback: bool = True) -> bool:
         """Whether the call was answered; one that is refused or given up was not."""
         self.clock.now += 0.01
         try:
-            async with self.way_in(fallback) as (passage, stake):
+            with await self.way_in(fallback) as passage:
                 timeout_s = self.target.attempt_s(DAY_S, fallback)
-                with self.target.attempt(passage, stake, timeout_s):
+                with self.target.attempt(passage, timeout_s):
                     self.clock.now += min(takes_s, timeout_s)
                     if takes_s > timeout_s:
                         raise DeadlineExceeded("late")
@@ -91,8 +86,11 @@ async def test_who_had_too_little_time_shows_nothing() -> None:
         await calls.call(0.1)
     calls.clock.now += 100
     for _ in range(20):
-        async with calls.way_in(True) as (passage, stake):
-            with pytest.raises(AttemptFailed), calls.target.attempt(passage, stake, 0.05):
-                raise DeadlineExceeded("late")
+        with (
+            await calls.way_in(True) as passage,
+            pytest.raises(AttemptFailed),
+            calls.target.attempt(passage, 0.05),
+        ):
+            raise DeadlineExceeded("late")
     assert calls.target.well
     assert await calls.call(0.1)
