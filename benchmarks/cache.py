@@ -179,7 +179,7 @@ def _guard(resilience: dict[str, Any]) -> Guard:
             "resilience": resilience,
         }
     )
-    return build_guard(cluster, Silent(), lambda seconds: None)
+    return build_guard(cluster, Silent(), lambda seconds, usual_s: None)
 
 
 def _context() -> RequestContext:

@@ -155,7 +155,7 @@ def _calls(primary: str, fallback: str, breaker: bool) -> tuple[RoutedCalls, Any
             "resilience": {"targets": {"primary": {"breaker": {"enabled": breaker}}}},
         }
     )
-    guard = build_guard(cluster, Silent(), lambda seconds: None)
+    guard = build_guard(cluster, Silent(), lambda seconds, usual_s: None)
     return RoutedCalls({}, build_providers(cluster.providers), guard, CacheKeys({})), guard
 
 

@@ -173,7 +173,7 @@ def _cascade(config: ClusterFile, context: RequestContext) -> Callable[[int], Aw
 
 def _guard(config: ClusterFile, context: RequestContext) -> Callable[[int], Awaitable[None]]:
     """Every stage around an attempt that is answered at once."""
-    guard = build_guard(config, Silent(), lambda seconds: None)
+    guard = build_guard(config, Silent(), lambda seconds, usual_s: None)
 
     async def attempt(timeout_s: float) -> Attempted[ClassifyResult]:
         return Attempted(_RESULT, Usage())

@@ -20,7 +20,8 @@ class Overload(Section):
         20,
         gt=0,
         description="Mean wait of calls for their model, in milliseconds, above which more is shed and below which "
-        "less is (20 is DAGOR's, Zhou et al. 2018); where a pass of a model takes longer, about half of one.",
+        "less is (20 is DAGOR's, Zhou et al. 2018); where a model's calls usually take more than twice that, half of "
+        "their time.",
     )
     rise_per_s: float = Field(
         2, gt=0, description="Classes a second that are shed in addition while the wait is twice the target or longer."

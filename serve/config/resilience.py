@@ -85,8 +85,7 @@ class Concurrency(Section):
     min_limit: int | None = Field(
         None,
         ge=1,
-        description="Least limit. Default: 2 for providers; for models what fills the batches of all their replicas "
-        "twice.",
+        description="Least limit. Default: 2 for providers; for models two batches for each of their fewest replicas.",
     )
     initial_limit: int | None = Field(
         None, ge=1, description="First limit. Default: 20 for providers; for models their least limit."
@@ -94,7 +93,7 @@ class Concurrency(Section):
     max_limit: int | None = Field(
         None,
         ge=1,
-        description="Greatest limit. Default: 256 for providers; for models four batches a replica.",
+        description="Greatest limit. Default: 256 for providers; for models two batches for each replica there may be.",
     )
     max_waiting: int = Field(256, ge=0, description="Most calls that wait for a place; the least important is refused.")
 

@@ -29,6 +29,8 @@ DEFAULT_TENANT = "default"
 # A lane exists once one of its calls has reported its wait, so that paths alone create none; even so they are bounded.
 _MOST_LANES = 64
 _OTHER_LANES = "other"
+# Of the usual time of a lane's calls.
+_SMOOTHING = 0.1
 # Paths whose third segment says which model is asked.
 _NAMED = frozenset({"cascades", "models"})
 
@@ -67,11 +69,12 @@ class LaneState:
 class _Lane:
     """One route's arrivals and waits by class, and its cut."""
 
-    __slots__ = ("_served", "_signals", "cut")
+    __slots__ = ("_served", "_signals", "_usual_s", "cut")
 
     def __init__(self, now: float) -> None:
         self._signals = tuple(LoadSignal(now) for _ in PRIORITIES)
         self._served = LoadSignal(now)
+        self._usual_s = 0.0
         self.cut = Cut(0.0, now)
 
     def arrived(self, rank: int, now: float) -> None:
@@ -80,11 +83,14 @@ class _Lane:
     def served(self, now: float) -> None:
         self._served.arrived(now)
 
-    def waited(self, rank: int, seconds: float, now: float) -> None:
+    def waited(self, rank: int, seconds: float, usual_s: float, now: float) -> None:
         self._signals[rank].waited(seconds, now)
+        if usual_s:
+            self._usual_s += (usual_s - self._usual_s) * (_SMOOTHING if self._usual_s else 1.0)
 
     def look(self, rule: Rule, now: float) -> list[float]:
         """Mean waits, of each class together with all higher ones; moves the cut."""
+        rule = rule.for_calls_of(self._usual_s)
         waits, seconds, count = [], 0.0, 0
         for signal in self._signals:
             more_s, more = signal.waits(now)
@@ -158,12 +164,16 @@ class Admission:
         """A place for the time of a `with` block; entering it raises `Overloaded` when there is none."""
         return Place(self, context, lane)
 
-    def waited(self, seconds: float) -> None:
-        """A call made for the present task's request waited so long for its model."""
+    def waited(self, seconds: float, usual_s: float = 0.0) -> None:
+        """A call made for the present task's request waited so long for its model.
+
+        Args:
+            usual_s: seconds that such calls usually take; 0 when that is not known.
+        """
         now = self._clock()
         self._load.waited(seconds, now)
         if (asker := _asker.get()) is not None:
-            self._lane(asker.lane, now).waited(asker.rank, seconds, now)
+            self._lane(asker.lane, now).waited(asker.rank, seconds, usual_s, now)
 
     def load(self) -> Load:
         """Over all lanes, requests that were shed included."""

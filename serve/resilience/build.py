@@ -17,12 +17,12 @@ from serve.resilience.target import Target
 from serve.resilience.tenants import TenantRates
 
 
-def build_guard(cluster: ClusterFile, recorder: Recorder, on_wait: Callable[[float], None]) -> Guard:
+def build_guard(cluster: ClusterFile, recorder: Recorder, on_wait: Callable[[float, float], None]) -> Guard:
     """The guard with every stage that `resilience` and `tenants` ask for.
 
     Args:
-        on_wait: told the seconds that each call of a model of ours waited for a place; how long others make us wait
-            says nothing of this cluster's load.
+        on_wait: told the seconds that each call of a model of ours waited for a place, and those that its calls usually
+            take; how long others make us wait says nothing of this cluster's load.
     """
     rules = cluster.resilience
     replicas = cluster.router.replicas
@@ -42,5 +42,5 @@ def build_guard(cluster: ClusterFile, recorder: Recorder, on_wait: Callable[[flo
     )
 
 
-def _unheard(seconds: float) -> None:
+def _unheard(seconds: float, usual_s: float) -> None:
     """Of waits for what others host."""

@@ -1,7 +1,8 @@
 """A bound on the calls that one target has in progress, and a room where the others wait for a place.
 
-The room is in order of priority, then of arrival. Who cannot be served in time is refused on arrival rather than after
-a wait in vain, and a full room refuses the least important, who came last.
+The room is in order of priority, then of arrival. Who cannot be answered in time is refused on arrival, or as soon as
+those who came later and go first have taken its time, rather than after a wait in vain. A full room refuses the least
+important, who came last.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ from dataclasses import dataclass, field
 from serve.config.overload import Priority
 from serve.errors import DeadlineExceeded, Overloaded
 from serve.resilience.gradient import Gradient
+from serve.resilience.load import LoadSignal
+
+# Waits are reckoned from means; who would end that close to the deadline, as a multiple of the reckoned time, is late too.
+_MARGIN = 1.15
+# A class gets at least this share of the places in the reckoning, however many calls of higher ones come.
+_LEAST_SHARE = 0.05
 
 RANK: Mapping[Priority, int] = {"high": 0, "normal": 1, "low": 2}
 
@@ -24,6 +31,7 @@ RANK: Mapping[Priority, int] = {"high": 0, "normal": 1, "low": 2}
 class _Waiter:
     rank: int
     number: int
+    deadline: float = field(compare=False)
     place: asyncio.Future[None] = field(compare=False)
 
 
@@ -72,6 +80,8 @@ class Concurrency:
         self._in_flight = 0
         self._room: list[_Waiter] = []
         self._number = 0
+        # Of those who found no place free, by class.
+        self._arrivals = tuple(LoadSignal(clock()) for _ in RANK)
 
     @property
     def in_flight(self) -> int:
@@ -88,14 +98,24 @@ class Concurrency:
         """A place is free and nobody waits for it."""
         return not self._room and self._in_flight < self._gradient.limit
 
+    @property
+    def usual_s(self) -> float:
+        """Seconds that a call usually takes once it has a place; 0 while that is not known."""
+        return self._gradient.usual_s
+
     def expected_wait_s(self, priority: Priority) -> float:
-        """Seconds until a call that arrives now would have a place: as many calls end a second as the limit and the
-        usual time say, and those that go first go first."""
+        """Seconds until a call that arrives now would have a place, which higher classes take from lower ones.
+
+        As many calls end a second as the limit and the usual time say. A class waits for those before it, and for the
+        higher ones that come meanwhile: as in a queue with priorities without preemption (Cobham 1954), its wait grows
+        by 1 / (1 - the share of the places that they take).
+        """
         if self.free:
             return 0.0
         rank = RANK[priority]
-        before = sum(waiter.rank <= rank for waiter in self._room) + 1
-        return before * self._gradient.usual_s / self._gradient.limit
+        now = self._clock()
+        higher = sum(signal.arrivals_per_s(now) for signal in self._arrivals[:rank]) * self._each_s
+        return self._turn_s(sum(waiter.rank <= rank for waiter in self._room)) / max(_LEAST_SHARE, 1 - higher)
 
     @asynccontextmanager
     async def place(self, priority: Priority, left_s: float) -> AsyncIterator[Place]:
@@ -113,7 +133,7 @@ class Concurrency:
             left_s: seconds until the deadline.
 
         Raises:
-            Overloaded: the room is full of calls that go before this one, or there would be no place in time.
+            Overloaded: the room is full of calls that go before this one, or there would be no answer in time.
             DeadlineExceeded: there was none in time.
         """
         began = self._clock()
@@ -140,13 +160,17 @@ class Concurrency:
 
     async def _wait(self, priority: Priority, left_s: float) -> None:
         """Returns with a place taken."""
+        now = self._clock()
+        self._arrivals[RANK[priority]].arrived(now)
         expected = self.expected_wait_s(priority)
-        if expected > left_s:
-            raise self._overloaded(f"would wait {expected:.1f} s for a place, longer than it may last", expected)
-        waiter = _Waiter(RANK[priority], self._number, asyncio.get_running_loop().create_future())
+        if self._too_long(expected, left_s):
+            raise self._overloaded(f"would wait {expected:.1f} s for a place and could not end in time", expected)
+        future = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(RANK[priority], self._number, now + left_s, future)
         self._number += 1
         self._make_room(waiter)
         insort(self._room, waiter)
+        self._turn_away_behind(waiter)
         try:
             async with asyncio.timeout(left_s):
                 await waiter.place
@@ -165,6 +189,32 @@ class Concurrency:
             raise self._overloaded("came when as many were waiting as may", self._gradient.usual_s)
         self._room.pop()
         last.place.set_exception(self._overloaded("made room for one that goes first", self._gradient.usual_s))
+
+    def _turn_away_behind(self, newcomer: _Waiter) -> None:
+        """Those whom the newcomer has passed, if that took the time that they had left."""
+        index, now = self._room.index(newcomer) + 1, self._clock()
+        while index < len(self._room):
+            waiter = self._room[index]
+            wait = self._turn_s(index)
+            if not self._too_long(wait, waiter.deadline - now):
+                index += 1
+                continue
+            del self._room[index]
+            if not waiter.place.done():
+                waiter.place.set_exception(self._overloaded("gave its time to those who go first", wait))
+
+    def _too_long(self, wait_s: float, left_s: float) -> bool:
+        """A call that waits so long would not be answered in the time that is left; of unknown times none is."""
+        return self.usual_s > 0 and _MARGIN * (wait_s + self.usual_s) > left_s
+
+    @property
+    def _each_s(self) -> float:
+        """Seconds between the ends of two calls while all places are taken."""
+        return self._gradient.usual_s / self._gradient.limit
+
+    def _turn_s(self, before: int) -> float:
+        """Seconds until the one with so many before it in the room has a place, if nobody passes it."""
+        return (before + 1) * self._each_s
 
     def _leave(self, waiter: _Waiter) -> None:
         """Out of the room; a place that was given in the same moment goes to the next."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -42,21 +43,21 @@ class Settings:
     per_minute: tuple[int | None, int | None]
 
 
-def settings_of(resilience: Resilience, name: str, *, ours: bool, room: int = 64) -> Settings:
+def settings_of(resilience: Resilience, name: str, *, ours: bool, room: tuple[int, int] = (64, 64)) -> Settings:
     """What the file says of a target, and for the rest what suits a model of ours, or one that others host.
 
     A call of ours costs no money, its queue is ours (so a 429 asks for no rest), and a dead engine is back in seconds,
     for which its callers had rather wait than be refused.
 
     Args:
-        room: calls that fill the batches of all its replicas twice: fewer in progress would starve them, and of many
-            more most would wait in a replica's queue, which knows no priorities.
+        room: least and most calls that fill the batches of its replicas twice, of the fewest and of all of them: with
+            fewer in progress they would starve, and what is more waits in a replica's queue, which knows no priorities.
     """
     target = resilience.targets.get(name, Target())
     limits = target.concurrency
-    most = _given(limits.max_limit, 2 * room if ours else 256)
-    least = _given(limits.min_limit, min(room if ours else 2, most))
-    first = _given(limits.initial_limit, max(least, min(room if ours else 20, most)))
+    most = _given(limits.max_limit, room[1] if ours else 256)
+    least = _given(limits.min_limit, min(room[0] if ours else 2, most))
+    first = _given(limits.initial_limit, max(least, min(room[0] if ours else 20, most)))
     breaker = target.breaker.model_copy(update={"max_cool_down_s": 0.0}) if ours else target.breaker
     return Settings(
         name=name,
@@ -82,8 +83,13 @@ def all_settings(cluster: ClusterFile) -> dict[str, Settings]:
     } | {name: settings_of(cluster.resilience, name, ours=False) for name in cluster.providers}
 
 
-def _room(model: Model) -> int:
-    return 2 * model.batching.max_items * model.autoscaling.max_replicas
+def _room(model: Model) -> tuple[int, int]:
+    scaling = model.autoscaling
+    each = 2 * model.batching.max_items
+    if scaling.min_replicas < scaling.max_replicas:
+        # Ray Serve adds replicas by the calls that it sees, and sees none that wait here.
+        each = max(each, math.ceil(2 * scaling.target_ongoing_requests))
+    return each * max(1, scaling.min_replicas), each * scaling.max_replicas
 
 
 def _given(value: V | None, default: V) -> V:

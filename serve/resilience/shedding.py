@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from serve.config.overload import PRIORITIES, Overload, Priority
@@ -52,6 +52,11 @@ class Rule:
         return cls(
             overload.target_queue_wait_ms / 1e3, overload.rise_per_s, overload.relax_per_s, overload.reserved_share
         )
+
+    def for_calls_of(self, usual_s: float) -> Rule:
+        """The rule where calls usually take so long, in seconds: of passes that long a random burst alone makes calls
+        wait, so half of that is still good."""
+        return self if usual_s / 2 <= self.target_s else replace(self, target_s=usual_s / 2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ class Target:
     """See the module's text; the guard puts the stages in order.
 
     Args:
-        on_wait: told how long calls waited for a place, in seconds.
+        on_wait: told how long a call waited for a place, and how long calls usually take, in seconds.
         clock: seconds, monotonic.
     """
 
@@ -120,7 +120,7 @@ class Target:
         settings: Settings,
         rates: Rates,
         recorder: Recorder,
-        on_wait: Callable[[float], None],
+        on_wait: Callable[[float, float], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = settings.name
@@ -367,9 +367,9 @@ class Target:
             rates.append(Rate(f"target/{self.name}/tokens", most_tokens, max(1, tokens)))
         return tuple(rates)
 
-    def _waited(self, seconds: float, on_wait: Callable[[float], None]) -> None:
+    def _waited(self, seconds: float, on_wait: Callable[[float, float], None]) -> None:
         self._recorder.waited(self.name, seconds)
-        on_wait(seconds)
+        on_wait(seconds, self._room.usual_s if self._room else 0.0)
 
     def _too_late(self, timeout_s: float) -> DeadlineExceeded:
         return DeadlineExceeded(f"{self.name} did not answer within {timeout_s:.3g} s.")

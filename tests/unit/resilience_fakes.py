@@ -127,7 +127,7 @@ def guard(recorder: Silent | None = None, **sections: Any) -> Guard:
         "auth": {"keys": [{"name": "poor", "sha256": "0" * 64}]},
         **sections,
     }
-    return build_guard(parse(data), recorder or Silent(), lambda seconds: None)
+    return build_guard(parse(data), recorder or Silent(), lambda seconds, usual_s: None)
 
 
 async def turns(count: int = 20) -> None:

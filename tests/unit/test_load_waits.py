@@ -87,7 +87,7 @@ class Loaded:
 async def test_a_reply_carries_the_wait_at_its_model(wait_s: float, reported: list[float]) -> None:
     config: ClusterFile = cluster()
     waits: list[float] = []
-    guard = build_guard(config, Silent(), lambda seconds: None)
+    guard = build_guard(config, Silent(), lambda seconds, usual_s: None)
     calls = RoutedCalls({"clip": Loaded(wait_s)}, {}, guard, CacheKeys({}), on_wait=waits.append)
     context = RequestContext("r-1", "anonymous", time.monotonic() + 60)
     await calls.classify("clip", ClassifyRequest((EncodedImage(b"x"),), ("a",)), context)

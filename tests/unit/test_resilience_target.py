@@ -21,7 +21,9 @@ class Simulated:
     def __init__(self) -> None:
         self.clock = Clock()
         settings = settings_of(Resilience(), "p", ours=False)
-        self.target = Target(settings, Rates(None, 1, self.clock), Remembers(), lambda seconds: None, self.clock)
+        self.target = Target(
+            settings, Rates(None, 1, self.clock), Remembers(), lambda seconds, usual_s: None, self.clock
+        )
 
     async def way_in(self, fallback: bool) -> Passage:
         stake = await Purse(None, "a", 0).stake()

@@ -76,21 +76,57 @@ async def test_a_full_room_refuses_the_least_important() -> None:
     assert calls.entered == ["first", "d", "a"]
 
 
-async def test_who_could_not_start_in_time_is_refused_on_arrival() -> None:
-    calls = Holders()
+async def usual(calls: Holders, seconds: float) -> None:
+    """Makes that the time which calls usually take."""
     for _ in range(20):
-        calls.gradient.succeeded(2.0, 1)
-    await calls.start("first")
-    await calls.start("second")  # 2 s
-    with pytest.raises(Overloaded, match=r"would wait 4\.0 s") as caught:
-        await (await calls.start("third", left_s=3.9))
-    assert caught.value.retry_after_s == pytest.approx(4.0)
-    assert not (await calls.start("fourth", left_s=4.1)).done()
-    assert not (await calls.start("fifth", "high", left_s=2.1)).done()
+        calls.gradient.succeeded(seconds, 1)
+
+
+async def nobody_left(calls: Holders) -> None:
     for task in calls.tasks.values():
         task.cancel()
     await asyncio.gather(*calls.tasks.values(), return_exceptions=True)
     assert (calls.room.in_flight, calls.room.waiting) == (0, 0)
+
+
+async def test_who_could_not_end_in_time_is_refused_on_arrival() -> None:
+    calls = Holders()
+    await usual(calls, 2.0)
+    await calls.start("first")
+    await calls.start("second")  # has its place in 2 s
+    with pytest.raises(Overloaded, match=r"would wait 4\.0 s") as caught:
+        await (await calls.start("third", left_s=5.9))
+    assert caught.value.retry_after_s == pytest.approx(4.0)
+    assert not (await calls.start("fourth", left_s=6.1)).done()
+    await nobody_left(calls)
+
+
+async def test_whoever_goes_first_takes_the_time_of_those_who_then_are_turned_away() -> None:
+    calls = Holders()
+    await usual(calls, 2.0)
+    await calls.start("first")
+    patient = await calls.start("patient", "low", left_s=60)
+    hasty = await calls.start("hasty", "low", left_s=6.5)
+    high = await calls.start("high", "high", left_s=4.1)
+    with pytest.raises(Overloaded, match="gave its time"):
+        await hasty
+    assert not high.done()
+    assert not patient.done()
+    await nobody_left(calls)
+
+
+@pytest.mark.parametrize(("higher_per_s", "waits"), [(0, False), (2, False), (20, True)])
+async def test_a_class_waits_for_the_higher_ones_that_will_come(higher_per_s: int, waits: bool) -> None:
+    calls = Holders()
+    await usual(calls, 0.1)
+    await calls.start("first")
+    for number in range(10 * higher_per_s):  # ten seconds of them, none of which stays
+        calls.clock.now += 1 / higher_per_s
+        (await calls.start(f"high {number}", "high")).cancel()
+        await turns()
+    assert (calls.room.expected_wait_s("low") > 1) == waits
+    assert calls.room.expected_wait_s("high") == pytest.approx(0.1)
+    await nobody_left(calls)
 
 
 async def test_who_waited_in_vain_leaves_the_room() -> None:

@@ -29,7 +29,7 @@ class Setting:
         config = cluster(models=MODELS, providers=hosted, resilience=resilience)
         self.clip, self.llava, self.gpt = FakeModel(), FakeGenerator(), FakeProvider()
         handles: dict[str, Any] = {"clip": self.clip, "llava": self.llava}
-        guard = build_guard(config, Silent(), lambda seconds: None)
+        guard = build_guard(config, Silent(), lambda seconds, usual_s: None)
         keys = CacheKeys(identities_of(config))
         self.calls = RoutedCalls(handles, {"gpt": self.gpt}, guard, keys, kept(config))
 
