@@ -19,7 +19,7 @@ from serve.errors import DeadlineExceeded, Overloaded
 from serve.resilience.gradient import Gradient
 from serve.resilience.load import LoadSignal
 
-# Waits are reckoned from means; who would end that close to the deadline, as a multiple of the reckoned time, is late too.
+# Waits are reckoned from means: who would end within this multiple of the reckoned time may well be late too.
 _MARGIN = 1.15
 # A class gets at least this share of the places in the reckoning, however many calls of higher ones come.
 _LEAST_SHARE = 0.05

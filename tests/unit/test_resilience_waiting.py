@@ -95,9 +95,9 @@ async def test_who_could_not_end_in_time_is_refused_on_arrival() -> None:
     await calls.start("first")
     await calls.start("second")  # has its place in 2 s
     with pytest.raises(Overloaded, match=r"would wait 4\.0 s") as caught:
-        await (await calls.start("third", left_s=5.9))
+        await (await calls.start("third", left_s=6.8))
     assert caught.value.retry_after_s == pytest.approx(4.0)
-    assert not (await calls.start("fourth", left_s=6.1)).done()
+    assert not (await calls.start("fourth", left_s=7.0)).done()
     await nobody_left(calls)
 
 
@@ -106,8 +106,8 @@ async def test_whoever_goes_first_takes_the_time_of_those_who_then_are_turned_aw
     await usual(calls, 2.0)
     await calls.start("first")
     patient = await calls.start("patient", "low", left_s=60)
-    hasty = await calls.start("hasty", "low", left_s=6.5)
-    high = await calls.start("high", "high", left_s=4.1)
+    hasty = await calls.start("hasty", "low", left_s=7.0)
+    high = await calls.start("high", "high", left_s=5.0)
     with pytest.raises(Overloaded, match="gave its time"):
         await hasty
     assert not high.done()
