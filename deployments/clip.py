@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from deployments import heap
 from deployments.base import Pipeline
 from deployments.batching import BatchLimits
 from deployments.label_cache import LabelCache
@@ -70,6 +71,7 @@ class ClipReplica:
             if self._info is None:
                 await self._pipeline.warm_up((1, self._max_items))
                 feature = await self._pipeline.run(self._adapter.probe(), float("inf"))
+                heap.settle()
                 self._info = ModelInfo(
                     self._adapter.device, time.monotonic() - self._started, len(feature), self._adapter.image_size
                 )

@@ -8,6 +8,7 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
+from deployments import heap
 from serve.cascade.metrics import CascadeMetrics
 from serve.config.cluster import ClusterFile
 from serve.handles import ModelHandle, ServeHandle
@@ -67,7 +68,9 @@ class Router(GrpcSkin):
 
     def __serve_build_asgi_app__(self) -> App:
         """Called by Ray Serve; it then hands HTTP requests to this app on its own event loop."""
-        return http.build(self._services, self._inference)
+        app = http.build(self._services, self._inference)
+        heap.settle()
+        return app
 
 
 def _fetcher(cluster: ClusterFile) -> MediaFetcher:
