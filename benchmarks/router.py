@@ -36,7 +36,7 @@ from serve.resilience.guard import Attempted, Job
 from serve.resilience.recorder import Silent
 from serve.services import image_limits
 
-MOST_US, LEAST_RATIO = 400.0, 0.75
+MOST_US, LEAST_RATIO = 200.0, 0.75
 GOAL = (
     f"all decisions together take <= {MOST_US:g} us a request (median), and a cascade of one step serves >= "
     f"{LEAST_RATIO:.0%} of the requests a second of its model asked directly"
