@@ -228,9 +228,14 @@ class Concurrency:
     def _admit(self) -> None:
         while self._room and self._in_flight < self._gradient.limit:
             waiter = self._room.pop(0)
-            if not waiter.place.done():
-                waiter.place.set_result(None)
-                self._in_flight += 1
+            if waiter.place.done():
+                continue
+            if self._too_long(0.0, waiter.deadline - self._clock()):
+                # It waited longer than was reckoned, and would only take the place from one that can end in time.
+                waiter.place.set_exception(self._overloaded("could not end in time any more", self._each_s))
+                continue
+            waiter.place.set_result(None)
+            self._in_flight += 1
 
     def _changed(self) -> None:
         self._on_change(self._gradient.limit, self._in_flight, len(self._room))

@@ -149,3 +149,31 @@ def test_cascades_are_listed_and_counted(cluster: Cluster) -> None:
 def counted(cluster: Cluster) -> float:
     """Moderations that have ended."""
     return total(scrape(cluster).get("ray_argus_cascade_requests_total", []), cascade="moderation")
+
+
+def test_products_are_found_and_described(cluster: Cluster) -> None:
+    shown = [scene(index) for index in range(4)]
+    with cluster.client() as client:
+        assert client.put("/v1/indexes/described-shop", json={}).status_code == 200
+        for index, one in enumerate(shown):
+            uri = "data:image/png;base64," + base64.b64encode(png(one)).decode()
+            added = client.post(
+                "/v1/indexes/described-shop/items",
+                json={"items": [{"id": str(index), "image": uri, "metadata": {"image": uri}}]},
+            )
+            assert added.status_code == 200, added.text
+        wanted = shown[2].subject
+        found = client.post(
+            "/v1/search/products",
+            json={
+                "index": "described-shop",
+                "text": f"a photo of a {wanted.colour} {wanted.shape}.",
+                "k": 3,
+                "describe": 1,
+            },
+        ).json()
+        client.delete("/v1/indexes/described-shop")
+    first, *others = found["hits"]
+    assert first["id"] == "2"
+    assert wanted.colour in first["description"]["answer"]
+    assert [hit["description"] for hit in others] == [None, None]

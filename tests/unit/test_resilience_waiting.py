@@ -115,6 +115,20 @@ async def test_whoever_goes_first_takes_the_time_of_those_who_then_are_turned_aw
     await nobody_left(calls)
 
 
+async def test_a_place_goes_to_one_who_can_still_end_in_time() -> None:
+    calls = Holders()
+    await usual(calls, 2.0)
+    await calls.start("first")
+    hasty = await calls.start("hasty", left_s=5.0)
+    await calls.start("patient", left_s=60)
+    calls.clock.now += 3.0  # "first" took longer than usual
+    await calls.end("first")
+    with pytest.raises(Overloaded, match="could not end in time"):
+        await hasty
+    assert calls.entered == ["first", "patient"]
+    await nobody_left(calls)
+
+
 @pytest.mark.parametrize(("higher_per_s", "waits"), [(0, False), (2, False), (20, True)])
 async def test_a_class_waits_for_the_higher_ones_that_will_come(higher_per_s: int, waits: bool) -> None:
     calls = Holders()
