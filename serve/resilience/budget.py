@@ -2,7 +2,8 @@
 
 Counted in whole billionths of a dollar, so that sums do not drift: a token of a small model costs some hundred of them.
 Without Redis a router replica has its part of each budget (the amount divided by `router.replicas`) and forgets what
-was spent when it restarts.
+was spent when it restarts. With a Redis that is away it has its part of what was left when it heard of it last, and
+tells it what it spent meanwhile when it is back.
 """
 
 from __future__ import annotations
@@ -20,24 +21,22 @@ _NANO = 10**9
 # The budget of all tenants together; no tenant has this name, which is none of a key.
 ALL = "*"
 
-# KEYS: spent so far, for each budget. ARGV: seconds to keep, the amount, then each budget's most (-1: without end).
-# Answers the index of the budget that is too small, or 0; then what each has spent. As text: Lua's numbers in an
-# answer are cut to integers of 53 bits.
+# KEYS: spent so far, for each budget. ARGV: seconds to keep, the amount, each budget's most (-1: no end), then what
+# was spent on each while Redis was away. Answers the index of the budget that is too small, or 0; then what each has
+# spent. As text: Lua's numbers in an answer are cut to integers of 53 bits.
 _RESERVE = """
 local keep, amount = tonumber(ARGV[1]), tonumber(ARGV[2])
 local short = 0
 for i, key in ipairs(KEYS) do
   local most = tonumber(ARGV[2 + i])
-  local spent = tonumber(redis.call('get', key) or 0)
-  if most >= 0 and amount > 0 and spent + amount > most then short = i break end
+  local spent = redis.call('incrby', key, ARGV[2 + #KEYS + i])
+  redis.call('expire', key, keep)
+  if short == 0 and most >= 0 and amount > 0 and spent + amount > most then short = i end
 end
 local answer = {tostring(short)}
 for i, key in ipairs(KEYS) do
-  if short == 0 then
-    redis.call('incrby', key, ARGV[2])
-    redis.call('expire', key, keep)
-  end
-  answer[i + 1] = redis.call('get', key) or '0'
+  if short == 0 then redis.call('incrby', key, ARGV[2]) end
+  answer[i + 1] = redis.call('get', key)
 end
 return answer
 """
@@ -90,6 +89,8 @@ class Budget:
         self._recorder = recorder
         self._clock = clock
         self._day = 0
+        # By each budget: what all replicas had spent when Redis last said so, and what it has not been told.
+        self._known: dict[str, int] = {}
         self._spent: dict[str, int] = {}
 
     async def reserve(self, tenant: str, usd: float) -> Reservation:
@@ -123,33 +124,46 @@ class Budget:
         most = [self._most(name) for name in names]
         if most == [None, None]:
             return None, False
-        if try_shared and self._shared is not None and self._script is not None:
-            shared, script = self._shared, self._script
-            keys = [shared.key("usd", str(day), name) for name in names]
-            limits = [-1 if m is None or not enforce else m for m in most]
+        if day > self._day:
+            self._day, self._known, self._spent = day, {}, {}
+        if day < self._day:
+            return None, False  # settled after midnight: that day's budget is over
+        if try_shared and self._shared is not None:
             try:
-                short, *spent = await shared.ask(lambda _: script(keys=keys, args=[2 * _DAY_S, nano, *limits]))
+                return await self._add_there(names, most, nano, enforce), True
             except NotShared:
                 pass
-            else:
-                self._tell(names, most, [int(amount) for amount in spent])
-                return (names[int(short) - 1] if int(short) else None), True
-        return self._add_here(names, most, day, nano, enforce), False
+        return self._add_here(names, most, nano, enforce), False
 
-    def _add_here(
-        self, names: tuple[str, ...], most: list[int | None], day: int, nano: int, enforce: bool
-    ) -> str | None:
-        if day > self._day:
-            self._day, self._spent = day, {}
-        if day < self._day:
-            return None  # settled after midnight: that day's budget is over
-        own = [None if m is None else m // self._replicas for m in most]
+    async def _add_there(self, names: tuple[str, ...], most: list[int | None], nano: int, enforce: bool) -> str | None:
+        shared, script, day = self._shared, self._script, self._day
+        assert shared is not None and script is not None
+        keys = [shared.key("usd", str(day), name) for name in names]
+        limits = [-1 if m is None or not enforce else m for m in most]
+        owed = [self._spent.pop(name, 0) for name in names]
+        try:
+            short, *spent = await shared.ask(lambda _: script(keys=keys, args=[2 * _DAY_S, nano, *limits, *owed]))
+        except BaseException:
+            if day == self._day:
+                for name, amount in zip(names, owed, strict=True):
+                    self._spent[name] = self._spent.get(name, 0) + amount
+            raise
+        if day == self._day:
+            self._known.update(zip(names, map(int, spent), strict=True))
+            self._tell(names, most, [int(amount) for amount in spent])
+        return names[int(short) - 1] if int(short) else None
+
+    def _add_here(self, names: tuple[str, ...], most: list[int | None], nano: int, enforce: bool) -> str | None:
+        own = [
+            None if m is None else max(0, m - self._known.get(name, 0)) // self._replicas
+            for name, m in zip(names, most, strict=True)
+        ]
         if enforce and nano > 0:
             for name, limit in zip(names, own, strict=True):
                 if limit is not None and self._spent.get(name, 0) + nano > limit:
                     return name
         for name in names:
-            self._spent[name] = max(0, self._spent.get(name, 0) + nano)
+            self._spent[name] = self._spent.get(name, 0) + nano
         self._tell(names, own, [self._spent[name] for name in names])
         return None
 

@@ -35,7 +35,7 @@ def build_guard(cluster: ClusterFile, recorder: Recorder, on_wait: Callable[[flo
             for name, settings in all_settings(cluster).items()
         },
         Answers(ResponseCache(rules.cache, shared, recorder), recorder) if rules.cache.enabled else None,
-        Budget(rules.usd_per_day, budgets, shared, replicas, recorder),
+        Budget(rules.usd_per_day, budgets, shared.patient() if shared else None, replicas, recorder),
         TenantRates(cluster.tenants, rates),
         recorder,
         shared,

@@ -1,7 +1,8 @@
 """A Redis that router replicas share, and that no request depends on.
 
-Every question is asked within a few milliseconds or not at all: after some failures in a row a breaker leaves Redis
-alone for a while, and whoever asks goes on with what this replica knows by itself.
+Every question is asked within a few milliseconds (of money: a second, since what it allows lasts longer than that) or
+not at all: after some failures in a row a breaker leaves Redis alone for a while, and whoever asks goes on with what
+this replica knows by itself.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from serve.resilience.recorder import Recorder
 T = TypeVar("T")
 
 _CONNECTIONS = 32
+_PATIENT_S = 1.0
 _RULES = Rules(window_s=5, min_calls=3, failure_rate=0.5, open_s=2, probes=1)
 
 
@@ -54,6 +56,10 @@ class SharedStore:
         self._recorder = recorder
         self._clock = clock
         self._breaker = Breaker(_RULES)
+
+    def patient(self) -> SharedStore:
+        """The same store for questions that are worth waiting a second for; its failures are counted apart."""
+        return SharedStore(self._client, self._prefix, max(_PATIENT_S, self._timeout_s), self._recorder, self._clock)
 
     def key(self, *parts: str) -> str:
         """A key of this cluster."""
@@ -99,9 +105,9 @@ def connect(settings: RedisSettings, cluster: str, recorder: Recorder) -> Shared
         settings.url,
         password=password,
         max_connections=_CONNECTIONS,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
+        timeout=max(_PATIENT_S, timeout_s),
+        socket_timeout=max(_PATIENT_S, timeout_s),
+        socket_connect_timeout=max(_PATIENT_S, timeout_s),
         retry=Retry(NoBackoff(), 0),
     )
     return SharedStore(Redis(connection_pool=pool), f"argus:{cluster}", timeout_s, recorder)

@@ -22,8 +22,8 @@ from tests.e2e.cluster import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module")]
 
-# Each answer has five tokens of a cent, so a dollar buys twenty.
-ANSWER, TOKENS, USD_A_TOKEN, USD = "yes it is a cat", 5, 0.01, 1.0
+# Each answer has four tokens, as many as it may have, so a dollar buys twenty.
+ANSWER, TOKENS, USD_A_TOKEN, USD = "yes it is a cat", 4, 0.0125, 1.0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -39,6 +39,14 @@ async def routers(provider: FakeOpenAI, tmp_path_factory: pytest.TempPathFactory
         with redis_server(folder) as redis:
             content = {
                 "node_pools": {"local": {"cpus": 2}},
+                "models": {
+                    "noop": {
+                        "kind": "custom",
+                        "implementation": "benchmarks.noop:NoopModel",
+                        "tasks": ["classify"],
+                        "placement": {"num_cpus": 0.1},
+                    }
+                },
                 "router": {"replicas": 2, "num_cpus": 0.2},
                 "providers": {
                     "hosted": {
