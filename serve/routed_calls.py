@@ -147,10 +147,6 @@ def _provider_job(name: str, provider: Provider, request: ChatRequest, key: byte
     return Job(name, attempt, provider.estimate(request), key, codec.CHAT)
 
 
-def _provider_stream(name: str, provider: Provider, request: ChatRequest) -> StreamJob:
-    return StreamJob(name, lambda timeout_s: provider.chat_stream(request, timeout_s), provider.estimate(request))
-
-
 def _classifier_job(
     name: str, classifier: Classifier, request: ClassifyRequest, key: bytes | None
 ) -> Job[ClassifyResult]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import aclosing
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -46,7 +47,8 @@ def build(chat: ChatService, cascades: CascadeService, max_body_bytes: int) -> A
         prepared = await chat.prepare(turns(fields.messages), sampling(fields), context, fields.model)
         if not fields.stream:
             return json(completion(await chat.complete(prepared, context), prepared, context))
-        return await streamed(chat.stream(prepared, context), prepared, context, fields.stream_options)
+        events = chat.stream(prepared, context)
+        return await streamed(events, prepared, context, fields.stream_options, to_the_end=False)
 
     return router
 
@@ -69,10 +71,14 @@ async def streamed(
     context: RequestContext,
     options: StreamOptions | None,
     closing: Callable[[], dict[str, Any]] | None = None,
+    *,
+    to_the_end: bool = True,
 ) -> Response:
     """The answer as server-sent events.
 
     Args:
+        to_the_end: something that the reader counts on still happens after the last event; without it, `[DONE]` follows
+            the last choice's end at once.
         closing: gives the fields of a last chunk of ours, once every event has been sent.
 
     Raises:
@@ -80,11 +86,13 @@ async def streamed(
     """
     first = await anext(events)
     include_usage = options is not None and options.include_usage
-    return _EventStream(server_sent(first, events, prepared, context, include_usage, closing), events)
+    chunks = _Chunks(prepared, context, include_usage, to_the_end)
+    return _EventStream(server_sent(first, events, chunks, context, include_usage, closing), events)
 
 
 class _EventStream(StreamingResponse):
-    """Ends the model's work when its reader leaves: at once, not when the garbage collector finds the generators."""
+    """Ends the model's work when its reader leaves: at once, not when the garbage collector finds the generators. Of an
+    answer that is complete, the reader does not wait for the end of the call below."""
 
     def __init__(self, content: AsyncGenerator[bytes, None], events: AsyncGenerator[ChatEvent, None]) -> None:
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -94,6 +102,9 @@ class _EventStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+            with suppress(ArgusError):  # after its last event, of which the reader has been told
+                async for _ in self._events:
+                    pass
         finally:
             await self._content.aclose()
             await self._events.aclose()  # of a stream that never began, the content has not closed it
@@ -120,23 +131,21 @@ def completion(result: ChatResult, prepared: Prepared, context: RequestContext) 
 async def server_sent(
     first: ChatEvent,
     events: AsyncGenerator[ChatEvent, None],
-    prepared: Prepared,
+    chunks: _Chunks,
     context: RequestContext,
     include_usage: bool,
     closing: Callable[[], dict[str, Any]] | None = None,
 ) -> AsyncGenerator[bytes, None]:
-    """`chat.completion.chunk` objects as server-sent events, `[DONE]` last.
+    """`chat.completion.chunk` objects as server-sent events, `[DONE]` last; the caller closes `events`.
 
     What fails after the first event is said in an event of its own: the status has been sent.
     """
-    chunks = _Chunks(prepared, context, include_usage)
     try:
-        async with aclosing(events):
-            for chunk in chunks.of(first):
+        for chunk in chunks.of(first):
+            yield chunk
+        while not chunks.complete and (event := await anext(events, None)) is not None:
+            for chunk in chunks.of(event):
                 yield chunk
-            async for event in events:
-                for chunk in chunks.of(event):
-                    yield chunk
     except ArgusError as error:
         yield _event({"error": error_fields(error, context.request_id)})
         return
@@ -150,12 +159,13 @@ async def server_sent(
 class _Chunks:
     """Makes the chunks of one stream, and counts its tokens."""
 
-    def __init__(self, prepared: Prepared, context: RequestContext, include_usage: bool) -> None:
+    def __init__(self, prepared: Prepared, context: RequestContext, include_usage: bool, to_the_end: bool) -> None:
         self._head = _head("chat.completion.chunk", prepared, context)
         # With usage asked for, every chunk but the last carries a null in its place (API reference, stream_options).
         self._tail: dict[str, Any] = {"usage": None} if include_usage else {}
         self._logprobs = prepared.request.sampling.logprobs is not None
         self._opened: set[int] = set()
+        self._unfinished = math.inf if to_the_end else prepared.request.sampling.n
         self._tokens = self._prompt = self._cached = 0
 
     def of(self, event: ChatEvent) -> Iterable[bytes]:
@@ -168,7 +178,13 @@ class _Chunks:
         if event.text or event.logprobs:
             yield self._chunk(event.index, {"content": event.text}, event.logprobs, None)
         if event.finish_reason is not None:
+            self._unfinished -= 1
             yield self._chunk(event.index, {}, (), _finish(event.finish_reason))
+
+    @property
+    def complete(self) -> bool:
+        """Every choice has ended, and nobody waits for what comes after."""
+        return self._unfinished <= 0
 
     def usage(self) -> bytes:
         """The last chunk."""

@@ -158,6 +158,8 @@ class FakeGenerator:
         self.closed = 0
         self.hang = asyncio.Event()
         self.hang.set()
+        self.ends = asyncio.Event()
+        self.ends.set()
 
     async def call(
         self, method: str, context: RequestContext, *args: Any, affinity: str | None = None, **kwargs: Any
@@ -185,6 +187,7 @@ class FakeGenerator:
                     raise error
                 await self.hang.wait()
                 yield event
+            await self.ends.wait()
             if error is not None:
                 raise error
         except GeneratorExit:

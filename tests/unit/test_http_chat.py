@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -202,18 +202,13 @@ async def test_no_attempt_after_the_deadline(http: httpx.AsyncClient, site: Site
     assert len(site.llava.requests) == 1
 
 
-async def test_a_reader_who_leaves_stops_the_model(site: Site) -> None:
+async def streaming(site: Site, send: Callable[[Any], Awaitable[None]]) -> None:
+    """The application with one client, which asks for a stream, stays, and says nothing more."""
     body = json.dumps({**ASK, "stream": True}).encode()
     bodies = [{"type": "http.request", "body": body, "more_body": False}]
-    reading = asyncio.Event()
 
     async def receive() -> Any:
-        return bodies.pop() if bodies else await asyncio.Future()  # a client that stays and says nothing more
-
-    async def send(message: Any) -> None:
-        if b"What" in message.get("body", b""):
-            reading.set()
-            await asyncio.Future()  # a client that takes no more
+        return bodies.pop() if bodies else await asyncio.Future()
 
     scope = {
         "type": "http",
@@ -223,7 +218,37 @@ async def test_a_reader_who_leaves_stops_the_model(site: Site) -> None:
         "query_string": b"",
         "asgi": {"spec_version": "2.4"},
     }
-    task = asyncio.create_task(site.app(scope, receive, send))
+    await site.app(scope, receive, send)
+
+
+async def test_a_reader_does_not_wait_for_the_end_of_a_complete_answers_call(site: Site) -> None:
+    ended, bodies = asyncio.Event(), list[bytes]()
+
+    async def send(message: Any) -> None:
+        bodies.append(message.get("body", b""))
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            ended.set()
+
+    site.llava.ends.clear()
+    task = asyncio.create_task(streaming(site, send))
+    await ended.wait()
+    assert b"".join(bodies).endswith(b"data: [DONE]\n\n")
+    assert not task.done()
+    site.llava.ends.set()
+    await task
+    assert site.recorder.requests[-1].outcome == "ok"
+    assert site.llava.closed == 0
+
+
+async def test_a_reader_who_leaves_stops_the_model(site: Site) -> None:
+    reading = asyncio.Event()
+
+    async def send(message: Any) -> None:
+        if b"What" in message.get("body", b""):
+            reading.set()
+            await asyncio.Future()  # a client that takes no more
+
+    task = asyncio.create_task(streaming(site, send))
     await reading.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
