@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import insort
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from serve.config.overload import Priority
@@ -116,15 +115,6 @@ class Concurrency:
         now = self._clock()
         higher = sum(signal.arrivals_per_s(now) for signal in self._arrivals[:rank]) * self._each_s
         return self._turn_s(sum(waiter.rank <= rank for waiter in self._room)) / max(_LEAST_SHARE, 1 - higher)
-
-    @asynccontextmanager
-    async def place(self, priority: Priority, left_s: float) -> AsyncIterator[Place]:
-        """Holds a place for the time of the block; see `enter`."""
-        place = await self.enter(priority, left_s)
-        try:
-            yield place
-        finally:
-            self.leave()
 
     async def enter(self, priority: Priority, left_s: float) -> Place:
         """Takes a place, which `leave` gives back.

@@ -41,9 +41,12 @@ class Holders:
         await turns()
 
     async def _hold(self, name: str, priority: Priority, left_s: float) -> None:
-        async with self.room.place(priority, left_s):
+        await self.room.enter(priority, left_s)
+        try:
             self.entered.append(name)
             await self.ends[name].wait()
+        finally:
+            self.room.leave()
 
 
 async def test_priority_goes_first_then_arrival() -> None:
