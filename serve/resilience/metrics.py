@@ -119,9 +119,9 @@ class GuardMetrics:
             if usd > 0:
                 self._counters["argus_provider_spent_usd_total"].inc(usd, tags={"target": target})
         places, self._places = self._places, {}
-        for target, levels_of_it in places.items():
-            for name, level in zip(_PLACES, levels_of_it, strict=True):
-                self._gauges[name].set(level, tags={"target": target})
+        for target, numbers in places.items():
+            for name, number in zip(_PLACES, numbers, strict=True):
+                self._gauges[name].set(number, tags={"target": target})
         levels, self._set = self._set, {}
         for (name, label), value in levels.items():
             self._gauges[name].set(value, tags={_GAUGES[name][1][0]: label})
