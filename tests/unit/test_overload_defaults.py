@@ -35,8 +35,10 @@ def test_a_wait_is_long_beside_what_calls_usually_take(usual_s: float, shed: boo
     admission = Admission(256, overload=Overload(), clock=lambda: now)
     context = RequestContext("r", "c", now + 60)
     with admission.enter(context, "/v1/chat"):
+        admission.waited(0.0, usual_s)  # a lane begins with its first wait
+    with admission.enter(context, "/v1/chat"):
         for _ in range(40):
             now += 0.02
-            with admission.enter(context, "/v1/chat"):
-                admission.waited(0.5, usual_s)
+            admission.waited(0.5, usual_s)
+            admission.lanes()
         assert (admission.lanes()["/v1/chat"].cut > 0) == shed
