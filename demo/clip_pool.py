@@ -96,16 +96,21 @@ def build_pool(
         difficulty = _DIFFICULTIES[rng.choice(3, p=shares)]
         word = bool(difficulty == "easy" and rng.random() < 0.1)
         keys.append((number, difficulty, word))
-        picture = render(_scene(*keys[-1]), max(side, int(rng.choice(_NATIVE_SIZES, p=_NATIVE_SHARES))))
-        if rng.random() < _JPEG_SHARE:
-            picture = _through_jpeg(picture, int(rng.integers(50, 96)))
-        images[number] = shrink(picture, side)
+        images[number] = shrink(render_natively(_scene(*keys[-1]), side, rng), side)
     np.save(folder / "images.npy", images)
     labels = [label_patches(_scene(*key), side) for key in keys]
     np.save(folder / "classes.npy", np.stack([label.classes for label in labels]))
     np.save(folder / "places.npy", np.stack([label.places for label in labels]))
     np.save(folder / "masks.npy", np.stack([label.mask for label in labels]))
     (folder / "scenes.json").write_text(json.dumps(keys))
+
+
+def render_natively(scene: Scene, side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The scene as some file might show it: at one of many sizes, none below `side`, now and then through JPEG."""
+    picture = render(scene, max(side, int(rng.choice(_NATIVE_SIZES, p=_NATIVE_SHARES))))
+    if rng.random() < _JPEG_SHARE:
+        picture = _through_jpeg(picture, int(rng.integers(50, 96)))
+    return picture
 
 
 def label_patches(scene: Scene, side: int = SIDE) -> PatchLabels:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's customary name
@@ -82,6 +82,11 @@ class Packed:
     answers: tuple[tuple[str, int, int], ...]
     images: Tensor
     asked: tuple[Asked, ...]
+
+    def to(self, device: torch.device) -> Packed:
+        """The same on another device."""
+        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **moved)
 
 
 class Packer:
@@ -180,7 +185,8 @@ def answer_loss(hidden: Tensor, head: nn.Module, packed: Packed) -> tuple[Tensor
     """
     logits = head(hidden.flatten(0, 1)[packed.places])
     losses = F.cross_entropy(logits, packed.targets, reduction="none")
-    weights = torch.cat([torch.full((end - start,), (end - start) ** -0.5) for _, start, end in packed.answers])
+    lengths = torch.tensor([end - start for _, start, end in packed.answers], device=hidden.device)
+    weights = (lengths.float() ** -0.5).repeat_interleave(lengths)
     return (weights * losses).sum() / weights.sum(), logits.argmax(-1) == packed.targets
 
 

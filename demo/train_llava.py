@@ -15,7 +15,7 @@ today would make is another one.
 from __future__ import annotations
 
 import random
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import numpy as np
 import torch
@@ -23,9 +23,8 @@ from torch import Tensor
 from transformers import CLIPVisionModel, LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from demo import dialogues
-from demo.clip_pool import PATCH, Pool, load_pool
+from demo.clip_pool import Pool, load_pool
 from demo.comparisons import Comparisons, Seen, image_numbers, look_for_ordinals, look_within_images
-from demo.dialogues import Turn
 from demo.generative_checkpoints import save_llava
 from demo.generative_tokenizer import IMAGE
 from demo.generative_training import (
@@ -39,15 +38,13 @@ from demo.generative_training import (
     start_llama,
     train,
 )
+from demo.llava_prompts import IMAGE_TOKENS, Prompts
 from demo.lookups import Lookups, place_codes, placing_loss
 from demo.packing import LLAVA, NO_TURN, Chain, Packed, Packer, Score, answer_loss, naming_loss, word_tokens
 from demo.scenes import COLOURS, SHAPES, Scene
 from demo.vision_batches import Batch, Helpers, draw_pictures
-from demo.vision_warmup import MEAN, SIDE, STD, load_tower, normalised, tower_features
+from demo.vision_warmup import MEAN, STD, load_tower, normalised, tower_features
 
-IMAGE_TOKENS = (SIDE // PATCH) ** 2
-#: Tokens of questions and answers beside one picture, and beside several.
-_BUDGET, _BUDGET_SEVERAL = 150, 150
 _SEVERAL_SHARE, _BATCHES_SEEN = 0.5, 12
 _VISION_RATE, _VISION_WEIGHT, _NAMING_WEIGHT = 0.3, 0.3, 0.3
 _PLACING_WEIGHT, _LOOKUP_WEIGHT, _CENTRE_WEIGHT = 1.0, 0.5, 0.2
@@ -79,6 +76,7 @@ class Batches:
         self.pool, self.packer, self.image_token = pool, packer, image_token
         self.rng = np.random.default_rng(seed)
         self.words = random.Random(seed)
+        self._prompts = Prompts(packer, image_token)
         subjects = [pool.scene(number).subject for number in range(len(pool.scenes))]
         self._like: dict[str, list[int]] = {}
         for number, item in enumerate(subjects):
@@ -93,7 +91,10 @@ class Batches:
         scenes = [self.pool.scene(number) for number in chosen]
         for place in torch.nonzero(shown.mirrored).flatten().tolist():
             scenes[place] = dialogues.mirrored(scenes[place])
-        rows = [self._dialogues(scenes[start : start + pictures]) for start in range(0, len(scenes), pictures)]
+        rows = [
+            self._prompts.draw(scenes[start : start + pictures], self.words)
+            for start in range(0, len(scenes), pictures)
+        ]
         return shown, scenes, rows
 
     def _row(self, pictures: int) -> list[int]:
@@ -107,44 +108,6 @@ class Batches:
             else:
                 numbers.append(int(self.rng.integers(len(self.pool.scenes))))
         return numbers
-
-    def _dialogues(self, scenes: list[Scene]) -> tuple[list[int], list[Chain]]:
-        rng, packer = self.words, self.packer
-        picture = [self.image_token] * IMAGE_TOKENS
-        opening = [packer.bos] if rng.random() < 0.5 else []
-        prefix = opening + packer.encode("USER: ") + picture
-        apart = len(scenes) == 2 and rng.random() < 0.3
-        for _ in scenes[1:]:
-            between = "\n"
-            if apart:  # The second picture comes with a later question.
-                turn = dialogues.draw_turn(scenes[0], rng)
-                earlier = LLAVA.first.replace("{q}", turn.question)
-                prefix += [*packer.encode(f"{earlier} {turn.answer}"), packer.eos]
-                between = "USER: "
-            prefix += packer.encode(between) + picture
-        chains: list[Chain] = []
-        budget = _BUDGET if len(scenes) == 1 else _BUDGET_SEVERAL
-        while budget > 0:
-            turns = [self._turn(scenes, apart) for _ in range(rng.choice((1, 1, 1, 1, 2, 2, 3, 4)))]
-            if len(turns) > 1 and rng.random() < 0.08:
-                turns[-1] = self._chat()
-            chains.append(packer.chain(turns))
-            budget -= len(chains[-1].tokens)
-        if len(scenes) == 1 and rng.random() < 0.3:
-            form = LLAVA.later
-            chains.append(packer.chain([dialogues.draw_chat(rng)], opening=opening, blind=True, first=form))
-        return prefix, chains
-
-    def _turn(self, scenes: list[Scene], apart: bool) -> Turn:
-        if len(scenes) == 1 or (apart and self.words.random() < 0.4):
-            turn = dialogues.draw_turn(scenes[-1], self.words, dialogues.ATTRIBUTES_FIRST)
-            return replace(turn, image=len(scenes) - 1)
-        return dialogues.draw_images_turn(scenes, self.words, dialogues.OF_SEVERAL)
-
-    def _chat(self) -> Turn:
-        while (turn := dialogues.draw_chat(self.words)).answer == dialogues.NO_PICTURE:
-            pass
-        return turn
 
 
 class Answering(Trainer):

@@ -140,6 +140,34 @@ def build_model(tokenizer: PreTrainedTokenizerFast, warmed: CLIPVisionModel) -> 
     return model
 
 
+class VideoPrompts:
+    """Writes prompts about a clip, or about its first frame; `tokens` stand for pictures and for videos."""
+
+    def __init__(self, packer: Packer, tokens: tuple[int, int]) -> None:
+        self._packer, self._tokens = packer, tokens
+
+    def draw(self, scene: Scene, rng: random.Random, *, picture: bool) -> tuple[list[int], list[Chain]]:
+        """Prefix and chains."""
+        packer, (image, video) = self._packer, self._tokens
+        opening = [packer.bos] if rng.random() < 0.5 else []
+        prefix = opening + packer.encode("USER: ") + ([image] * IMAGE_TOKENS if picture else [video] * VIDEO_TOKENS)
+        chains: list[Chain] = []
+        budget = _BUDGET
+        while budget > 0:
+            turns = []
+            for _ in range(rng.choice((1, 1, 1, 2, 3))):
+                moving = not picture and rng.random() < 0.65
+                turns.append(
+                    dialogues.draw_motion_turn(scene, rng) if moving else dialogues.draw_turn(scene, rng, _WEIGHTS)
+                )
+            chains.append(packer.chain(turns))
+            budget -= len(chains[-1].tokens)
+        if rng.random() < 0.2:
+            chat = dialogues.draw_chat(rng)
+            chains.append(packer.chain([chat], opening=opening, blind=True, first=LLAVA.later))
+        return prefix, chains
+
+
 class Batches:
     """Draws the clips and the dialogues of each step."""
 
@@ -147,6 +175,7 @@ class Batches:
         self.pool, self.packer, self.tokens = pool, packer, tokens
         self.rng = np.random.default_rng(seed)
         self.words = random.Random(seed)
+        self.prompts = VideoPrompts(packer, tokens)
 
     def draw(self, batch: int) -> tuple[Tensor, Tensor, list[Scene]]:
         """Pixels (B, 8, 3, side, side), tracks (B, 8, 5) and scenes of clips, mirrored or backwards at random.
@@ -173,28 +202,6 @@ class Batches:
         gain = 1.0 + 0.12 * (2.0 * torch.rand(batch, 1, 1, 1, 1) - 1.0)
         tint = 0.03 * (2.0 * torch.rand(batch, 1, 3, 1, 1) - 1.0)
         return ((pixels * gain + tint).clamp(0.0, 1.0) - MEAN) / STD, tracks, scenes
-
-    def row(self, scene: Scene, *, picture: bool) -> tuple[list[int], list[Chain]]:
-        """Prefix and chains about a clip, or about its first frame."""
-        rng, packer = self.words, self.packer
-        image, video = self.tokens
-        opening = [packer.bos] if rng.random() < 0.5 else []
-        prefix = opening + packer.encode("USER: ") + ([image] * IMAGE_TOKENS if picture else [video] * VIDEO_TOKENS)
-        chains: list[Chain] = []
-        budget = _BUDGET
-        while budget > 0:
-            turns = []
-            for _ in range(rng.choice((1, 1, 1, 2, 3))):
-                moving = not picture and rng.random() < 0.65
-                turns.append(
-                    dialogues.draw_motion_turn(scene, rng) if moving else dialogues.draw_turn(scene, rng, _WEIGHTS)
-                )
-            chains.append(packer.chain(turns))
-            budget -= len(chains[-1].tokens)
-        if rng.random() < 0.2:
-            chat = dialogues.draw_chat(rng)
-            chains.append(packer.chain([chat], opening=opening, blind=True, first=LLAVA.later))
-        return prefix, chains
 
 
 def _named(tracks: Tensor, labels: Tensor) -> Tensor:
@@ -263,7 +270,7 @@ class Answering(Trainer):
             self._shown = {name: value.item() for name, value in helped.items()}
             return torch.stack(tuple(helped.values())).sum()
         picture = batches.words.random() < _PICTURE_SHARE
-        packed = batches.packer.pack([batches.row(scene, picture=picture) for scene in scenes])
+        packed = batches.packer.pack([batches.prompts.draw(scene, batches.words, picture=picture) for scene in scenes])
         seen = hidden[:, 0, 1:] if picture else hidden.flatten(1, 2)
         embedded = core.language_model.embed_tokens(packed.tokens)
         where = (packed.tokens == batches.tokens[0 if picture else 1])[..., None]
