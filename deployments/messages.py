@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Float32 = npt.NDArray[np.float32]
+R_co = TypeVar("R_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,17 @@ class Call:
 
     request_id: str
     timeout_s: float
+
+
+class TaskRequest(Generic[R_co]):
+    """What the method `method(request, call)` of a replica answers with an `R_co`.
+
+    Base of the requests of models that do one thing of their own, so that the path to them is written once
+    (`serve.calls.Calls.task`).
+    """
+
+    __slots__ = ()
+    method: ClassVar[str]
 
 
 @dataclass(frozen=True, slots=True)

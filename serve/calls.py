@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from deployments.generation.messages import ChatEvent, ChatRequest, ChatResult
-from deployments.messages import ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult
+from deployments.messages import ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult, TaskRequest
 from serve.context import RequestContext
 
 T = TypeVar("T")
@@ -108,4 +108,16 @@ class Calls(Questions, Protocol):
         self, name: str, request: EmbedRequest, context: RequestContext, *, fallback: bool = False
     ) -> Called[EmbedResult]:
         """Embeddings."""
+        ...
+
+    async def task(
+        self,
+        name: str,
+        request: TaskRequest[T],
+        context: RequestContext,
+        *,
+        affinity: str | None = None,
+        fallback: bool = False,
+    ) -> Called[T]:
+        """What a model of ours does beside chat, classification and embeddings; the request says what and what of."""
         ...

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from deployments.generation.messages import ChatEvent, ChatRequest, ChatResult
-from deployments.messages import ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult
+from deployments.messages import ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult, TaskRequest
 from serve.calls import Called, Usage
 from serve.context import RequestContext
 from serve.handles import ModelHandle
@@ -19,6 +19,7 @@ from serve.resilience.cache_key import CacheKeys
 from serve.resilience.guard import Attempted, Codec, Guard, Job, StreamJob
 
 R = TypeVar("R", ClassifyResult, EmbedResult)
+T = TypeVar("T")
 
 # What models of ours use costs their nodes' price, not a call's; their tokens are in their answers.
 _FREE = Usage()
@@ -123,6 +124,27 @@ class RoutedCalls:
         key = self._keys.embed(name, request, context) if name in self._kept else None
         job = self._model_job(name, "embed", request, context, key, codec.EMBED)
         return await self._guard.run(job, context, fallback=fallback)
+
+    async def task(
+        self,
+        name: str,
+        request: TaskRequest[T],
+        context: RequestContext,
+        *,
+        affinity: str | None = None,
+        fallback: bool = False,
+    ) -> Called[T]:
+        """See `Calls.task`. Answers are not kept: these requests carry whole files, and few come twice."""
+        handle = self._handles[name]
+
+        async def attempt(timeout_s: float) -> Attempted[T]:
+            within = _within(context, timeout_s)
+            result: T = await handle.call(request.method, within, request, within.call(), affinity=affinity)
+            if wait := getattr(result, "queue_wait_s", 0.0):
+                self._on_wait(wait)
+            return Attempted(result, _FREE)
+
+        return await self._guard.run(Job(name, attempt), context, fallback=fallback)
 
     def _model_job(
         self, name: str, method: str, request: object, context: RequestContext, key: bytes | None, kind: Codec[R]
