@@ -2,7 +2,7 @@
 
 The router looks at magic numbers and at the sizes that a container states, so that a file that was cut is refused
 before it queues. Nothing is decoded, and no demuxer runs, until a replica samples frames
-(deployments/generation/frames.py).
+(deployments/video/decode.py).
 """
 
 from __future__ import annotations

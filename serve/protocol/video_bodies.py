@@ -1,0 +1,151 @@
+"""What requests about a video say, and how that becomes a `VideoRequest`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from deployments.video.messages import Strategy
+from serve.errors import NotFound
+from serve.protocol.bodies import Fields, validate
+from serve.videos.types import (
+    Actions,
+    Ask,
+    Classify,
+    Describe,
+    Features,
+    Keyframes,
+    Operation,
+    Summary,
+    VideoRequest,
+)
+
+
+class PartFields(Fields):
+    """Which part of a video is meant, and who is asked."""
+
+    model: str | None = Field(None, description="Who is asked; the cluster file's choice when left out.")
+    start_s: float = Field(0.0, ge=0, allow_inf_nan=False, description="Where the part begins, in seconds.")
+    end_s: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Where it ends; the video's end by default."
+    )
+
+
+class ChunkedFields(PartFields):
+    """Something that is done piece by piece."""
+
+    concurrency: int | None = Field(
+        None, ge=1, le=64, description="Pieces worked on at a time; never more than the cluster file allows."
+    )
+
+
+class WatchFields(ChunkedFields):
+    """What a model that reads videos writes."""
+
+    max_tokens: int | None = Field(None, ge=1, le=4096, description="Most tokens written about a chunk.")
+    chunk_s: float | None = Field(None, ge=1, le=3600, description="About how long a chunk of a longer video is.")
+
+
+class DescribeFields(WatchFields):
+    """A description of each part."""
+
+    prompt: str | None = Field(None, min_length=1, max_length=4000, description="An instruction in place of the usual.")
+
+
+class SummaryFields(WatchFields):
+    """A summary of the whole."""
+
+    prompt: str | None = Field(
+        None, min_length=1, max_length=4000, description="An instruction in place of the usual, for each chunk."
+    )
+
+
+class AskFields(WatchFields):
+    """A question."""
+
+    question: str = Field(min_length=1, max_length=4000, description="The question.")
+    at_s: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="The moment that it is about, in seconds: what is around it is watched.",
+    )
+
+
+class KeyframesFields(ChunkedFields):
+    """Pictures that stand for the video."""
+
+    strategy: Strategy = Field(
+        "keyframe", description="`keyframe`: where it changes most; `scene`: one of each shot; `uniform`: evenly."
+    )
+    count: int = Field(8, ge=1, le=64, description="Most pictures.")
+    threshold: float = Field(
+        0.01, ge=0, le=1, description="Of `keyframe`: least mean difference of brightness to the picture before."
+    )
+    min_gap_s: float = Field(1.0, ge=0, le=3600, description="Of `keyframe`: least seconds between two.")
+    side: int = Field(512, ge=16, le=2048, description="Longest side of the pictures, in pixels.")
+    describe: bool = Field(True, description="Whether they are described, where a captioner is configured.")
+    images: bool = Field(False, description="Whether the pictures are sent, as JPEG in data URIs.")
+
+
+class ClassifyVideoFields(PartFields):
+    """Classes of the part as a whole."""
+
+    top_k: int = Field(5, ge=1, le=1000, description="Only the k best classes.")
+
+
+class FeaturesFields(PartFields):
+    """Features of the part as a whole."""
+
+    normalize: bool = Field(False, description="A vector of unit length.")
+
+
+class ActionsFields(ChunkedFields):
+    """Which actions happen when."""
+
+    window_s: float | None = Field(None, gt=0, le=600, description="Seconds that the classifier sees at a time.")
+    stride_s: float | None = Field(None, gt=0, le=600, description="Seconds from one window to the next.")
+    enter: float = Field(0.5, gt=0, le=1, description="Probability at which an action begins.")
+    leave: float = Field(0.4, gt=0, le=1, description="Probability below which it is over.")
+    merge_gap_s: float = Field(0.5, ge=0, le=600, description="Actions of one label this close together are one.")
+    min_action_s: float = Field(0.5, ge=0, le=600, description="What is shorter is no action.")
+
+
+OPERATIONS: Mapping[Operation, type[PartFields]] = {
+    "classify": ClassifyVideoFields,
+    "actions": ActionsFields,
+    "features": FeaturesFields,
+    "ask": AskFields,
+    "describe": DescribeFields,
+    "summary": SummaryFields,
+    "keyframes": KeyframesFields,
+}
+_REQUESTS: Mapping[Operation, type[VideoRequest]] = {
+    "classify": Classify,
+    "actions": Actions,
+    "features": Features,
+    "ask": Ask,
+    "describe": Describe,
+    "summary": Summary,
+    "keyframes": Keyframes,
+}
+
+
+def video_request(operation: str, fields: Mapping[str, Any], video: bytes) -> VideoRequest:
+    """A checked request.
+
+    Args:
+        operation: a key of `OPERATIONS`.
+        fields: what the route takes, without the video and how it is answered.
+
+    Raises:
+        NotFound: no such operation.
+        InvalidRequest: see `serve.protocol.bodies.validate`.
+    """
+    kind = next((known for known in OPERATIONS if known == operation), None)
+    if kind is None:
+        message = f"Operation {operation[:80]!r} does not exist; there are {', '.join(OPERATIONS)}."
+        raise NotFound(message, code="unknown_operation", param="operation")
+    return _REQUESTS[kind](video=video, **validate(fields, OPERATIONS[kind]).model_dump())

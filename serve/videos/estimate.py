@@ -1,0 +1,108 @@
+"""What watching a video would take, before any model is asked: chunks, frames, tokens and money."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from serve.config.cluster import ClusterFile
+from serve.config.models import GenerativeModel
+from serve.providers import tokens
+from serve.providers.prices import cost, price_of
+from serve.videos.plan import Chunk
+from serve.videos.types import Body
+
+# Of Video-LLaVA as published (Lin et al. 2023): patches of 14 pixels of 224 x 224, and the class token.
+_FRAME_TOKENS = 257
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """For one back end, all chunks together.
+
+    Attributes:
+        frames: that it looks at.
+        prompt_tokens: of prompts, videos included.
+        completion_tokens: at most.
+        cost_usd: 0 for a model of ours, None where the price is not known.
+    """
+
+    model: str
+    chunks: int
+    frames: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float | None
+
+    def body(self) -> Body:
+        """As clients see it."""
+        return {
+            "model": self.model,
+            "chunks": self.chunks,
+            "frames": self.frames,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "cost_usd": self.cost_usd,
+        }
+
+
+def watching(cluster: ClusterFile, name: str, chunks: Sequence[Chunk], prompt: str, max_tokens: int) -> Estimate:
+    """What a back end takes to watch the chunks.
+
+    A model of ours samples so many frames of each, whatever its length; Gemini counts by the second
+    (`serve.providers.tokens.gemini_video_tokens`). Texts are counted by their bytes.
+    """
+    text = (tokens.text_tokens(prompt) + tokens.MESSAGE_TOKENS) * len(chunks)
+    written = max_tokens * len(chunks)
+    model = cluster.models.get(name)
+    if isinstance(model, GenerativeModel):
+        frames = model.video_frames * len(chunks)
+        return Estimate(name, len(chunks), frames, frames * frame_tokens(model.checkpoint) + text, written, 0.0)
+    fps = cluster.providers[name].gemini.video_fps or 1.0
+    seconds = [chunk.end_s - chunk.start_s for chunk in chunks]
+    prompts = sum(tokens.gemini_video_tokens(length, fps) for length in seconds) + text
+    frames = sum(math.ceil(length * fps) for length in seconds)
+    return Estimate(name, len(chunks), frames, prompts, written, _usd(cluster, name, prompts, written))
+
+
+def merging(cluster: ClusterFile, name: str, chunks: int, max_tokens: int) -> Estimate:
+    """What the summariser takes to merge what was written about the chunks."""
+    prompts = max_tokens * chunks + tokens.MESSAGE_TOKENS
+    return Estimate(name, 0, 0, prompts, max_tokens, _usd(cluster, name, prompts, max_tokens))
+
+
+def describing(cluster: ClusterFile, name: str, frames: int, side: int, max_tokens: int) -> Estimate:
+    """What a captioner takes to describe pictures of that longest side; of a model of ours, only the answers are
+    known beforehand."""
+    written = max_tokens * frames
+    if name in cluster.models:
+        return Estimate(name, frames, frames, 0, written, 0.0)
+    provider = cluster.providers[name]
+    picture = {
+        "openai": lambda: tokens.openai_image_tokens(side, side, "auto", provider.model),
+        "gemini": lambda: tokens.gemini_image_tokens(side, side),
+        "anthropic": lambda: tokens.anthropic_image_tokens(side, side, provider.model),
+    }.get(provider.kind, lambda: 0)()
+    prompts = (picture + tokens.MESSAGE_TOKENS) * frames
+    return Estimate(name, frames, frames, prompts, written, _usd(cluster, name, prompts, written))
+
+
+def _usd(cluster: ClusterFile, name: str, prompt_tokens: int, completion_tokens: int) -> float | None:
+    if name in cluster.models:
+        return 0.0
+    price = price_of(cluster.providers[name])
+    return None if price is None else cost(price, prompt_tokens, completion_tokens)
+
+
+@cache
+def frame_tokens(checkpoint: str) -> int:
+    """Tokens of a frame: by the checkpoint's configuration where it is a folder, else as published."""
+    try:
+        vision = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))["vision_config"]
+        return int(vision["image_size"] // vision["patch_size"]) ** 2 + 1
+    except (OSError, ValueError, KeyError, TypeError):
+        return _FRAME_TOKENS

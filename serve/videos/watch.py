@@ -1,0 +1,225 @@
+"""What a model that reads videos writes about one: descriptions, summaries and answers, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+
+from deployments.generation.messages import Text, VideoPart
+from serve.calls import Usage
+from serve.config.videos import Videos
+from serve.context import RequestContext
+from serve.errors import ArgusError, Cancelled, DeadlineExceeded
+from serve.videos.backends import Backends, Written, digest
+from serve.videos.merge import Vote, decide, without_repeats
+from serve.videos.pace import Pace
+from serve.videos.plan import Chunk
+from serve.videos.reader import Part, Reader, check_inside
+from serve.videos.types import Ask, Body, Chunked, Describe, Done, OnProgress, Progress, Summary, Watch, clock
+from serve.videos.work import work
+
+_MERGE = (
+    "These notes describe the parts of one video in order. Write one summary of the whole video from them alone, in a "
+    "few sentences, without repeating yourself.\n\n{notes}"
+)
+_REDUCE = (
+    "A question was asked about each part of one video. Give one answer for the whole video from these answers alone, "
+    "briefly.\n\nQuestion: {question}\n\n{notes}"
+)
+
+
+def prompt_of(request: Watch, settings: Videos) -> str:
+    """What is asked about each chunk."""
+    if isinstance(request, Ask):
+        return request.question
+    assert isinstance(request, Describe | Summary)
+    return request.prompt or settings.describe_prompt
+
+
+def at_a_time(request: Chunked, settings: Videos) -> int:
+    """How many pieces are worked on at a time."""
+    return min(request.concurrency or settings.concurrency, settings.concurrency)
+
+
+def asked_about(request: Watch, part: Part, settings: Videos) -> Part:
+    """The part that is watched: of a question about a moment, a little around it.
+
+    Raises:
+        InvalidRequest: `outside_video`.
+    """
+    if not isinstance(request, Ask) or request.at_s is None:
+        return part
+    check_inside(request.at_s, part.info, "at_s")
+    half = settings.moment_s / 2
+    return replace(part, start_s=max(0.0, request.at_s - half), end_s=min(part.info.duration_s, request.at_s + half))
+
+
+class Watcher:
+    """See the module's text."""
+
+    def __init__(self, settings: Videos, reader: Reader, backends: Backends, pace: Pace) -> None:
+        self._settings = settings
+        self._reader = reader
+        self._backends = backends
+        self._pace = pace
+
+    async def run(
+        self, request: Watch, names: Sequence[str], context: RequestContext, on_progress: OnProgress, done: Done
+    ) -> Body:
+        """The response body; see `serve.videos.service.VideoService.run`.
+
+        Args:
+            names: who is asked about a chunk, in order.
+        """
+        await on_progress(Progress("reading", 0, 0))
+        part = asked_about(request, await self._reader.part(request, context), self._settings)
+        chunks = await self._reader.chunks(request, part, request.chunk_s or self._settings.chunk_s, context)
+        concurrency = at_a_time(request, self._settings)
+        self._check_time(names[0], sum(chunk.key not in done for chunk in chunks), concurrency, context)
+        prompt, most = prompt_of(request, self._settings), request.max_tokens or self._settings.max_tokens
+
+        async def files(left: Sequence[Chunk]) -> AsyncGenerator[tuple[Chunk, bytes], None]:
+            if part.is_whole and len(chunks) == 1:
+                for chunk in left:
+                    yield chunk, request.video
+                return
+            async for chunk, clip in self._reader.clips(request.video, left, context):
+                yield chunk, clip.data
+
+        async def one(chunk: Chunk, data: bytes) -> Body:
+            parts = VideoPart(data), Text(prompt)
+            written = await self._backends.ask(names, parts, most, context, digest(data))
+            self._pace.took(names[0], written.seconds)
+            return _segment(chunk, written)
+
+        results = await work(chunks, files, one, concurrency, on_progress, done)
+        found = _Found(chunks, results)
+        await on_progress(Progress("merging", len(chunks), len(chunks)))
+        return await self._merged(request, part, found, most, context)
+
+    def _check_time(self, kind: str, chunks: int, concurrency: int, context: RequestContext) -> None:
+        """Refuses what will not end in time.
+
+        Raises:
+            DeadlineExceeded: by how long chunks took lately.
+        """
+        needs = self._pace.needs(kind, chunks, concurrency)
+        if needs is not None and needs > context.left_s():
+            self._pace.refused(kind)
+            raise DeadlineExceeded(
+                f"{chunks} chunks of this video take about {needs:.0f} s; {context.left_s():.0f} s are left."
+            )
+
+    async def _merged(self, request: Watch, part: Part, found: _Found, most: int, context: RequestContext) -> Body:
+        body: Body = {"object": f"video.{request.operation}", "video": video_object(part)}
+        merged: Written | None = None
+        if isinstance(request, Summary):
+            merged = await self._asked_to_merge(_MERGE.format(notes=found.notes()), found, most, context)
+            body["summary"] = without_repeats(found.texts) if merged is None else merged.text
+        elif isinstance(request, Ask):
+            answer, share, places = decide(found.votes)
+            body["question"] = request.question
+            notes = _REDUCE.format(question=request.question, notes=found.notes())
+            merged = await self._asked_to_merge(notes, found, most, context)
+            body["answer"] = answer if merged is None else merged.text
+            body["agreement"] = share
+            body["supported_by"] = [found.indices[place] for place in places]
+        body["merged_by"] = None if merged is None else merged.model
+        body["segments"] = found.segments
+        body["usage"] = usage_object(found.usage + (Usage() if merged is None else merged.usage))
+        return body
+
+    async def _asked_to_merge(self, prompt: str, found: _Found, most: int, context: RequestContext) -> Written | None:
+        """What the summariser makes of several chunks; None without one or when it fails: the notes then have to do."""
+        name = self._settings.summariser
+        if name is None or len(found.texts) < 2:
+            return None
+        try:
+            return await self._backends.ask([name], (Text(prompt),), most, context)
+        except (Cancelled, DeadlineExceeded):
+            raise
+        except ArgusError:
+            return None
+
+
+class _Found:
+    """What was written about the chunks.
+
+    Attributes:
+        segments: of all of them, in order; a failed one has an `error` in place of its text.
+        indices: of those with a text.
+        texts: theirs.
+    """
+
+    def __init__(self, chunks: Sequence[Chunk], results: Sequence[Body | ArgusError]) -> None:
+        self.segments = [
+            {**_span(chunk), "error": error_object(result)} if isinstance(result, ArgusError) else result
+            for chunk, result in zip(chunks, results, strict=True)
+        ]
+        good = [segment for segment in self.segments if "error" not in segment]
+        self.indices: list[int] = [segment["index"] for segment in good]
+        self.texts: list[str] = [segment["text"] for segment in good]
+        self.votes = [
+            Vote(segment["text"], 1.0 if segment["confidence"] is None else segment["confidence"]) for segment in good
+        ]
+        self.usage = sum((usage_of(segment) for segment in good), Usage())
+        self._good = good
+
+    def notes(self) -> str:
+        """The texts, a line each, with their times."""
+        return "\n".join(f"[{segment['start']} - {segment['end']}] {segment['text']}" for segment in self._good)
+
+
+def video_object(part: Part) -> Body:
+    """The video and the part of it that was watched."""
+    info = part.info
+    return {
+        "duration_s": info.duration_s,
+        "width": info.width,
+        "height": info.height,
+        "fps": info.fps,
+        "start_s": part.start_s,
+        "end_s": part.end_s,
+    }
+
+
+def usage_object(usage: Usage) -> Body:
+    """Tokens and money."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.tokens,
+        "cost_usd": usage.usd,
+    }
+
+
+def usage_of(result: Body) -> Usage:
+    """What `usage_object` was made of, in a chunk's value."""
+    usage = result["usage"]
+    return Usage(usage["prompt_tokens"], usage["completion_tokens"], usage["cost_usd"])
+
+
+def error_object(error: ArgusError) -> Body:
+    """An error in a part's place."""
+    return {"code": error.code, "message": error.message, "param": error.param}
+
+
+def _span(chunk: Chunk) -> Body:
+    return {
+        "index": chunk.index,
+        "start_s": chunk.start_s,
+        "end_s": chunk.end_s,
+        "start": clock(chunk.start_s),
+        "end": clock(chunk.end_s),
+    }
+
+
+def _segment(chunk: Chunk, written: Written) -> Body:
+    return {
+        **_span(chunk),
+        "text": written.text,
+        "model": written.model,
+        "confidence": written.confidence,
+        "fallbacks": [{"model": model, "failure": failure} for model, failure in written.failures],
+        "usage": usage_object(written.usage),
+    }

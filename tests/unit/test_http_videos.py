@@ -1,0 +1,432 @@
+"""`/v1/videos`: chunks side by side and merged in order, fallback, events, estimates, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import math
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from serve.context import RequestContext
+from serve.errors import ArgusError, DeadlineExceeded, InvalidMedia, ModelFailed, Overloaded, Unavailable
+from serve.protocol.video_bodies import video_request
+from serve.videos.types import Progress
+from tests.unit.fakes import Site, cluster
+from tests.unit.video_files import encode, greys, shots
+from tests.unit.video_site import MODELS, VideoSite
+
+# Three seconds: frame i of thirty is grey i, so that a chunk says which frames it holds.
+VIDEO = encode(greys(30))
+SHORT = encode(greys(8))
+
+
+@pytest.fixture(scope="module")
+def built() -> VideoSite:
+    return VideoSite()
+
+
+@pytest.fixture
+def site(built: VideoSite) -> VideoSite:
+    built.reset()
+    for fake in (built.watcher, built.other, built.looker):
+        fake.reset()
+    built.classifier.__init__()  # type: ignore[misc]
+    built.reading.calls.clear()
+    return built
+
+
+@pytest.fixture
+async def client(site: VideoSite) -> AsyncIterator[httpx.AsyncClient]:
+    async with site.client() as made:
+        yield made
+
+
+async def send(client: httpx.AsyncClient, operation: str, video: bytes = VIDEO, **fields: Any) -> httpx.Response:
+    body = {"video": base64.b64encode(video).decode(), **fields.pop("more", {}), **fields}
+    return await client.post(f"/v1/videos/{operation}", json=body)
+
+
+async def ask(client: httpx.AsyncClient, operation: str, video: bytes = VIDEO, **fields: Any) -> dict[str, Any]:
+    response = await send(client, operation, video, **fields)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def error_of(response: httpx.Response, status: int) -> tuple[str, str | None]:
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    return error["code"], error["param"]
+
+
+async def test_a_longer_video_is_described_in_chunks_in_order(client: httpx.AsyncClient, site: VideoSite) -> None:
+    answer = await ask(client, "describe")
+    assert answer["object"] == "video.describe"
+    assert [segment["text"] for segment in answer["segments"]] == [
+        "Frames 0 to 9.",
+        "Frames 8 to 19.",
+        "Frames 18 to 29.",
+    ]
+    assert [(segment["start"], segment["end"]) for segment in answer["segments"]] == [
+        ("00:00.000", "00:01.000"),
+        ("00:00.800", "00:02.000"),
+        ("00:01.800", "00:03.000"),
+    ]
+    assert {segment["model"] for segment in answer["segments"]} == {"watcher"}
+    assert answer["segments"][0]["confidence"] == pytest.approx(math.exp(-0.1))
+    assert answer["usage"] == {"prompt_tokens": 300, "completion_tokens": 9, "total_tokens": 309, "cost_usd": 0.0}
+    assert answer["video"]["duration_s"] == pytest.approx(3.0) and answer["request_id"]
+    prompts = {part.text for request in site.watcher.requests for part in request.messages[0].parts[1:]}  # type: ignore[union-attr]
+    assert prompts == {"Describe the video."}
+    assert {request.sampling.max_tokens for request in site.watcher.requests} == {20}
+
+
+async def test_chunks_run_side_by_side_within_their_bound(client: httpx.AsyncClient, site: VideoSite) -> None:
+    await ask(client, "describe")
+    assert site.watcher.most == 2
+    site.watcher.most = 0
+    await ask(client, "describe", concurrency=1)
+    assert site.watcher.most == 1
+    await ask(client, "describe", concurrency=64, chunk_s=1)
+    assert site.watcher.most == 2  # the cluster's bound
+
+
+async def test_a_short_video_is_sent_as_it_is(client: httpx.AsyncClient, site: VideoSite) -> None:
+    answer = await ask(client, "describe", SHORT)
+    assert [segment["text"] for segment in answer["segments"]] == ["Frames 0 to 7."]
+    assert site.watcher.requests[0].messages[0].parts[0].data == SHORT  # type: ignore[union-attr]
+    assert site.reading.calls == ["inspect"]
+
+
+async def test_a_part_of_a_video(client: httpx.AsyncClient, site: VideoSite) -> None:
+    answer = await ask(client, "describe", start_s=0.5, end_s=1.2)
+    assert [segment["text"] for segment in answer["segments"]] == ["Frames 5 to 11."]
+
+
+async def test_chunks_begin_where_shots_do() -> None:
+    site = VideoSite({"scene_aware": True})
+    async with site.client() as client:
+        answer = await ask(client, "describe", encode(shots([12, 10, 8])))
+    spans = [(segment["start_s"], segment["end_s"]) for segment in answer["segments"]]
+    assert spans == [(0.0, 1.2), (1.2, 2.2), (2.2, pytest.approx(3.0))]
+
+
+async def test_a_summary_says_everything_once(client: httpx.AsyncClient, site: VideoSite) -> None:
+    site.watcher.says = lambda first, last, prompt: f"It is grey. Frame {last} is last."
+    answer = await ask(client, "summary")
+    assert answer["summary"] == "It is grey. Frame 9 is last. Frame 19 is last. Frame 29 is last."
+    assert (answer["merged_by"], len(answer["segments"])) == (None, 3)
+
+
+async def test_a_summariser_merges_and_is_not_needed() -> None:
+    site = VideoSite({"summariser": "looker"})
+    site.looker.says = lambda first, last, prompt: f"Merged: {prompt}"
+    async with site.client() as client:
+        answer = await ask(client, "summary")
+        assert answer["merged_by"] == "looker"
+        assert "[00:00.000 - 00:01.000] Frames 0 to 9.\n[00:00.800" in answer["summary"]
+        assert answer["usage"]["prompt_tokens"] == 400
+        assert (await ask(client, "summary", SHORT))["merged_by"] is None  # of one chunk there is nothing to merge
+        site.looker.fails = lambda first, last: ModelFailed("no")
+        assert (await ask(client, "summary"))["summary"] == "Frames 0 to 9. Frames 8 to 19. Frames 18 to 29."
+
+
+async def test_a_question_is_decided_by_those_who_saw(client: httpx.AsyncClient, site: VideoSite) -> None:
+    site.watcher.says = lambda first, last, prompt: "I don't know." if first == 0 else "Grey!" if last < 25 else "grey"
+    answer = await ask(client, "ask", question="Which colour?")
+    assert (answer["question"], answer["answer"], answer["agreement"]) == ("Which colour?", "Grey!", 1.0)
+    assert answer["supported_by"] == [1, 2]
+    assert site.watcher.requests[0].messages[0].parts[1].text == "Which colour?"  # type: ignore[union-attr]
+
+
+async def test_a_question_about_a_moment_looks_around_it() -> None:
+    site = VideoSite({"moment_s": 0.8})
+    async with site.client() as client:
+        answer = await ask(client, "ask", question="What?", at_s=1.5)
+        assert answer["answer"] == "Frames 11 to 18."
+        assert (answer["video"]["start_s"], answer["video"]["end_s"]) == (1.1, 1.9)
+        assert (await ask(client, "ask", question="What?", at_s=0.0))["answer"] == "Frames 0 to 3."
+        assert error_of(await send(client, "ask", question="What?", at_s=3.0), 400) == ("outside_video", "at_s")
+
+
+@pytest.mark.parametrize("error", [Unavailable("gone"), Overloaded("full"), ModelFailed("broken")])
+async def test_the_next_back_end_answers_for_one_that_fails(
+    client: httpx.AsyncClient, site: VideoSite, error: ArgusError
+) -> None:
+    site.watcher.fails = lambda first, last: error if first == 8 else None
+    segments = (await ask(client, "describe"))["segments"]
+    assert [segment["model"] for segment in segments] == ["watcher", "other", "watcher"]
+    assert [segment["text"] for segment in segments] == ["Frames 0 to 9.", "Frames 8 to 19.", "Frames 18 to 29."]
+    assert [len(segment["fallbacks"]) for segment in segments] == [0, 1, 0]
+    assert segments[1]["fallbacks"][0]["model"] == "watcher"
+
+
+async def test_a_named_model_answers_alone(client: httpx.AsyncClient, site: VideoSite) -> None:
+    site.other.fails = lambda first, last: ModelFailed("broken")
+    response = await send(client, "describe", SHORT, model="other")
+    assert error_of(response, 500) == ("model_failed", None)
+    assert site.watcher.requests == []
+
+
+async def test_what_is_wrong_with_a_picture_is_not_asked_of_the_next(
+    client: httpx.AsyncClient, site: VideoSite
+) -> None:
+    site.watcher.fails = lambda first, last: InvalidMedia("bad", code="invalid_video")
+    assert error_of(await send(client, "describe"), 400)[0] == "invalid_video"
+    assert site.other.requests == []
+
+
+async def test_a_chunk_that_fails_everywhere_hurts_no_other(client: httpx.AsyncClient, site: VideoSite) -> None:
+    for fake in (site.watcher, site.other):
+        fake.fails = lambda first, last: ModelFailed("broken") if first == 8 else None
+    answer = await ask(client, "summary")
+    assert answer["summary"] == "Frames 0 to 9. Frames 18 to 29."
+    assert answer["segments"][1]["error"]["code"] == "model_failed" and "text" not in answer["segments"][1]
+    for fake in (site.watcher, site.other):
+        fake.fails = lambda first, last: ModelFailed("broken")
+    assert error_of(await send(client, "summary"), 500)[0] == "model_failed"
+
+
+async def test_key_frames_have_times_and_descriptions(client: httpx.AsyncClient, site: VideoSite) -> None:
+    site.looker.says = lambda first, last, prompt: f"A picture. {prompt}"
+    answer = await ask(client, "keyframes", strategy="uniform", count=3, images=True)
+    assert [(frame["at"], frame["at_s"]) for frame in answer["keyframes"]] == [
+        ("00:00.000", 0.0),
+        ("00:01.400", 1.4),
+        ("00:02.900", 2.9),
+    ]
+    assert {frame["description"] for frame in answer["keyframes"]} == {"A picture. Describe the image."}
+    assert all(frame["image"].startswith("data:image/jpeg;base64,/9j/") for frame in answer["keyframes"])
+    assert answer["model"] == "looker" and answer["usage"]["prompt_tokens"] == 300
+    bare = await ask(client, "keyframes", strategy="uniform", count=2, describe=False)
+    assert [frame["description"] for frame in bare["keyframes"]] == [None, None] and bare["model"] is None
+    site.looker.fails = lambda first, last: ModelFailed("broken")
+    assert error_of(await send(client, "keyframes"), 500)[0] == "model_failed"
+
+
+async def test_blip2_captions_a_picture_that_comes_alone(client: httpx.AsyncClient, site: VideoSite) -> None:
+    answer = await ask(client, "keyframes", strategy="uniform", count=1, model="blip2")
+    assert answer["keyframes"][0]["description"] == "(1 media)"
+
+
+async def test_classes_and_features(client: httpx.AsyncClient, site: VideoSite) -> None:
+    answer = await ask(client, "classify", top_k=2)
+    assert (answer["object"], answer["model"], answer["label"]) == ("video.classification", "clips", "class 0")
+    assert [score["label"] for score in answer["scores"]] == ["class 0", "class 1"]
+    vectors = [(await ask(client, "features", normalize=normalize))["vector"] for normalize in (False, True)]
+    assert len(vectors[0]) == 4 and vectors[0] != vectors[1]
+    site.classifier.fails = InvalidMedia("bad", code="invalid_video")
+    assert error_of(await send(client, "classify"), 400) == ("invalid_video", "video")
+
+
+async def test_actions_are_found_in_chunks_and_joined(client: httpx.AsyncClient, site: VideoSite) -> None:
+    answer = await ask(client, "actions", merge_gap_s=0.2)
+    assert sorted(site.classifier.parts) == [(0.0, 1.0), (0.8, 2.0), (1.8, pytest.approx(3.0))]
+    assert [(action["start"], action["end"]) for action in answer["actions"]] == [
+        ("00:00.500", "00:01.000"),
+        ("00:01.500", "00:02.000"),
+        ("00:02.500", "00:03.000"),
+    ]
+    assert (answer["windows"], answer["chunks"], answer["errors"]) == (12, 3, [])
+    joined = await ask(client, "actions", merge_gap_s=0.6)
+    assert [(action["start"], action["end"]) for action in joined["actions"]] == [("00:00.500", "00:03.000")]
+
+
+async def test_classifiers_need_no_videos_section() -> None:
+    site = VideoSite()
+    bare = Site(cluster(models={"clips": MODELS["clips"]}), more={"clips": site.classifier})
+    async with bare.client() as client:
+        assert (await ask(client, "actions"))["chunks"] == 1
+        assert site.classifier.parts == [(0.0, None)]
+        assert error_of(await send(client, "describe"), 404) == ("not_configured", None)
+
+
+@pytest.mark.parametrize("headers", [{}, {"accept": "text/event-stream"}])
+async def test_events_tell_progress_parts_and_result(
+    client: httpx.AsyncClient, site: VideoSite, headers: dict[str, str]
+) -> None:
+    body = {"video": base64.b64encode(VIDEO).decode(), **({} if headers else {"stream": True})}
+    response = await client.post("/v1/videos/summary", json=body, headers=headers)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    events = parsed(response.text)
+    assert events[-1][0] == "result" and [name for name, _ in events].count("result") == 1
+    told = [content for name, content in events if name == "progress"]
+    assert told[0] == {"stage": "reading", "done": 0, "total": 0}
+    assert [each["done"] for each in told if each["stage"] == "watching"] == [0, 1, 2, 3]
+    assert told[-1] == {"stage": "merging", "done": 3, "total": 3}
+    parts = [content for name, content in events if name == "partial"]
+    result = events[-1][1]
+    assert sorted(part["index"] for part in parts) == [0, 1, 2]
+    assert sorted(parts, key=lambda part: int(part["index"])) == result["segments"]
+    assert result == (await ask(client, "summary")) | {"request_id": result["request_id"]}
+
+
+async def test_an_error_is_the_last_event(client: httpx.AsyncClient, site: VideoSite) -> None:
+    for fake in (site.watcher, site.other):
+        fake.fails = lambda first, last: DeadlineExceeded("too late")
+    events = parsed((await send(client, "describe", stream=True)).text)
+    name, content = events[-1]
+    assert (name, content["error"]["code"]) == ("error", "deadline_exceeded")
+    assert "videos.describe" in content["error"]["message"] and "/v1/jobs" in content["error"]["message"]
+
+
+def parsed(text: str) -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for block in text.strip().split("\n\n"):
+        name, data = block.split("\n")
+        found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return found
+
+
+async def test_a_reader_who_leaves_ends_all_work(client: httpx.AsyncClient, site: VideoSite) -> None:
+    site.watcher.released.clear()
+    sending = asyncio.create_task(send(client, "describe", stream=True))
+    await asyncio.wait_for(site.watcher.entered.wait(), 20)
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    for _ in range(100):
+        if not site.watcher.running:
+            break
+        await asyncio.sleep(0.01)
+    assert site.watcher.running == 0 and site.watcher.seen == []
+
+
+async def test_what_is_done_is_not_done_again(site: VideoSite) -> None:
+    request = video_request("describe", {}, VIDEO)
+    kept: dict[str, dict[str, Any]] = {}
+    told: list[Progress] = []
+
+    async def keep(progress: Progress) -> None:
+        told.append(progress)
+        if progress.chunk is not None:
+            kept[progress.chunk.key] = progress.chunk.value
+
+    loop = asyncio.get_running_loop()
+    context = RequestContext("r", "job", loop.time() + 1e6)
+    for fake in (site.watcher, site.other):
+        fake.fails = lambda first, last: Unavailable("gone") if first == 18 else None
+    first = await site.services.videos.run(request, context, keep)
+    assert sorted(kept) == ["0000:0.000-1.000", "0001:0.800-2.000"] and "error" in first["segments"][2]
+    for fake in (site.watcher, site.other):
+        fake.fails = lambda first, last: None
+    site.watcher.seen.clear()
+    kept = json.loads(json.dumps(kept))  # as a job store keeps it
+    told.clear()
+    second = await site.services.videos.run(request, context, keep, kept)
+    assert site.watcher.seen == [(18, 29)]
+    assert second["segments"][:2] == first["segments"][:2] and second["segments"][2]["text"] == "Frames 18 to 29."
+    assert [(each.done, each.total) for each in told if each.stage == "watching"] == [(2, 3), (3, 3)]
+
+
+async def test_an_estimate_asks_no_model() -> None:
+    providers = {"gemini": {"kind": "gemini", "model": "gemini-2.5-flash"}}
+    site = VideoSite({"backends": ["watcher", "gemini"], "summariser": "looker"}, providers=providers)
+    async with site.client() as client:
+        answer = await ask(client, "summary", dry_run=True)
+        described = await ask(client, "keyframes", count=4, dry_run=True)
+    assert (answer["object"], answer["operation"], answer["chunks"]) == ("video.estimate", "summary", 3)
+    ours, hosted = answer["backends"]
+    assert (ours["model"], ours["frames"], ours["completion_tokens"], ours["cost_usd"]) == ("watcher", 24, 60, 0.0)
+    assert ours["prompt_tokens"] == 24 * 257 + 3 * (7 + 4)
+    assert hosted["model"] == "gemini" and hosted["prompt_tokens"] == 263 + 2 * 316 + 3 * (7 + 4)
+    assert hosted["cost_usd"] == pytest.approx((hosted["prompt_tokens"] * 0.30 + 60 * 2.50) / 1e6)
+    assert answer["summariser"]["model"] == "looker" and answer["seconds"] is None
+    assert (described["chunks"], described["backends"][0]["completion_tokens"]) == (4, 256)
+    assert site.watcher.requests == site.looker.requests == []
+    assert set(site.reading.calls) == {"inspect"}
+
+
+async def test_work_that_cannot_end_in_time_is_sent_to_jobs() -> None:
+    site = VideoSite({"concurrency": 1})
+    async with site.client() as client:
+        site.watcher.released.clear()
+        asyncio.get_running_loop().call_later(1.5, site.watcher.released.set)
+        await ask(client, "describe", SHORT)  # a chunk has been seen to take 1.5 s, so that three take 4.5
+        body = {"video": base64.b64encode(VIDEO).decode()}
+        for fields in ({}, {"stream": True}):
+            response = await client.post(
+                "/v1/videos/describe", json=body | fields, headers={"x-argus-timeout-ms": "3500"}
+            )
+            told = parsed(response.text)[-1][1] if fields else response.json()
+            assert told["error"]["code"] == "deadline_exceeded"
+            message = told["error"]["message"]
+            assert "3 chunks" in message and "/v1/jobs" in message and "videos.describe" in message
+        assert len(site.watcher.requests) == 1
+        assert (await ask(client, "describe", dry_run=True))["seconds"] > 4
+
+
+async def test_a_video_comes_in_three_ways(client: httpx.AsyncClient, site: VideoSite) -> None:
+    file = {"video": ("clip.mp4", SHORT, "video/mp4")}
+    form = await client.post("/v1/videos/ask", files=file, data={"question": "What?"})
+    raw = await client.post(
+        "/v1/videos/ask", params={"question": "What?"}, content=SHORT, headers={"content-type": "video/mp4"}
+    )
+    for response in (form, raw):
+        assert response.status_code == 200, response.text
+        assert response.json()["answer"] == "Frames 0 to 7."
+    uri = f"data:video/mp4;base64,{base64.b64encode(SHORT).decode()}"
+    response = await client.post("/v1/videos/ask", json={"video": uri, "question": "What?"})
+    assert response.json()["answer"] == "Frames 0 to 7."
+
+
+@pytest.mark.parametrize(
+    ("operation", "fields", "status", "code", "param"),
+    [
+        ("describe", {"video": None}, 400, "missing_field", "video"),
+        ("describe", {"video": "aGVsbG8gd29ybGQ="}, 400, "invalid_video", "video"),
+        ("describe", {"start_s": 3.0}, 400, "outside_video", "start_s"),
+        ("describe", {"start_s": 2.0, "end_s": 1.0}, 400, "invalid_field", "end_s"),
+        ("describe", {"start_s": -1}, 400, "invalid_field", "start_s"),
+        ("describe", {"model": "looker"}, 200, "", None),
+        ("describe", {"model": "blip2"}, 400, "task_not_supported", "model"),
+        ("describe", {"model": "clips"}, 400, "task_not_supported", "model"),
+        ("describe", {"model": "nope"}, 404, "model_not_found", "model"),
+        ("describe", {"question": "?"}, 400, "unknown_field", "question"),
+        ("describe", {"chunk_s": 0.5}, 400, "invalid_field", "chunk_s"),
+        ("ask", {}, 400, "missing_field", "question"),
+        ("ask", {"question": "?", "at_s": 9.0}, 400, "outside_video", "at_s"),
+        ("keyframes", {"strategy": "best"}, 400, "invalid_field", "strategy"),
+        ("keyframes", {"count": 0}, 400, "invalid_field", "count"),
+        ("classify", {"model": "watcher"}, 400, "task_not_supported", "model"),
+        ("nothing", {}, 404, "route_not_found", None),
+    ],
+)
+async def test_what_is_refused(
+    client: httpx.AsyncClient,
+    site: VideoSite,
+    operation: str,
+    fields: dict[str, Any],
+    status: int,
+    code: str,
+    param: str | None,
+) -> None:
+    response = await send(client, operation, more=fields)
+    if status == 200:
+        assert response.status_code == 200
+        return
+    assert error_of(response, status) == (code, param)
+    assert site.watcher.requests == []
+
+
+async def test_damaged_files_and_wrong_types(client: httpx.AsyncClient, site: VideoSite) -> None:
+    cut = VIDEO[: len(VIDEO) // 2]
+    assert error_of(await send(client, "summary", cut), 400) == ("invalid_video", "video")
+    bad = bytearray(VIDEO)
+    bad[VIDEO.index(b"stsz") : VIDEO.index(b"stsz") + 200] = bytes(200)
+    assert error_of(await send(client, "summary", bytes(bad)), 400) == ("invalid_video", "video")
+    response = await client.post("/v1/videos/describe", content=b"x", headers={"content-type": "text/plain"})
+    assert error_of(response, 415)[1] == "content-type"
+    files = {"image": ("a.png", b"x", "image/png")}
+    assert error_of(await client.post("/v1/videos/describe", files=files), 400) == ("unknown_field", "image")
+    two = [("video", ("a.mp4", SHORT, "video/mp4")), ("video", ("b.mp4", SHORT, "video/mp4"))]
+    assert error_of(await client.post("/v1/videos/describe", files=two), 400) == ("too_many_videos", "video")
+    long = VideoSite({"max_chunks": 2})
+    async with long.client() as other:
+        assert error_of(await send(other, "describe"), 400) == ("too_many_chunks", "chunk_s")
+        assert error_of(await send(other, "describe", dry_run=True), 400) == ("too_many_chunks", "chunk_s")

@@ -1,0 +1,47 @@
+"""The `videos` section of a cluster file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from serve.config import ClusterFile
+from serve.config.load import ConfigErrors
+from tests.unit.fakes import cluster
+from tests.unit.video_site import MODELS, VIDEOS
+
+PROVIDERS = {"gemini": {"kind": "gemini", "model": "gemini-2.5-flash"}, "gpt": {"kind": "openai", "model": "gpt-4o"}}
+
+
+def made(**videos: Any) -> ClusterFile:
+    return cluster(models=MODELS, providers=PROVIDERS, videos=VIDEOS | videos)
+
+
+def test_a_right_section() -> None:
+    videos = made(backends=["watcher", "gemini"], captioner="gpt", summariser="gpt").videos
+    assert videos is not None and videos.backends == ("watcher", "gemini")
+    assert cluster().videos is None
+
+
+@pytest.mark.parametrize(
+    ("videos", "problem"),
+    [
+        (
+            {"reader": "watcher"},
+            "videos.reader: got 'watcher'; it must be a model of kind video_reader of this file: reader",
+        ),
+        ({"backends": []}, "videos.backends: "),
+        ({"backends": ["blip2"]}, "videos.backends.0: got 'blip2'"),
+        ({"backends": ["watcher", "gpt"]}, "videos.backends.1: got 'gpt'"),
+        ({"backends": ["watcher", "watcher"]}, "videos.backends.1: got 'watcher', which stands twice"),
+        ({"captioner": "clips"}, "videos.captioner: got 'clips'"),
+        ({"summariser": "reader"}, "videos.summariser: got 'reader'"),
+        ({"chunk_s": 10, "overlap_s": 6}, "overlap_s is 6, chunk_s is 10"),
+        ({"chunks": 10}, "videos.chunks: unknown key"),
+    ],
+)
+def test_what_is_wrong_is_said(videos: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        made(**videos)
+    assert problem in str(caught.value)
