@@ -1,0 +1,227 @@
+"""The document reader with its real workers, in this process and in a cluster of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from skimage import data as pictures
+
+from benchmarks.documents import PHOTOGRAPHED, cell_f1, character_error_rate, grid_of
+from deployments.documents.messages import Page, PageImage, ReadDocument, RenderPages, SummarisePages
+from deployments.documents.replica import DocumentReader
+from deployments.messages import Call
+from serve.config.models import OcrModel
+from serve.errors import ArgusError, DeadlineExceeded, InvalidMedia, InvalidRequest, Overloaded, PayloadTooLarge
+from serve.media.image import ImageLimits
+from tests.e2e import cluster as clusters
+from tests.e2e.conftest import encode
+from tests.support.documents import (
+    Made,
+    article,
+    blank,
+    encrypted,
+    invoice,
+    lines_pdf,
+    picture,
+    scanned,
+    table,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CALL = Call("test", 240.0)
+
+
+def config(**options: Any) -> OcrModel:
+    return OcrModel(kind="ocr", **options)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def reader() -> AsyncIterator[DocumentReader]:
+    made = DocumentReader(config(max_pages=8), ImageLimits(max_bytes=5_000_000))
+    await made.info()
+    yield made
+    await made.close()
+
+
+def pages(read: Any) -> list[Page]:
+    assert all(isinstance(page, Page) for page in read.pages), read.pages
+    return list(read.pages)
+
+
+async def test_it_says_what_it_is(reader: DocumentReader) -> None:
+    info = await reader.info()
+    assert (info.device, info.engine) == ("cpu", "rapidocr")
+    assert info.load_s > 0
+    await reader.check_health()
+
+
+async def test_the_text_layer_is_used_where_there_is_one(reader: DocumentReader) -> None:
+    made = article(7, pages=3)
+    read = await reader.read(ReadDocument(made.pdf, pages=((3, 3), (1, 2))), CALL)
+    assert (read.kind, read.total, read.numbers) == ("pdf", 3, (1, 2, 3))
+    assert [[line.text for line in page.lines] for page in pages(read)] == made.pages
+    assert {(page.source, page.unit) for page in pages(read)} == {("layer", "point")}
+
+
+async def test_a_scan_is_recognised_and_placed_in_points(reader: DocumentReader) -> None:
+    made = lines_pdf(["The quick brown fox", "jumps over the lazy dog"])
+    (layer,) = pages(await reader.read(ReadDocument(made), CALL))
+    (scan,) = pages(await reader.read(ReadDocument(scanned(made)), CALL))
+    (forced,) = pages(await reader.read(ReadDocument(made, text_layer="never"), CALL))
+    for page in (scan, forced):
+        assert (page.source, page.unit) == ("ocr", "point")
+        assert page.text == layer.text
+        assert (page.width, page.height) == pytest.approx((595, 842), abs=1)
+        for line, expected in zip(page.lines, layer.lines, strict=True):
+            assert line.quad is not None
+            assert expected.quad is not None
+            for corner, place in zip(line.quad, expected.quad, strict=True):
+                assert corner == pytest.approx(place, abs=7)  # about half a line
+            assert line.score is not None
+            assert 0.8 < line.score <= 1
+
+
+async def test_a_stamp_on_a_scan_is_not_its_text(reader: DocumentReader) -> None:
+    stamped = scanned(lines_pdf(["", "The quick brown fox jumps"]), stamp="RECEIVED 17")
+    (page,) = pages(await reader.read(ReadDocument(stamped), CALL))
+    assert page.source == "ocr"
+    assert "quick brown fox" in page.text
+    (trusted,) = pages(await reader.read(ReadDocument(stamped, text_layer="always"), CALL))
+    assert (trusted.source, trusted.text) == ("layer", "RECEIVED 17")
+
+
+@pytest.mark.parametrize("made", [invoice(201, style="grid"), table(202, style="bare")], ids=["grid", "bare"])
+async def test_tables_in_pictures(reader: DocumentReader, made: Made) -> None:
+    read = await reader.read(ReadDocument(picture(made.pdf)), CALL)
+    (page,) = pages(read)
+    assert read.kind == "image"
+    assert page.unit == "pixel"
+    (found,) = page.tables
+    assert cell_f1(made.tables, [grid_of(found)]) >= 0.9
+    assert character_error_rate(" ".join(made.pages[0]), " ".join(line.text for line in page.lines)) < 0.05
+
+
+async def test_a_photographed_page(reader: DocumentReader) -> None:
+    (page,) = pages(await reader.read(ReadDocument(encode(pictures.page(), "PNG")), CALL))
+    assert (page.width, page.height, page.unit) == (384, 191, "pixel")
+    assert character_error_rate(PHOTOGRAPHED, page.text) < 0.05
+
+
+async def test_pages_are_drawn(reader: DocumentReader) -> None:
+    drawn = await reader.render(RenderPages(blank(2), side=500, format="png"), CALL)
+    first, second = drawn.pages
+    assert isinstance(first, PageImage)
+    assert isinstance(second, PageImage)
+    assert (first.number, second.number) == (1, 2)
+    assert first.data.startswith(b"\x89PNG")
+    assert first.height == pytest.approx(500, abs=1)
+    assert first.scale * 842 == pytest.approx(500, rel=0.01)
+    (photo,) = (await reader.render(RenderPages(encode(pictures.page(), "PNG"), side=192), CALL)).pages
+    assert isinstance(photo, PageImage)
+    assert photo.data.startswith(b"\xff\xd8")
+    assert (photo.width, photo.scale, photo.unit) == (192, 0.5, "pixel")
+
+
+async def test_an_invoice_is_summed_up(reader: DocumentReader) -> None:
+    made = invoice(11, style="grid")
+    read = pages(await reader.read(ReadDocument(made.pdf), CALL))
+    found = await reader.summarise(SummarisePages(tuple(read)), CALL)
+    assert found.type == "invoice"
+    assert found.title == "INVOICE"
+    facts = {fact.name: fact.value for fact in found.key_facts}
+    assert made.facts.items() <= facts.items()
+    assert found.date is not None
+    assert found.date[:4] in made.facts["Invoice date"]
+
+
+async def test_a_blank_page_has_no_text(reader: DocumentReader) -> None:
+    (page,) = pages(await reader.read(ReadDocument(blank()), CALL))
+    assert (page.lines, page.tables) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind", "code"),
+    [
+        (ReadDocument(b""), InvalidMedia, "empty_document"),
+        (ReadDocument(b"some words"), InvalidMedia, "not_a_document"),
+        (ReadDocument(b"%PDF-1.7 and nothing"), InvalidMedia, "invalid_document"),
+        (ReadDocument(lines_pdf(["a"])[:300]), InvalidMedia, "invalid_document"),
+        (ReadDocument(encrypted()), InvalidMedia, "encrypted_document"),
+        (ReadDocument(blank(9)), InvalidRequest, "too_many_pages"),
+        (ReadDocument(blank(2), pages=((3, 3),)), InvalidRequest, "invalid_pages"),
+        (ReadDocument(b"%PDF-" + bytes(5_000_000)), PayloadTooLarge, "payload_too_large"),
+        (ReadDocument(encode(pictures.page(), "PNG")[:500]), InvalidMedia, "truncated_image"),
+    ],
+)
+async def test_what_cannot_be_read_is_refused(
+    reader: DocumentReader, request_: ReadDocument, kind: type[ArgusError], code: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        await reader.read(request_, CALL)
+    assert caught.value.code == code
+
+
+async def test_a_page_cannot_take_all_memory() -> None:
+    small = DocumentReader(config(worker_memory_gb=0.05, placement={"preprocess_workers": 1}), ImageLimits())
+    try:
+        with pytest.raises(InvalidMedia) as caught:
+            await small.read(ReadDocument(article(5).pdf, text_layer="never", dpi=600), CALL)
+        assert caught.value.code in ("page_too_large", "document_crashed")
+    finally:
+        await small.close()
+
+
+async def test_a_deadline_ends_the_reading_and_a_full_queue_refuses(reader: DocumentReader) -> None:
+    long = ReadDocument(article(2, pages=6).pdf, text_layer="never")
+    with pytest.raises(DeadlineExceeded):
+        await reader.read(long, Call("test", 0.3))
+    narrow = DocumentReader(config(batching={"max_queue": 1}, placement={"preprocess_workers": 1}), ImageLimits())
+    try:
+        await narrow.info()
+        short = ReadDocument(lines_pdf(["a line"]))
+        results = await asyncio.gather(*(narrow.read(short, CALL) for _ in range(6)), return_exceptions=True)
+        assert any(isinstance(result, Overloaded) for result in results)
+        assert any(not isinstance(result, Exception) for result in results)
+        assert pages(await narrow.read(short, CALL))[0].text == "a line"
+    finally:
+        await narrow.close()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Cluster]:
+    content = {
+        "node_pools": {"local": {"cpus": 2}},
+        "router": {"num_cpus": 0.1},
+        "models": {"reader": {"kind": "ocr", "placement": {"num_cpus": 0.1}}},
+        "limits": {"default_timeout_s": 120},
+    }
+    folder: Path = tmp_path_factory.mktemp("documents")
+    running = clusters.start("documents", content, folder)
+    yield running
+    clusters.stop(running)
+
+
+@pytest.mark.cluster
+async def test_documents_over_http(cluster: clusters.Cluster) -> None:
+    made = invoice(21, style="bare")
+    with cluster.client() as http:
+        text = http.post("/v1/documents/text", files={"document": ("a.pdf", made.pdf, "application/pdf")})
+        assert text.status_code == 200, text.text
+        assert [line["text"] for line in text.json()["pages"][0]["lines"]] == made.pages[0]
+        image = picture(made.pdf)
+        found = http.post("/v1/documents/table", content=image, headers={"content-type": "image/png"})
+        assert found.status_code == 200, found.text
+        (read,) = found.json()["tables"]
+        assert cell_f1(made.tables, [[read["headers"], *read["rows"]]]) >= 0.9
+        summary = http.post("/v1/documents/summary", content=made.pdf, headers={"content-type": "application/pdf"})
+        assert summary.json()["type"] == "invoice"
+        broken = http.post("/v1/documents/text", content=b"%PDF-1.7 ?", headers={"content-type": "application/pdf"})
+        assert (broken.status_code, broken.json()["error"]["code"]) == (400, "invalid_document")
+        assert http.get("/v1/readyz").status_code == 200
+        assert http.get("/v1/models/reader").status_code == 200

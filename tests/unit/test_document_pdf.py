@@ -1,0 +1,126 @@
+"""PDFs as PDFium opens them: places as shown, text layers that can be trusted, and broken files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deployments.documents import pdf
+from deployments.documents.layout import laid_out
+from deployments.documents.messages import Box
+from deployments.documents.segments import Word
+from serve.errors import InvalidMedia
+from tests.support.documents import STYLES, Style, article, blank, encrypted, invoice, lines_pdf, scanned, table
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "document.pdf"
+
+
+def test_words_stand_where_they_are_shown(file: Path) -> None:
+    file.write_bytes(lines_pdf(["first words", "second line"]))
+    with pdf.opened(file, 0) as page:
+        assert page.size == pytest.approx((595, 842), abs=0.5)
+        words = page.words()
+    assert [word.text for word in words] == ["first", "words", "second", "line"]
+    first = words[0].box
+    assert first.left == pytest.approx(40, abs=1)
+    assert 38 < first.top < first.bottom < 58
+    assert words[2].box.top - first.top == pytest.approx(16, abs=0.5)
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+def test_a_rotated_page_is_measured_as_it_is_shown(file: Path, turn: int) -> None:
+    file.write_bytes(lines_pdf(["upright"]))
+    with pdf.opened(file, 0) as page:
+        (upright,) = page.words()
+    file.write_bytes(lines_pdf(["upright"], rotation=turn))
+    with pdf.opened(file, 0) as page:
+        (turned,) = page.words()
+        width, height = page.size
+        ink = page.picture(1.0) < 128
+    across = turn in (90, 270)
+    assert (width > height) == across
+    expected = upright.box.width, upright.box.height
+    assert (turned.box.width, turned.box.height) == pytest.approx(expected[::-1] if across else expected, abs=0.01)
+    # The ink of the page as it is drawn lies in the word's box, and nowhere else.
+    left, top, right, bottom = (round(side) for side in turned.box)
+    assert ink[top : bottom + 1, left : right + 1].any()
+    ink[max(0, top - 1) : bottom + 2, max(0, left - 1) : right + 2] = False
+    assert not ink.any()
+
+
+@pytest.mark.parametrize("seed", range(100, 104))
+@pytest.mark.parametrize("style", STYLES)
+def test_tables_of_made_documents_are_read_exactly(file: Path, seed: int, style: Style) -> None:
+    for made in (invoice(seed, style=style), table(seed, style=style)):
+        file.write_bytes(made.pdf)
+        with pdf.opened(file, 0) as page:
+            _, (found,) = laid_out(page.words(), page.rules())
+        assert [list(found.headers), *map(list, found.rows)] == made.tables[0]
+        assert found.ruled is (style == "grid")
+
+
+@pytest.mark.parametrize("seed", range(100, 104))
+def test_made_articles_are_read_in_order(file: Path, seed: int) -> None:
+    made = article(seed, pages=2)
+    file.write_bytes(made.pdf)
+    for index, expected in enumerate(made.pages):
+        with pdf.opened(file, index) as page:
+            lines, tables = laid_out(page.words(), page.rules())
+        assert [line.text for line in lines] == expected
+        assert not tables
+
+
+def test_a_scan_is_mostly_picture(file: Path) -> None:
+    file.write_bytes(scanned(lines_pdf(["words"])))
+    with pdf.opened(file, 0) as page:
+        assert page.image_share() == pytest.approx(1, abs=0.01)
+        assert page.words() == []
+    file.write_bytes(lines_pdf(["words"]))
+    with pdf.opened(file, 0) as page:
+        assert page.image_share() == 0
+
+
+def test_a_layer_without_a_map_to_unicode_cannot_be_read() -> None:
+    box = Box(0, 0, 10, 10)
+    assert pdf.readable_share([Word("plain", box), Word("Grüße", box), Word("中文", box)]) == 1
+    assert pdf.readable_share([Word("\ue000\ue001\ufffd\x03", box)]) == 0
+    assert pdf.readable_share([]) == 0
+
+
+def test_a_large_page_is_drawn_smaller(file: Path) -> None:
+    file.write_bytes(lines_pdf(["x"], size=(3000, 1000)))
+    with pdf.opened(file, 0) as page:
+        assert page.scale(72, 10**9, 10**6) == pytest.approx(1)
+        assert page.scale(72, 10**9, 1500) == pytest.approx(0.5, rel=1e-3)
+        bounded = page.scale(600, 750_000, 10**6)
+        height, width, channels = page.picture(bounded).shape
+    assert channels == 3
+    assert width * height <= 755_000
+    assert width == pytest.approx(3 * height, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (encrypted(), "encrypted_document"),
+        (b"%PDF-1.7 nothing else", "invalid_document"),
+        (lines_pdf(["a line"])[:400], "invalid_document"),
+    ],
+)
+def test_what_cannot_be_opened_is_refused(file: Path, data: bytes, code: str) -> None:
+    file.write_bytes(data)
+    with pytest.raises(InvalidMedia) as caught:
+        pdf.page_count(file)
+    assert caught.value.code == code
+
+
+def test_a_page_that_is_not_there(file: Path) -> None:
+    file.write_bytes(blank(2))
+    assert pdf.page_count(file) == 2
+    with pytest.raises(InvalidMedia) as caught, pdf.opened(file, 2):
+        pass
+    assert caught.value.code == "invalid_page"

@@ -1,0 +1,130 @@
+"""The summary without a language model, and dates."""
+
+from __future__ import annotations
+
+import pytest
+
+from deployments.documents.dates import date_in
+from deployments.documents.messages import KeyFact, Page, Table, TextLine
+from deployments.documents.summary import summarise
+
+
+def page(*texts: str | tuple[str, float], tables: tuple[Table, ...] = ()) -> Page:
+    """A line below the other; a pair is a text with its height."""
+    lines = []
+    for i, given in enumerate(texts):
+        text, height = given if isinstance(given, tuple) else (given, 10.0)
+        top = 20.0 * i
+        quad = ((0.0, top), (300.0, top), (300.0, top + height), (0.0, top + height))
+        lines.append(TextLine(text, quad, 1.0, height))
+    return Page(1, 595, 842, "point", (1240, 1754), "layer", tuple(lines), tables)
+
+
+def beside(left: str, right: str) -> Page:
+    """Two lines at one height."""
+    quads = [((x, 0.0), (x + 90, 0.0), (x + 90, 10.0), (x, 10.0)) for x in (0.0, 120.0)]
+    lines = tuple(TextLine(text, quad, 1.0, 10.0) for text, quad in zip((left, right), quads, strict=True))
+    return Page(1, 595, 842, "point", (1240, 1754), "layer", lines)
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind"),
+    [
+        (("INVOICE", "Bill to Acme", "Amount due 3.00"), "invoice"),
+        (("Dear Ms Lopez,", "thank you for your note.", "Kind regards, Jo"), "letter"),
+        (("Annual report", "Executive summary", "The findings are below."), "report"),
+        (("Receipt", "Subtotal 3.00", "Cash 5.00", "Change 2.00"), "receipt"),
+        (("Abstract", "We study", "Introduction", "References"), "article"),
+        (("This agreement is made between the parties who hereby agree", "Contract"), "contract"),
+        (("Curriculum vitae", "Work experience", "Skills"), "resume"),
+        (("nothing that tells", "what this is"), "other"),
+        ((), "other"),
+    ],
+)
+def test_the_type_is_told_by_its_words(lines: tuple[str, ...], kind: str) -> None:
+    assert summarise([page(*lines)]).type == kind
+
+
+def test_words_inside_other_words_tell_nothing() -> None:
+    assert summarise([page("The reporter performed in formal wear", "contractual invoicelike")]).type == "other"
+
+
+def test_the_title_is_the_largest_text() -> None:
+    found = summarise([page("Acme Ltd", ("Plan of the", 24.0), ("new building", 24.0), "1 May 2024", "text of it")])
+    assert found.title == "Plan of the new building"
+
+
+def test_without_a_larger_line_the_first_is_the_title() -> None:
+    assert summarise([page("A first line", "a second line")]).title == "A first line"
+    assert summarise([page("1,234", "---")]).title is None
+
+
+def test_key_facts_are_names_with_values() -> None:
+    found = summarise(
+        [page("Order number: A-17", "Ship via: rail", "a sentence: with more", "TOTAL DUE EUR 12.50", "12:30")]
+    )
+    assert KeyFact("Order number", "A-17") in found.key_facts
+    assert KeyFact("Ship via", "rail") in found.key_facts
+    assert KeyFact("TOTAL DUE", "EUR 12.50") in found.key_facts
+    assert not any(fact.name == "12" for fact in found.key_facts)
+
+
+def test_a_value_may_stand_beside_its_name() -> None:
+    assert summarise([beside("Invoice number:", "INV-7")]).key_facts == (KeyFact("Invoice number", "INV-7"),)
+
+
+def test_the_summary_takes_the_central_sentences_in_their_order() -> None:
+    about = [
+        "The bridge over the river was closed for repairs in the spring.",
+        "Repairs of the bridge took longer because the river was high.",
+        "A cat slept on a warm wall and dreamed of seven fishes.",
+        "When the river fell, workers finished the repairs of the bridge.",
+        "Traffic now crosses the river by the repaired bridge again.",
+    ]
+    found = summarise([page(*about)]).summary
+    assert "cat" not in found
+    kept = [sentence for sentence in about if sentence in found]
+    assert len(kept) == 3
+    assert found == " ".join(kept)
+
+
+def test_a_document_without_sentences_is_summed_up_by_its_lines() -> None:
+    found = summarise([page(("List", 20.0), "Nuts 12", "Bolts 14")])
+    assert found.summary == "Nuts 12; Bolts 14"
+
+
+def test_a_document_without_text() -> None:
+    found = summarise([page()])
+    assert (found.type, found.title, found.date, found.summary, found.key_facts) == ("other", None, None, "", ())
+
+
+def test_lines_without_places_are_summed_up_too() -> None:
+    lines = (TextLine("Invoice number: 7"), TextLine("The parts were sent by rail on Monday morning."))
+    found = summarise([Page(1, 100, 100, "pixel", (100, 100), "model", lines)])
+    assert found.title == "Invoice number: 7"
+    assert found.key_facts == (KeyFact("Invoice number", "7"),)
+    assert found.summary == "The parts were sent by rail on Monday morning."
+
+
+@pytest.mark.parametrize(
+    ("lines", "date"),
+    [
+        (["Leeds, 12 March 2024"], "2024-03-12"),
+        (["March 5th, 2023"], "2023-03-05"),
+        (["the 1st of May 2020"], "2020-05-01"),
+        (["on 03-Sep-2021"], "2021-09-03"),
+        (["2022-11-30"], "2022-11-30"),
+        (["24.12.2021"], "2021-12-24"),
+        (["4.3.2021"], "2021-03-04"),
+        (["25/12/2021"], "2021-12-25"),
+        (["12/25/2021"], "2021-12-25"),
+        (["5/5/2021"], "2021-05-05"),
+        (["3/4/2021"], None),
+        (["31 February 2021", "2021-13-01", "99/99/2021"], None),
+        (["Due date: 1 June 2024", "Invoice date: 2 May 2024"], "2024-05-02"),
+        (["printed 1 June 2024", "Date:", "2 May 2024"], "2024-05-02"),
+        (["maybe 2021", "12 of them", ""], None),
+    ],
+)
+def test_dates(lines: list[str], date: str | None) -> None:
+    assert date_in(lines) == date
