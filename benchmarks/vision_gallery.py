@@ -1,0 +1,143 @@
+"""Every task of Florence-2 on a generated scene and on a photograph, asked of a running server; makes docs/vision.md.
+
+    argus up --profile demo --detach
+    python -m benchmarks.vision_gallery --url http://127.0.0.1:8000
+
+The demo checkpoint knows the scene world only: its answers about the photograph show the path, not a skill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import skimage.data
+from numpy.typing import NDArray
+from PIL import Image
+
+from demo.scenes import detections, grounded_caption, label, render, sample_scene
+
+_FOLDER = Path(__file__).parent.parent / "docs"
+_SIZE = 384
+_SCENE = 12
+#: Tasks whose drawings are kept; the others' answers are words.
+_DRAWN = ("object-detection", "phrase-grounding", "ocr-with-region", "referring-segmentation", "caption")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A picture, and what tasks that need a text or a region are given."""
+
+    name: str
+    pixels: NDArray[np.uint8]
+    texts: dict[str, str]
+    region: tuple[float, float, float, float]
+
+
+def scene_subject() -> Subject:
+    """A held-out scene with a word."""
+    scene = sample_scene(_SCENE, split="test", difficulty="medium", word=True)
+    box = detections(scene, _SIZE)[0].box
+    name = label(scene.subject)
+    texts = {
+        "phrase-grounding": grounded_caption(scene, _SIZE).text,
+        "referring-segmentation": f"the {name}",
+        "open-vocabulary-detection": name,
+    }
+    return Subject("scene", render(scene, _SIZE), texts, (box.left, box.top, box.right, box.bottom))
+
+
+def photo_subject() -> Subject:
+    """scikit-image's photograph of a cat."""
+    texts = {
+        "phrase-grounding": "a cat with green eyes",
+        "referring-segmentation": "the cat",
+        "open-vocabulary-detection": "cat",
+    }
+    return Subject("photo", np.asarray(skimage.data.chelsea()), texts, (100.0, 60.0, 300.0, 250.0))
+
+
+def answers(client: httpx.Client, subject: Subject) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each task with its answer, all from one request."""
+    tasks = client.get("/v1/vision").raise_for_status().json()["data"]
+    asked = [
+        {"task": task["task"]}
+        | ({"text": subject.texts[task["task"]]} if task["needs"] == "text" else {})
+        | ({"region": subject.region} if task["needs"] == "region" else {})
+        for task in tasks
+    ]
+    buffer = io.BytesIO()
+    Image.fromarray(subject.pixels).save(buffer, "PNG")
+    image = base64.b64encode(buffer.getvalue()).decode()
+    body = {"image": image, "tasks": asked, "render": True}
+    answered = client.post("/v1/vision", json=body, timeout=300.0).raise_for_status().json()
+    yield from zip(asked, answered["results"][0]["answers"], strict=True)
+
+
+def in_words(answer: dict[str, Any]) -> str:
+    """What a task answered, on one line of a table."""
+    if "error" in answer:
+        return f"error: {answer['error']['code']}"
+    parts: list[str] = [answer["text"] or "(nothing)"] if "text" in answer else []
+    parts += [f"{found['label'] or 'box'} {[round(x) for x in found['box']]}" for found in answer.get("boxes", ())]
+    parts += [f"{quad['text']} {[round(x) for x in quad['points'][0]]}.." for quad in answer.get("quads", ())]
+    parts += [
+        f"{found['label'] or 'outline'} of {len(found['rings'][0])} points" for found in answer.get("polygons", ())
+    ]
+    return "; ".join(parts).replace("|", "\\|") or "(nothing)"
+
+
+def gallery(client: httpx.Client, folder: Path) -> str:
+    """The page, its pictures written beside it."""
+    columns: list[dict[str, str]] = []
+    pictures: list[str] = []
+    for subject in (scene_subject(), photo_subject()):
+        column: dict[str, str] = {}
+        for asked, answer in answers(client, subject):
+            given = asked.get("text") or ("the region" if "region" in asked else "")
+            column[asked["task"]] = f"{f'({given}) ' if given else ''}{in_words(answer)}"
+            if asked["task"] in _DRAWN and "annotated" in answer:
+                file = folder / "vision" / f"{subject.name}-{asked['task']}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                drawn = Image.open(io.BytesIO(base64.b64decode(answer["annotated"].partition(",")[2])))
+                drawn.thumbnail((640, 640))
+                drawn.quantize(128).save(file, optimize=True)
+                pictures.append(f"![{subject.name}: {asked['task']}](vision/{file.name})")
+        columns.append(column)
+    rows = [f"| `{task}` | {columns[0][task]} | {columns[1][task]} |" for task in columns[0]]
+    return "\n".join(
+        [
+            "# Florence-2: every task on a scene and on a photograph",
+            "",
+            "The demo checkpoint knows the scene world only: its answers about the photograph (the cat of scikit-image)",
+            "show the path, not a skill. Places are pixels. Made by `python -m benchmarks.vision_gallery`.",
+            "",
+            "| task | scene | photograph |",
+            "|---|---|---|",
+            *rows,
+            "",
+            *pictures,
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--folder", type=Path, default=_FOLDER, help="where vision.md and vision/ are written")
+    arguments = parser.parse_args()
+    with httpx.Client(base_url=arguments.url) as client:
+        (arguments.folder / "vision.md").write_text(gallery(client, arguments.folder), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

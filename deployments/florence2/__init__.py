@@ -1,0 +1,1 @@
+"""Florence-2: captions, detection, grounding, segmentation and OCR by task."""

@@ -1,0 +1,143 @@
+"""Florence-2 as tensors: `NAME.vision`, one answer for each image.
+
+TASK, TEXT and REGION hold one element for all images, or one for each; where tasks differ in what they need, an empty
+TEXT and a REGION of zeros stand for none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+
+from deployments.florence2.messages import BEAMS, MAX_NEW_TOKENS, Answer, SeenImage
+from deployments.florence2.tasks import Task
+from serve.context import RequestContext
+from serve.errors import ArgusError, InvalidRequest
+from serve.protocol.oip_inputs import check_names, images, parameter, required, texts
+from serve.protocol.tensors import InferRequest, ModelSpec, Tensor, TensorSpec, text_tensor
+from serve.protocol.vision import answer_fields
+from serve.vision import Asked, Manner, Named, VisionService
+
+T = TypeVar("T")
+
+_INPUTS = ("IMAGE", "PIXELS", "TASK", "TEXT", "REGION")
+_PARAMETERS = ("mode", "max_tokens", "render")
+_TENSORS = {"task": "TASK", "text": "TEXT", "region": "REGION", "image": "IMAGE"}
+
+
+class VisionFunction:
+    """See the module's text."""
+
+    def __init__(self, vision: VisionService) -> None:
+        self._vision = vision
+
+    def spec(self, name: str) -> ModelSpec:
+        """Metadata. IMAGE and PIXELS are alternatives; TEXT and REGION are for tasks that need them."""
+        inputs = (
+            TensorSpec("IMAGE", "BYTES", (-1,)),
+            TensorSpec("PIXELS", "UINT8", (-1, -1, -1, 3)),
+            TensorSpec("TASK", "BYTES", (-1,)),
+            TensorSpec("TEXT", "BYTES", (-1,)),
+            TensorSpec("REGION", "FP32", (-1, 4)),
+        )
+        return ModelSpec(
+            name, "argus", inputs, (TensorSpec("RESULT", "BYTES", (-1,)), TensorSpec("TEXT", "BYTES", (-1,)))
+        )
+
+    async def infer(self, model: str, request: InferRequest, context: RequestContext) -> dict[str, Tensor]:
+        """RESULT is the JSON of `/v1/vision/{task}`, TEXT its text or the labels, one a line.
+
+        Raises:
+            ArgusError: what is wrong; tensors have no place for an item's error, so one bad item fails the request.
+        """
+        check_names(request, _INPUTS, _PARAMETERS)
+        sources, params = images(request)
+        named: list[Named] = list(zip(params, sources, strict=True))
+        asked = _asked(request, len(named))
+        manner = _manner(request)
+        if len(named) > self._vision.limits.max_inputs:
+            message = f"There are {len(named)} images; at most {self._vision.limits.max_inputs} are accepted."
+            raise InvalidRequest(message, code="too_many_inputs", param=params[0].partition("[")[0])
+        if len(set(map(repr, asked))) == 1:
+            answers = await self._answers(named, asked[0], manner, context, model)
+        else:
+            each = zip(named, asked, strict=True)
+            found = await asyncio.gather(*(self._answers([one], ask, manner, context, model) for one, ask in each))
+            answers = [answer for answers in found for answer in answers]
+        return {
+            "RESULT": text_tensor("RESULT", [_result(*answer) for answer in answers]),
+            "TEXT": text_tensor("TEXT", [_text(answer) for _, _, answer in answers]),
+        }
+
+    async def _answers(
+        self, named: list[Named], asked: Asked, manner: Manner, context: RequestContext, model: str
+    ) -> list[tuple[Task, SeenImage, Answer]]:
+        try:
+            seen = await self._vision.see(named, [asked], manner, context, model=model)
+        except ArgusError as error:
+            raise error.at(_TENSORS.get(error.param or "", error.param or "")) from error.__cause__
+        answers = []
+        for image in seen.images:
+            if isinstance(image, ArgusError):
+                raise image
+            answer = image.answers[0]
+            if not isinstance(answer, Answer):
+                raise answer
+            answers.append((seen.tasks[0], image, answer))
+        return answers
+
+
+def _asked(request: InferRequest, count: int) -> list[Asked]:
+    tasks = _each(texts(request, "TASK"), count, "TASK")
+    written = _each(texts(request, "TEXT"), count, "TEXT") if "TEXT" in request.inputs else [""] * count
+    regions = _each(_regions(request), count, "REGION") if "REGION" in request.inputs else [None] * count
+    return [Asked(*one) for one in zip(tasks, [text or None for text in written], regions, strict=True)]
+
+
+def _each(items: list[T], count: int, name: str) -> list[T]:
+    if len(items) not in (1, count):
+        raise InvalidRequest(
+            f"There are {len(items)} elements in {name} for {count} images; send one for all, or one for each.",
+            code="invalid_shape",
+            param=name,
+        )
+    return items * count if len(items) == 1 else items
+
+
+def _regions(request: InferRequest) -> list[Sequence[float] | None]:
+    tensor = required(request, "REGION")
+    data = np.asarray(tensor.data)
+    if tensor.datatype not in ("FP32", "FP64") or data.ndim not in (1, 2) or data.shape[-1] != 4:
+        raise InvalidRequest(
+            f"REGION has type {tensor.datatype[:20]} and shape {list(tensor.shape)}; it must be FP32 [n, 4].",
+            code="invalid_shape",
+            param="REGION",
+        )
+    rows: list[list[float]] = data.reshape(-1, 4).tolist()
+    return [row if any(row) else None for row in rows]
+
+
+def _manner(request: InferRequest) -> Manner:
+    mode = parameter(request, "mode", str, "beam")
+    if mode not in ("beam", "fast"):
+        raise InvalidRequest(f"mode must be beam or fast, not {mode[:20]!r}.", code="invalid_parameter", param="mode")
+    tokens = parameter(request, "max_tokens", int, MAX_NEW_TOKENS)
+    if not 8 <= tokens <= 4096:
+        message = f"max_tokens must be from 8 to 4096, not {tokens}."
+        raise InvalidRequest(message, code="invalid_parameter", param="max_tokens")
+    return Manner(BEAMS if mode == "beam" else 1, tokens, parameter(request, "render", bool, False))
+
+
+def _result(task: Task, image: SeenImage, answer: Answer) -> str:
+    size = {"width": image.width, "height": image.height}
+    fields: dict[str, Any] = {"task": task.name, "size": size, **answer_fields(task, answer)}
+    return orjson.dumps(fields).decode()
+
+
+def _text(answer: Answer) -> str:
+    labels = [box.label for box in answer.boxes] + [quad.text for quad in answer.quads]
+    return answer.text or "\n".join(labels + [polygons.label for polygons in answer.polygons])
