@@ -1,0 +1,1 @@
+"""Video classifiers: classes and features of clips, and actions in long videos."""

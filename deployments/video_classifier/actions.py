@@ -1,0 +1,159 @@
+"""Temporal action detection from a classifier's windows: pure functions, no model and no video.
+
+A clip classifier that slides over a video says, for each window, how likely each class is. The scores of a class, one
+for each window's middle, form a series; an action is where the series is high. Two thresholds keep it in one piece: it
+begins where the series rises to `enter`, and reaches in both directions as far as the series stays at `leave` or above
+(Canny's hysteresis, 1986, along time). Between two windows the series is a straight line, so that an action's ends are
+finer than the stride.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class ActionRule:
+    """How window scores become actions.
+
+    Attributes:
+        enter: probability at which an action begins, above 0 and at most 1.
+        leave: probability below which it is over; at most `enter`.
+        merge_gap_s: two actions of one label are one when at most this many seconds lie between them.
+        min_action_s: what is shorter, in seconds, is no action.
+    """
+
+    enter: float = 0.5
+    leave: float = 0.4
+    merge_gap_s: float = 0.5
+    min_action_s: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A detected action: from `start_s` to `end_s` in seconds of the video; `score` is its mean probability."""
+
+    label: str
+    start_s: float
+    end_s: float
+    score: float
+
+
+def windows(start_s: float, end_s: float, window_s: float, stride_s: float) -> list[tuple[float, float]]:
+    """The windows, (start, end) in seconds, that cover a part of a video.
+
+    One begins every `stride_s`; the last ends with the part. A part shorter than a window is one window.
+    """
+    room = end_s - start_s - window_s
+    if room <= 0.0:
+        return [(start_s, end_s)]
+    # A last step of a rounding error's size is none.
+    steps = math.ceil(room / stride_s - 1e-6)
+    starts = [start_s + min(number * stride_s, room) for number in range(steps + 1)]
+    return [(start, start + window_s) for start in starts]
+
+
+def detect(
+    spans: Sequence[tuple[float, float]],
+    probabilities: Float32,
+    labels: Sequence[str],
+    rule: ActionRule,
+    background: frozenset[str] = frozenset(),
+) -> list[Action]:
+    """The actions that the windows show, by their start.
+
+    Args:
+        spans: start and end of each window in seconds, by their start.
+        probabilities: (windows, classes).
+        labels: the name of each class.
+        background: labels that are no action.
+    """
+    if not spans:
+        return []
+    centres = np.array([(start + end) / 2 for start, end in spans])
+    # The first and the last window speak for the video's ends too.
+    times = np.concatenate([[spans[0][0]], centres, [spans[-1][1]]])
+    series = np.concatenate([probabilities[:1], probabilities, probabilities[-1:]]).astype(np.float64)
+    found = [
+        Action(label, start, end, score)
+        for number, label in enumerate(labels)
+        if label not in background
+        for start, end, score in _merged(times, series[:, number], rule)
+        if end - start >= rule.min_action_s
+    ]
+    return sorted(found, key=lambda action: (action.start_s, action.end_s, action.label))
+
+
+def join(parts: Sequence[Sequence[Action]], merge_gap_s: float) -> list[Action]:
+    """The actions of parts of one video, which may overlap, as those of the whole.
+
+    An action that a part's end has cut goes on in the next part: actions of one label that overlap, or that lie at most
+    `merge_gap_s` apart, are one, its score the mean of theirs weighted by their lengths.
+    """
+    whole: list[Action] = []
+    last: dict[str, int] = {}
+    for action in sorted((action for part in parts for action in part), key=lambda action: action.start_s):
+        place = last.get(action.label)
+        if place is not None and action.start_s - whole[place].end_s <= merge_gap_s:
+            whole[place] = _union(whole[place], action)
+        else:
+            last[action.label] = len(whole)
+            whole.append(action)
+    return whole
+
+
+def _union(one: Action, other: Action) -> Action:
+    lengths = one.end_s - one.start_s, other.end_s - other.start_s
+    total = sum(lengths)
+    score = (one.score * lengths[0] + other.score * lengths[1]) / total if total else max(one.score, other.score)
+    return Action(one.label, min(one.start_s, other.start_s), max(one.end_s, other.end_s), score)
+
+
+def _merged(
+    times: npt.NDArray[np.float64], series: npt.NDArray[np.float64], rule: ActionRule
+) -> Iterator[tuple[float, float, float]]:
+    """Start, end and mean score of one class's actions, those close together as one."""
+    spans: list[list[float]] = []
+    for start, end in _high(times, series, rule):
+        if spans and start - spans[-1][1] <= rule.merge_gap_s:
+            spans[-1][1] = end
+        else:
+            spans.append([start, end])
+    for start, end in spans:
+        yield start, end, _mean(times, series, start, end)
+
+
+def _high(
+    times: npt.NDArray[np.float64], series: npt.NDArray[np.float64], rule: ActionRule
+) -> Iterator[tuple[float, float]]:
+    """Where the series stays at `leave` or above and reaches `enter` at least once."""
+    inside = np.concatenate([[False], series >= rule.leave, [False]]).astype(np.int8)
+    changes = np.flatnonzero(np.diff(inside))
+    for first, stop in zip(changes[::2].tolist(), changes[1::2].tolist(), strict=True):
+        if series[first:stop].max() < rule.enter:
+            continue
+        start = times[first] if first == 0 else _crossing(times, series, first - 1, rule.leave)
+        end = times[stop - 1] if stop == len(series) else _crossing(times, series, stop - 1, rule.leave)
+        yield float(start), float(end)
+
+
+def _crossing(times: npt.NDArray[np.float64], series: npt.NDArray[np.float64], number: int, level: float) -> float:
+    """When the line from point `number` to the next one crosses `level`."""
+    before, after = series[number], series[number + 1]
+    return float(times[number] + (level - before) / (after - before) * (times[number + 1] - times[number]))
+
+
+def _mean(times: npt.NDArray[np.float64], series: npt.NDArray[np.float64], start: float, end: float) -> float:
+    """The mean of the series from `start` to `end`."""
+    if end <= start:
+        return float(np.interp(start, times, series))
+    inner = times[(times > start) & (times < end)]
+    moments = np.concatenate([[start], inner, [end]])
+    return float(np.trapezoid(np.interp(moments, times, series), moments) / (end - start))
