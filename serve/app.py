@@ -19,11 +19,16 @@ from serve.config.models import (
     SERVED_KINDS,
     ClipModel,
     CustomModel,
+    Florence2Model,
     GenerativeModel,
+    JobStoreModel,
     KnowledgeStoreModel,
     Model,
+    OcrModel,
     SessionStoreModel,
     VectorIndexModel,
+    VideoClassifierModel,
+    VideoReaderModel,
 )
 from serve.router import Router
 from serve.services import image_limits
@@ -128,10 +133,30 @@ def _implementation(cluster: ClusterFile, name: str, model: Model) -> tuple[Call
         from deployments.knowledge_store import KnowledgeStoreReplica
 
         return KnowledgeStoreReplica, (model,)
+    if isinstance(model, JobStoreModel):
+        from deployments.jobs.replica import JobStoreReplica
+
+        return JobStoreReplica, (model,)
     if isinstance(model, GenerativeModel):
         from deployments.generation.replica import GenerativeReplica
 
         return GenerativeReplica, (name, model, image_limits(cluster))
+    if isinstance(model, Florence2Model):
+        from deployments.florence2.replica import Florence2Replica
+
+        return Florence2Replica, (name, model, image_limits(cluster))
+    if isinstance(model, VideoClassifierModel):
+        from deployments.video_classifier.replica import VideoClassifierReplica
+
+        return VideoClassifierReplica, (name, model, cluster.limits.max_body_bytes)
+    if isinstance(model, VideoReaderModel):
+        from deployments.video.reader import VideoReader
+
+        return VideoReader, (model, cluster.limits.max_body_bytes)
+    if isinstance(model, OcrModel):
+        from deployments.documents.replica import DocumentReader
+
+        return DocumentReader, (model, image_limits(cluster))
     assert isinstance(model, CustomModel)
     return _import(model.implementation, f"models.{name}.implementation"), (name, model)
 

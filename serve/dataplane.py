@@ -23,7 +23,15 @@ from deployments.templates import resolve
 from serve.calls import Calls
 from serve.config.cluster import ClusterFile, Limits
 from serve.config.load import checkpoint_label
-from serve.config.models import CheckpointModel, CustomModel, GenerativeModel, Model
+from serve.config.models import (
+    CheckpointModel,
+    CustomModel,
+    Florence2Model,
+    GenerativeModel,
+    Model,
+    OcrModel,
+    VideoClassifierModel,
+)
 from serve.config.providers import Provider
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest, ModelFailed, NotFound
@@ -31,11 +39,14 @@ from serve.handles import ModelHandle
 from serve.media.admit import MediaDoor, MediaSource
 
 CLASSIFY, EMBED, CHAT = "classify", "embed", "chat"
+CLASSIFY_VIDEO = "classify_video"
+VISION = "vision"
+READ_DOCUMENT = "read_document"
 # The device of a model that someone else hosts.
 HOSTED = "hosted"
 
 # The cheap call that shows whether a model answers, where it is not `info`.
-_PROBES = {"vector_index": "list_indexes", "session_store": "stats", "knowledge_store": "stats"}
+_PROBES = {"vector_index": "list_indexes", "session_store": "stats", "knowledge_store": "stats", "job_store": "stats"}
 
 T = TypeVar("T")
 
@@ -75,6 +86,12 @@ def tasks_of(model: Model) -> tuple[str, ...]:
         return model.tasks
     if isinstance(model, GenerativeModel):
         return (CHAT,)
+    if isinstance(model, VideoClassifierModel):
+        return (CLASSIFY_VIDEO,)
+    if isinstance(model, Florence2Model):
+        return (VISION,)
+    if isinstance(model, OcrModel):
+        return (READ_DOCUMENT,)
     return (CLASSIFY, EMBED) if model.kind == "clip" else ()
 
 
@@ -208,11 +225,7 @@ class DataPlane:
         Raises:
             ArgusError: what is wrong with the request as a whole. What is wrong with one image stands in its place.
         """
-        card = self.pick(model, CLASSIFY)
-        chosen = self._labels(labels)
-        resolved = resolve(templates if isinstance(templates, str) else tuple(templates))
-        self._check_texts(resolved, "templates")
-        self._check_count(images, "images")
+        card, chosen, resolved = self.check_classify(images, labels, model, templates)
         names = params or _params("images", len(images))
         admitted = await self.admit(images, context, names)
         good = tuple(image for image in admitted if not isinstance(image, ArgusError))
@@ -221,6 +234,21 @@ class DataPlane:
         request = ClassifyRequest(good, chosen, resolved, multi_label)
         result = (await self._calls.classify(card.name, request, context)).value
         return Classified(card.name, chosen, _merge(admitted, result.images, names), result.temperature)
+
+    def check_classify(
+        self, images: Sequence[object], labels: Sequence[str], model: str | None, templates: Sequence[str] | str
+    ) -> tuple[ModelCard, tuple[str, ...], tuple[str, ...]]:
+        """The model, labels and templates of a classification, before any image has been looked at.
+
+        Raises:
+            ArgusError: see `classify`.
+        """
+        card = self.pick(model, CLASSIFY)
+        chosen = self._labels(labels)
+        resolved = resolve(templates if isinstance(templates, str) else tuple(templates))
+        self._check_texts(resolved, "templates")
+        self._check_count(images, "images")
+        return card, chosen, resolved
 
     async def embed(
         self,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ray.exceptions import RayError, RayTaskError
+from ray.serve.context import _get_serve_request_context, _serve_request_context
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -61,7 +63,8 @@ class ServeHandle:
         streaming = self._handle.options(stream=True, session_id=affinity or "")
         response: Any = None
         try:
-            response = getattr(streaming, method).remote(*args)
+            with _as_its_own():
+                response = getattr(streaming, method).remote(*args)
             while True:
                 async with asyncio.timeout(context.left_s() + _GRACE_S):
                     try:
@@ -88,7 +91,8 @@ class ServeHandle:
         remote = self._method(method) if affinity is None else self._method_for(method, affinity)
         remaining = context.remaining_s()
         try:
-            response = remote.remote(*args, **kwargs)
+            with _as_its_own():
+                response = remote.remote(*args, **kwargs)
             # asyncio.timeout cancels the await, and cancelling a response's await cancels the request at the replica.
             async with asyncio.timeout(remaining):
                 return await response
@@ -121,3 +125,18 @@ class ServeHandle:
         if time.monotonic() >= context.deadline:
             return DeadlineExceeded(f"Model {self._name!r} did not answer within the deadline.")
         return ModelFailed(f"Model {self._name!r} failed: {type(cause).__name__}: {cause}")
+
+
+@contextmanager
+def _as_its_own() -> Iterator[None]:
+    """Around the start of a call: gives it an internal id of its own.
+
+    Ray Serve (2.60) gives every call that a request's handler makes the request's own id
+    (`ray.serve._private.default_impl.get_request_metadata`). Its routers know waiting calls by that id: of two calls of
+    one request that wait for a replica of one model at the same time, one would wait for ever.
+    """
+    token = _serve_request_context.set(replace(_get_serve_request_context(), _internal_request_id=""))
+    try:
+        yield
+    finally:
+        _serve_request_context.reset(token)

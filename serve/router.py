@@ -63,7 +63,9 @@ class Router(GrpcSkin):
             version("argus-serve"),
             CascadeMetrics(),
         )
-        self._inference = InferenceService(self._services.plane, self._services.chat, self._services.cascades)
+        self._inference = InferenceService(
+            self._services.plane, self._services.chat, self._services.cascades, self._services.vision
+        )
         self.set_up_grpc(self._services, self._inference)
 
     def __serve_build_asgi_app__(self) -> App:

@@ -15,10 +15,12 @@ from serve.cascade.service import CascadeService
 from serve.chat import ChatService
 from serve.compare import CompareService
 from serve.config.cluster import ClusterFile, Limits
-from serve.config.models import KnowledgeStoreModel, SessionStoreModel, StoreModel, VectorIndexModel
+from serve.config.models import JobStoreModel, KnowledgeStoreModel, SessionStoreModel, StoreModel, VectorIndexModel
 from serve.dataplane import DataPlane
+from serve.documents.service import DocumentService
 from serve.handles import ModelHandle
 from serve.indexes import IndexService
+from serve.jobs.service import JobService
 from serve.knowledge import KnowledgeService
 from serve.media.admit import Fetcher, MediaDoor
 from serve.media.image import ImageLimits
@@ -28,6 +30,8 @@ from serve.resilience.admission import Admission
 from serve.resilience.tenants import TenantRates
 from serve.sessions import SessionService
 from serve.support import SupportService
+from serve.videos.service import VideoService
+from serve.vision import VisionService
 
 S = TypeVar("S", bound=StoreModel)
 
@@ -50,6 +54,10 @@ class Services:
     cascades: CascadeService
     products: ProductService
     compare: CompareService
+    vision: VisionService
+    jobs: JobService
+    videos: VideoService
+    documents: DocumentService
     authenticator: Authenticator
     admission: Admission
     tenants: TenantRates
@@ -101,6 +109,10 @@ def build_services(
         cascades,
         ProductService(plane, search, cascades),
         CompareService(cluster, plane, chat, calls),
+        VisionService(plane, calls),
+        JobService(*_store(cluster, handles, JobStoreModel)),
+        VideoService(cluster, plane, chat, calls, door),
+        DocumentService(cluster, calls, chat, door),
         Authenticator(cluster.auth),
         admission,
         tenants,

@@ -301,6 +301,87 @@ def cache(
     _finish(benchmark.run(pairs=pairs, hits=hits, seed=seed), json, check)
 
 
+@app.command()
+def videos(
+    minutes: Annotated[float, typer.Option(min=0.1, help="Length of the generated video.")] = 10.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each request is sent, each way.")] = 2,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """Summary, key frames, questions and actions of videos: chunks side by side and in turn (about 15 minutes)."""
+    from benchmarks import videos as benchmark
+
+    minutes, rounds = (1.0, 1) if quick else (minutes, rounds)
+    _finish(benchmark.run(minutes=minutes, rounds=rounds, progress=errors), json, check)
+
+
+@app.command()
+def video_decode(
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured.")] = 7,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Length of the generated video.")] = 10.0,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """PyAV as the video reader uses it beside torchcodec, one thread each (about 3 minutes)."""
+    from benchmarks import video_decode as benchmark
+
+    rounds, minutes = (1, 1.0) if quick else (rounds, minutes)
+    _finish(benchmark.run(rounds=rounds, minutes=minutes), json, check)
+
+
+@app.command()
+def vision(
+    checkpoint: Annotated[str, typer.Option(help="Folder or hub id; the demo's when left out.")] = "",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    batch: Annotated[int, typer.Option(min=1, help="Most requests in a batch, and the loop's batch.")] = 8,
+    callers: Annotated[int, typer.Option(min=1, help="Requests in progress.")] = 16,
+    requests: Annotated[int, typer.Option(min=8, help="Requests in a round.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each mode.")] = 5,
+    max_tokens: Annotated[int, typer.Option(min=8, help="Most tokens of an answer.")] = 256,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """Florence-2 through its deployment beside a loop of plain transformers at equal batch (about 5 minutes)."""
+    from benchmarks import vision as benchmark
+    from serve.config.load import DEMO_CHECKPOINTS
+
+    _one_of("--device", device, ("cpu", "cuda"))
+    setting = benchmark.Setting(
+        checkpoint or str(DEMO_CHECKPOINTS / "florence2"),
+        device,
+        "float16" if device == "cuda" else "float32",
+        batch,
+        callers,
+        max_tokens,
+    )
+    count, rounds = (2 * batch, 1) if quick else (requests, rounds)
+    _finish(benchmark.run(setting=setting, count=count, rounds=rounds, progress=errors), json, check)
+
+
+@app.command()
+def documents(
+    count: Annotated[int, typer.Option("--documents", min=1, help="Documents of each kind.")] = 10,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="Ask this back end alone; may be given several times.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the documents.")] = 10_000,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """What each back end reads of invoices, tables and articles with known content (about 20 minutes)."""
+    from benchmarks import documents as benchmark
+
+    known = (benchmark.READER, *benchmark.MODELS)
+    for name in backend or ():
+        _one_of("--backend", name, known)
+    made = 2 if quick else count
+    _finish(benchmark.run(documents=made, seed=seed, backends=tuple(backend or known), progress=errors), json, check)
+
+
 def _finish(report: Report, json: Path | None, check: bool) -> None:
     report.show(output)
     if json is not None:

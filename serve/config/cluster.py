@@ -11,11 +11,13 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from serve.config.cascades import Cascade
+from serve.config.documents import Documents
 from serve.config.models import Model, Name, Section
 from serve.config.overload import Overload, Tenant
 from serve.config.providers import Provider
 from serve.config.resilience import Resilience
 from serve.config.support import Support
+from serve.config.videos import Videos
 
 MIB = 1024 * 1024
 
@@ -127,6 +129,10 @@ class ClusterFile(Section):
     providers: dict[Name, Provider] = Field({}, description="Models that others host.")
     cascades: dict[Name, Cascade] = Field({}, description="Compositions of models and providers.")
     support: Support | None = Field(None, description="Answers from knowledge bases; not offered when left out.")
+    videos: Videos | None = Field(None, description="Who watches videos; not offered when left out.")
+    documents: Documents | None = Field(
+        None, description="Who reads documents; by default the first model of kind ocr."
+    )
     resilience: Resilience = Field(Resilience(), description="Caches, budgets and limits of calls.")
     overload: Overload = Field(Overload(), description="When the router sheds requests, and whose.")
     tenants: dict[Name, Tenant] = Field({}, description="Clients by the name of their key; `default` for the others.")

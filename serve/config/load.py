@@ -19,6 +19,7 @@ from serve.config.checkpoints import DEMO_CALIBRATIONS
 from serve.config.checkpoints import DEMO_CHECKPOINTS as DEMO_CHECKPOINTS
 from serve.config.checkpoints import checkpoint_label as checkpoint_label
 from serve.config.cluster import ClusterFile
+from serve.config.document_checks import document_problems
 from serve.config.models import (
     KINDS,
     CheckpointModel,
@@ -30,6 +31,7 @@ from serve.config.models import (
     VectorIndexModel,
 )
 from serve.config.provider_checks import provider_problems
+from serve.config.video_checks import video_problems
 from serve.errors import ConfigError
 from serve.validation import fields_at, real_path
 
@@ -203,6 +205,8 @@ def _cross_check(cluster: ClusterFile) -> Iterable[str]:
     for name in cluster.resilience.targets.keys() - cluster.models.keys() - cluster.providers.keys():
         yield f"resilience.targets.{name}: there is no model or provider of this name"
     yield from _support_problems(cluster)
+    yield from video_problems(cluster)
+    yield from document_problems(cluster)
 
 
 def _support_problems(cluster: ClusterFile) -> Iterable[str]:

@@ -206,15 +206,125 @@ class GenerativeModel(CheckpointModel):
 
 
 class Florence2Model(CheckpointModel):
-    """Florence-2: captions, detection, grounding and OCR by task prompt."""
+    """Florence-2: captions, detection, grounding, segmentation and OCR by task."""
 
     kind: Literal["florence2"] = Field(description="Kind of model.")
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float16", description="Data type of the forward pass on a GPU; on a CPU it is float32."
+    )
+    max_new_tokens: int = Field(
+        1024, ge=8, le=4096, description="Most tokens of an answer; the checkpoint's positions bound it as well."
+    )
+
+    @model_validator(mode="after")
+    def _not_quantised(self) -> Florence2Model:
+        if self.quantization != "none":
+            raise ValueError(
+                f"quantization is {self.quantization!r}; florence2 is served at full weights, so it must be none"
+            )
+        return self
 
 
 class VideoClassifierModel(CheckpointModel):
-    """VideoMAE or TimeSformer: classes of a clip."""
+    """VideoMAE or TimeSformer: classes and features of clips, and actions in videos. A clip has the checkpoint's own
+    number of frames."""
 
     kind: Literal["video_classifier"] = Field(description="Kind of model.")
+    window_s: float = Field(
+        2.0, gt=0, le=3600, description="Seconds of video that one clip covers while actions are looked for."
+    )
+    stride_s: float = Field(0.5, gt=0, le=3600, description="Seconds from one such clip to the next.")
+    max_windows: int = Field(10_000, ge=1, le=1_000_000, description="Most such clips of one request.")
+    background: tuple[str, ...] = Field((), description="Classes of the checkpoint that are no action.")
+    max_duration_s: float = Field(3600, gt=0, description="Longest video, in seconds.")
+    max_frames: int = Field(250_000, ge=1, description="Most frames in a video's file.")
+
+    @model_validator(mode="after")
+    def _not_quantised(self) -> VideoClassifierModel:
+        if self.quantization != "none":
+            raise ValueError(
+                f"quantization is {self.quantization!r}; video_classifier is served at full weights, so it must be none"
+            )
+        return self
+
+
+class VideoReaderModel(ModelBase):
+    """Reads video files (PyAV): facts, frames, key frames, scenes, and clips of a longer video. Runs on the CPU."""
+
+    kind: Literal["video_reader"] = Field(description="Kind of model.")
+    max_duration_s: float = Field(3600, gt=0, description="Longest video, in seconds.")
+    max_frames: int = Field(250_000, ge=1, description="Most frames in a video's file.")
+    decode_s: float = Field(120, gt=0, description="Seconds that one request may spend decoding a video.")
+
+
+class OcrModel(ModelBase):
+    """Reads documents: pages of a PDF, their text layer, and printed text by RapidOCR. Runs on the CPU.
+
+    `placement.preprocess_workers` is the number of its worker processes: each reads one page at a time, with
+    `placement.threads` threads, in about 0.5 GB. `batching.max_queue` counts pages.
+    """
+
+    kind: Literal["ocr"] = Field(description="Kind of model.")
+    dpi: int = Field(
+        150, ge=50, le=600, description="Resolution at which a PDF's page is drawn for recognition, by default."
+    )
+    max_pages: int = Field(100, ge=1, le=10_000, description="Most pages read in one request.")
+    max_pixels: int = Field(
+        16_000_000, ge=250_000, description="Most pixels of a page as it is drawn; larger pages are drawn smaller."
+    )
+    max_side: int = Field(8192, ge=256, description="Longest side of a page as it is drawn, in pixels.")
+    page_s: float = Field(60, gt=0, description="Seconds that one page may take; then its worker is replaced.")
+    worker_memory_gb: float = Field(
+        2, gt=0, description="Memory that reading a page may take, in GB (1e9 bytes) beyond the worker's own."
+    )
+
+    @model_validator(mode="after")
+    def _on_the_cpu(self) -> OcrModel:
+        if self.gpu_memory_gb:
+            raise ValueError(f"gpu_memory_gb is {self.gpu_memory_gb:g}; ocr runs on the CPU, so it must be 0")
+        return self
+
+
+class JobStoreModel(StoreModel):
+    """Requests that outlast a deadline (`/v1/jobs`), kept on disk until they are done. One replica: one writer."""
+
+    kind: Literal["job_store"] = Field(description="Kind of model.")
+    path: str = Field("var/jobs", description="Folder of the durable store, relative to the working directory.")
+    max_bytes: int = Field(
+        10_000_000_000,
+        ge=1_000_000,
+        description="Bound on the database: requests with their media, finished chunks, results.",
+    )
+    max_jobs: int = Field(
+        10_000, ge=1, le=10_000_000, description="Most jobs of all clients together, ended ones included."
+    )
+    max_active_jobs: int = Field(100, ge=1, description="Most jobs of one client that have not ended.")
+    max_result_bytes: int = Field(
+        16_777_216, ge=1024, le=134_217_728, description="Largest result, and largest part of one, as JSON."
+    )
+    ttl_s: float = Field(86_400, gt=0, description="Seconds that a result is kept, when its client states none.")
+    max_ttl_s: float = Field(2_592_000, gt=0, description="Longest time that a client may ask for, in seconds.")
+    concurrency: int = Field(2, ge=1, le=64, description="Jobs that one router replica runs at once.")
+    max_job_s: float = Field(
+        21_600, gt=0, description="Longest time that one attempt at a job may run, in seconds; then the job fails."
+    )
+    max_attempts: int = Field(
+        5, ge=1, le=100, description="Attempts in a row that finish no part of a job, after which it fails."
+    )
+    lease_s: float = Field(
+        30,
+        ge=1,
+        le=600,
+        description="Seconds after the last sign of life of a job's worker, after which another resumes the job.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> JobStoreModel:
+        if self.ttl_s > self.max_ttl_s:
+            raise ValueError(
+                f"ttl_s is {self.ttl_s:g}, max_ttl_s is {self.max_ttl_s:g}; the default must not exceed the maximum"
+            )
+        return self
 
 
 class CustomModel(ModelBase):
@@ -235,6 +345,9 @@ Model = Annotated[
     | GenerativeModel
     | Florence2Model
     | VideoClassifierModel
+    | VideoReaderModel
+    | OcrModel
+    | JobStoreModel
     | CustomModel,
     Field(discriminator="kind"),
 ]
@@ -249,7 +362,10 @@ KINDS = (
     "video_llava",
     "florence2",
     "video_classifier",
+    "video_reader",
+    "ocr",
+    "job_store",
     "custom",
 )
 # Kinds that this release can start. The others may be declared, so that budgets can be planned before they arrive.
-SERVED_KINDS = frozenset(KINDS) - {"florence2", "video_classifier"}
+SERVED_KINDS = frozenset(KINDS)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from serve.config import cascades, cluster, models, overload, providers, resilience, support
+from serve.config import cascades, cluster, documents, models, overload, providers, resilience, support, videos
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("The file", cluster.ClusterFile),
@@ -23,10 +23,14 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("models.NAME, kinds llava, blip2, video_llava", models.GenerativeModel),
     ("models.NAME, kind florence2", models.Florence2Model),
     ("models.NAME, kind video_classifier", models.VideoClassifierModel),
+    ("models.NAME, kind video_reader", models.VideoReaderModel),
+    ("models.NAME, kind ocr", models.OcrModel),
     ("models.NAME.batching", models.Batching),
     ("models.NAME.autoscaling", models.Autoscaling),
     ("models.NAME.placement", models.Placement),
     ("support", support.Support),
+    ("videos", videos.Videos),
+    ("documents", documents.Documents),
     ("router", cluster.Router),
     ("server", cluster.Server),
     ("limits", cluster.Limits),

@@ -8,6 +8,7 @@ from typing import Protocol
 from deployments.messages import EncodedImage, Image, PixelValues, RawImage
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidMedia
+from serve.media.document import inspect_document
 from serve.media.image import ImageLimits, inspect_image
 from serve.media.source import MediaBytes, classify_source, parse_base64, parse_data_uri
 from serve.media.video import VideoLimits, inspect_video
@@ -69,6 +70,21 @@ class MediaDoor:
         try:
             media = await self._bytes(source, context)
             inspect_video(media.data, self._videos, declared_type=media.declared_type)
+            return media.data
+        except ArgusError as error:
+            raise error.at(param) from error.__cause__
+
+    async def admit_document(self, source: MediaSource, context: RequestContext, param: str) -> bytes:
+        """A PDF or an image file whose first bytes have been checked; a PDF is opened beside the model.
+
+        Raises:
+            ArgusError: why it is refused, `param` set.
+        """
+        try:
+            if not isinstance(source, MediaBytes | Reference):
+                raise InvalidMedia("A document must be a file.", code="unsupported_content")
+            media = await self._bytes(source, context)
+            inspect_document(media.data, self._limits, declared_type=media.declared_type)
             return media.data
         except ArgusError as error:
             raise error.at(param) from error.__cause__

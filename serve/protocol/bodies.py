@@ -1,7 +1,8 @@
 """Request bodies: read within the limit, and turned into fields and images whatever their content type.
 
 An image may come as a raw body (`image/*`, fields in the query), as a multipart file (fields beside it), or named in a
-JSON body (URL, data URI, base64). The routes see one `Submission` for all three.
+JSON body (URL, data URI, base64). The routes see one `Submission` for all three. Routes about a video or a document
+take one the same way (`video/*`, file field `video`; `application/pdf` or `image/*`, file field `document`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -25,7 +26,20 @@ from serve.media.source import MediaBytes
 from serve.validation import fields_at, most_telling, real_path
 
 _MAX_FIELDS = 4096
-_IMAGE_FIELDS = ("image", "images", "image[]", "images[]", "file", "files")
+Medium = Literal["image", "video", "document"]
+# File fields of a multipart body.
+_FILE_FIELDS: dict[Medium, tuple[str, ...]] = {
+    "image": ("image", "images", "image[]", "images[]", "file", "files"),
+    "video": ("video", "file"),
+    "document": ("document", "file"),
+}
+# Starts of the content types of a raw body.
+_RAW_TYPES: dict[Medium, tuple[str, ...]] = {
+    "image": ("image/",),
+    "video": ("video/", "image/"),
+    "document": ("application/pdf", "image/"),
+}
+_RAW_NAMES: dict[Medium, str] = {"image": "image/*", "video": "video/*", "document": "application/pdf or image/*"}
 
 Body = TypeVar("Body", bound="Fields")
 
@@ -56,6 +70,9 @@ def _listed(value: Any) -> Any:
 TextList = Annotated[list[str], BeforeValidator(_split)]
 UncutList = Annotated[list[str], BeforeValidator(_listed)]
 ImageList = UncutList
+NumberList = Annotated[list[float], BeforeValidator(_split)]
+# For lists of objects: in forms and queries one JSON array.
+AS_LIST = BeforeValidator(_listed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +82,14 @@ class Submission:
     Attributes:
         fields: everything but the image files.
         images: image files, with the request field each came from.
+        videos: video files, likewise, where the route takes those.
+        documents: PDFs and images, likewise.
     """
 
     fields: dict[str, Any]
     images: list[tuple[str, MediaSource]] = field(default_factory=list)
+    videos: list[tuple[str, MediaSource]] = field(default_factory=list)
+    documents: list[tuple[str, MediaSource]] = field(default_factory=list)
 
 
 def context_of(request: Request) -> RequestContext:
@@ -108,11 +129,14 @@ def _too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"The body is larger than {limit} bytes.", param="body")
 
 
-async def read_submission(request: Request, limit: int) -> Submission:
-    """Fields and images of a request.
+async def read_submission(request: Request, limit: int, medium: Medium = "image") -> Submission:
+    """Fields and media of a request.
+
+    Args:
+        medium: what the route takes.
 
     Raises:
-        UnsupportedMedia: a content type that is none of JSON, multipart/form-data, image/*.
+        UnsupportedMedia: a content type that is none of JSON, multipart/form-data, image/* (or that of `medium`).
         InvalidRequest: a body that does not parse.
         PayloadTooLarge: see `read_body`.
     """
@@ -122,11 +146,15 @@ async def read_submission(request: Request, limit: int) -> Submission:
     if kind == "application/json" or kind.endswith("+json"):
         return Submission(json_object(body))
     if kind == "multipart/form-data":
-        return await _multipart(request.headers, body)
-    if kind.startswith("image/") or kind == "application/octet-stream":
-        return Submission(_collected(request.query_params.multi_items()), [("body", MediaBytes(body, content_type))])
+        return await _multipart(request.headers, body, medium)
+    # GIF and WebP are images by name; of a route that takes videos, they are animations.
+    if kind.startswith(_RAW_TYPES[medium]) or kind == "application/octet-stream":
+        return _submission(
+            medium, _collected(request.query_params.multi_items()), [("body", MediaBytes(body, content_type))]
+        )
     raise UnsupportedMedia(
-        f"Content type {kind or 'none'!r} is not accepted; send application/json, multipart/form-data or image/*.",
+        f"Content type {kind or 'none'!r} is not accepted; send application/json, multipart/form-data or "
+        f"{_RAW_NAMES[medium]}.",
         param="content-type",
     )
 
@@ -192,7 +220,33 @@ class _InMemoryParser(MultiPartParser):
     spool_max_size = 1 << 40
 
 
-async def _multipart(headers: Headers, body: bytes) -> Submission:
+async def _multipart(headers: Headers, body: bytes, medium: Medium) -> Submission:
+    texts: list[tuple[str, str]] = []
+    files: list[tuple[str, MediaSource]] = []
+    for name, value in await read_form(headers, body):
+        if isinstance(value, str):
+            texts.append((name, value))
+            continue
+        if name not in _FILE_FIELDS[medium]:
+            message = f"File field {name[:80]!r} is not known; send files as {medium!r}."
+            raise InvalidRequest(message, code="unknown_field", param=name[:80])
+        files.append((_file_param(name, len(files), medium), value))
+    return _submission(medium, _collected(texts), files)
+
+
+def _submission(medium: Medium, fields: dict[str, Any], files: list[tuple[str, MediaSource]]) -> Submission:
+    submission = Submission(fields)
+    {"image": submission.images, "video": submission.videos, "document": submission.documents}[medium].extend(files)
+    return submission
+
+
+async def read_form(headers: Headers, body: bytes) -> list[tuple[str, str | MediaBytes]]:
+    """The parts of a multipart body in order, by the names of their fields: texts, and files as bytes.
+
+    Raises:
+        InvalidRequest: `invalid_multipart`.
+    """
+
     async def stream() -> AsyncIterator[bytes]:
         yield body
 
@@ -213,22 +267,16 @@ async def _multipart(headers: Headers, body: bytes) -> Submission:
     except (MultiPartException, KeyError, ValueError, UnicodeDecodeError, LookupError) as error:
         message = getattr(error, "message", None) or str(error)
         raise InvalidRequest(f"The multipart body does not parse: {message}.", code="invalid_multipart") from None
-    texts: list[tuple[str, str]] = []
-    images: list[tuple[str, MediaSource]] = []
-    for name, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            if name not in _IMAGE_FIELDS:
-                message = f"File field {name[:80]!r} is not known; send files as 'image'."
-                raise InvalidRequest(message, code="unknown_field", param=name[:80])
-            images.append((_file_param(name, len(images)), MediaBytes(await value.read(), value.content_type)))
-        else:
-            texts.append((name, value))
+    parts = [
+        (name, MediaBytes(await value.read(), value.content_type) if isinstance(value, UploadFile) else value)
+        for name, value in form.multi_items()
+    ]
     await form.close()
-    return Submission(_collected(texts), images)
+    return parts
 
 
-def _file_param(name: str, position: int) -> str:
-    return "image" if position == 0 and name in ("image", "file") else f"images[{position}]"
+def _file_param(name: str, position: int, medium: Medium) -> str:
+    return medium if position == 0 and name in (medium, "file") else f"{medium}s[{position}]"
 
 
 def _collected(items: list[tuple[str, str]]) -> dict[str, Any]:

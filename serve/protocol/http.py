@@ -13,12 +13,17 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
+from deployments.florence2.tasks import TASKS
+from serve.jobs.runner import JobRunner
 from serve.protocol import (
     captions,
     cascades,
     chat,
     compare,
+    documents,
     indexes,
+    job_operations,
+    jobs,
     moderation,
     native,
     oip_http,
@@ -26,6 +31,8 @@ from serve.protocol import (
     products,
     sessions,
     support,
+    videos,
+    vision,
 )
 from serve.protocol.document import completed
 from serve.protocol.edge import DOCS_ASSETS, App, Edge
@@ -38,16 +45,29 @@ DESCRIPTION = "Vision models behind one data plane: zero-shot classification, em
 
 def build(services: Services, inference: InferenceService) -> App:
     """An ASGI app."""
-    app = _Routes(title="Argus", version=services.version, description=DESCRIPTION, docs_url=None, redoc_url=None)
+    operations = job_operations.operations(services)
+    runner = JobRunner(services.jobs, operations)
+    app = _Routes(
+        title="Argus",
+        version=services.version,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lambda _: runner.started(),
+    )
     limits = services.limits
     app.include_router(native.build(services.plane))
     app.include_router(captions.build(services.chat, limits))
     app.include_router(compare.build(services.compare, limits))
+    app.include_router(vision.build(services.vision))
     app.include_router(openai.build(services.plane, services.cascades))
     app.include_router(chat.build(services.chat, services.cascades, limits.max_body_bytes))
     app.include_router(cascades.build(services.cascades, limits))
     app.include_router(moderation.build(services.cascades, limits))
     app.include_router(products.build(services.products, limits))
+    app.include_router(videos.build(services.videos, limits))
+    app.include_router(documents.build(services.documents, limits))
+    app.include_router(jobs.build(services.jobs, operations, limits))
     app.include_router(sessions.build(services.sessions, limits.max_body_bytes))
     app.include_router(support.build(services.knowledge, services.support, limits.max_body_bytes))
     app.include_router(indexes.build(services.search, limits.max_body_bytes))
@@ -57,6 +77,7 @@ def build(services: Services, inference: InferenceService) -> App:
     app.names = {
         "/v1/models/{name}": [card.name for card in services.plane.models()] + services.cascades.names(),
         "/v1/cascades/{name}": services.cascades.names(),
+        "/v1/vision/{task}": list(TASKS),
         "/v2/models/{model}": inference.names(),
     }
     return Edge(app, services.authenticator, limits, services.admission, services.tenants, services.recorder)

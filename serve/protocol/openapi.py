@@ -84,6 +84,40 @@ def image_body(kind: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}, "parameters": parameters}
 
 
+def video_body(kind: type[BaseModel]) -> dict[str, Any]:
+    """A body with a video: JSON, multipart with a file, or a raw video with the fields in the query."""
+    return _file_body(kind, "video", ("video/mp4", "video/webm", "video/quicktime"))
+
+
+def document_body(kind: type[BaseModel]) -> dict[str, Any]:
+    """A body with a document: JSON, multipart with a file, or a raw PDF or image with the fields in the query."""
+    return _file_body(kind, "document", ("application/pdf", "image/jpeg", "image/png", "image/webp"))
+
+
+def _file_body(kind: type[BaseModel], medium: str, types: tuple[str, ...]) -> dict[str, Any]:
+    schema = _schema(kind)
+    file = {"type": "string", "format": "binary", "description": "The file."}
+    form = {**schema, "properties": {**schema["properties"], medium: file}}
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    parameters = [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": f"With a raw {medium} body. {field.get('description', '')}".strip(),
+        }
+        for name, field in schema["properties"].items()
+        if name != medium
+    ]
+    content = {
+        "application/json": {"schema": schema},
+        "multipart/form-data": {"schema": form},
+        **dict.fromkeys(types, binary),
+    }
+    return {"requestBody": {"required": True, "content": content}, "parameters": parameters}
+
+
 def merged(*documents: dict[str, Any]) -> dict[str, Any]:
     """Bodies of several kinds for one route; a content type in two of them keeps the last one's schema."""
     content: dict[str, Any] = {}

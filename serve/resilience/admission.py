@@ -31,8 +31,8 @@ _MOST_LANES = 64
 _OTHER_LANES = "other"
 # Of the usual time of a lane's calls.
 _SMOOTHING = 0.1
-# Paths whose third segment says which model is asked.
-_NAMED = frozenset({"cascades", "models"})
+# Paths whose third segment says which model is asked, or for what.
+_NAMED = frozenset({"cascades", "models", "videos"})
 
 
 class AdmissionRecorder(Protocol):
