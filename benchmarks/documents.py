@@ -62,14 +62,14 @@ class Scores:
     cer: list[float] = field(default_factory=list)
     facts: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    failed: int = 0
+    failures: list[str] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
         """Means; what was not measured is None."""
         measured = {name: getattr(self, name) for name in ("cell_f1", "text_f1", "cer", "facts", "seconds")}
         return {name: float(np.mean(values)) if values else None for name, values in measured.items()} | {
-            "documents": len(self.seconds) + self.failed,
-            "failed": self.failed,
+            "documents": len(self.seconds) + len(self.failures),
+            "failed": len(self.failures),
         }
 
 
@@ -92,15 +92,18 @@ def run(*, documents: int, seed: int, backends: Sequence[str], progress: Console
     made = _made(documents, seed)
     with argus("bench-documents", _cluster(asked)) as (http, _), httpx.Client(base_url=http, timeout=600) as client:
         for name in asked:
+            failures: Counter[str] = Counter()
             for form in ("pdf", "picture"):
                 for kind, pages in made.items():
                     some = pages if name == READER else pages[:_FEW]
                     scores = _measured(some, form, _Served(client, name))
+                    failures.update(scores.failures)
                     report.rows.append({"backend": name, "form": form, "kind": kind, **scores.row()})
                     progress.print(f"  {name}, {form}, {kind}: {len(some)} read", highlight=False)
-            report.rows.append(
-                {"backend": name, "form": "picture", "kind": "photographed page", **_photo(client, name)}
-            )
+            scores = _photo(client, name)
+            failures.update(scores.failures)
+            report.rows.append({"backend": name, "form": "picture", "kind": "photographed page", **scores.row()})
+            report.notes += [f"{name} failed {times} times: {why}" for why, times in failures.most_common(3)]
     report.rows += _pdfplumber(made, report)
     report.misses += judged(report.rows)
     return report
@@ -108,10 +111,13 @@ def run(*, documents: int, seed: int, backends: Sequence[str], progress: Console
 
 def judged(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Where the goal is missed."""
-    misses = []
-    for row in rows:
+    ours = [row for row in rows if row["backend"] == READER]
+    misses = [] if ours else [f"the back end {READER} was not asked"]
+    for row in ours:
         least = _LEAST[row["form"]]
-        if row["backend"] == READER and row["cell_f1"] is not None and row["cell_f1"] < least:
+        if row["failed"]:
+            misses.append(f"{row['kind']}, {row['form']}: {row['failed']} of {row['documents']} could not be read")
+        if row["cell_f1"] is not None and row["cell_f1"] < least:
             misses.append(f"{row['kind']}, {row['form']}: cell F1 is {row['cell_f1']:.3f}; {least} is wanted")
     return misses
 
@@ -232,8 +238,8 @@ def _measured(documents: Sequence[Made], form: str, served: _Served) -> Scores:
             if made.facts and served.backend == READER:
                 stated = served.facts(data)
                 scores.facts.append(sum(stated.get(k) == v for k, v in made.facts.items()) / len(made.facts))
-        except httpx.HTTPStatusError:
-            scores.failed += 1
+        except httpx.HTTPStatusError as error:
+            scores.failures.append(_said(error))
             continue
         scores.seconds.append(seconds)
         scores.text_f1.append(word_f1(truth, read))
@@ -241,7 +247,11 @@ def _measured(documents: Sequence[Made], form: str, served: _Served) -> Scores:
     return scores
 
 
-def _photo(client: httpx.Client, backend: str) -> dict[str, Any]:
+def _said(error: httpx.HTTPStatusError) -> str:
+    return str(error.response.json()["error"]["message"])[:120]
+
+
+def _photo(client: httpx.Client, backend: str) -> Scores:
     from PIL import Image
     from skimage.data import page
 
@@ -255,9 +265,9 @@ def _photo(client: httpx.Client, backend: str) -> dict[str, Any]:
         scores.seconds.append(time.perf_counter() - started)
         scores.text_f1.append(word_f1(made.pages[0][0], read))
         scores.cer.append(character_error_rate(made.pages[0][0], read))
-    except httpx.HTTPStatusError:
-        scores.failed += 1
-    return scores.row()
+    except httpx.HTTPStatusError as error:
+        scores.failures.append(_said(error))
+    return scores
 
 
 def _pdfplumber(made: dict[str, list[Made]], report: Report) -> list[dict[str, Any]]:

@@ -135,7 +135,8 @@ def _as_its_own() -> Iterator[None]:
     (`ray.serve._private.default_impl.get_request_metadata`). Its routers know waiting calls by that id: of two calls of
     one request that wait for a replica of one model at the same time, one would wait for ever.
     """
-    token = _serve_request_context.set(replace(_get_serve_request_context(), _internal_request_id=""))
+    own = replace(_get_serve_request_context(), _internal_request_id="")
+    token = _serve_request_context.set(own)  # type: ignore[arg-type]  # declared by its default, None
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
-from serve.errors import InvalidMedia, Overloaded, Unavailable
+from serve.errors import ArgusError, InvalidMedia, Overloaded, Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,7 +64,8 @@ class WorkerPool:
 
         Raises:
             Overloaded: as many wait as the pool takes.
-            InvalidMedia: `document_too_slow`, `document_crashed`: the task was ended, or took its worker with it.
+            InvalidMedia: `document_too_slow`, `document_crashed`: the task was ended, or took its worker with it;
+                `page_too_large`, `invalid_page`: it ran out of memory, or raised what is none of our errors.
             Unavailable: the workers had to be replaced.
         """
         if self._taken >= self._most:
@@ -99,6 +100,12 @@ class WorkerPool:
         except BrokenProcessPool:
             self._replace(pool)
             raise _restarting() from None
+        except ArgusError:
+            raise
+        except Exception as error:
+            # It passed every check and still broke a reader: it is the document that is bad.
+            message = f"This page cannot be read: {type(error).__name__}: {error}"
+            raise InvalidMedia(message, code="invalid_page") from error
 
     async def close(self) -> None:
         """Ends the workers."""

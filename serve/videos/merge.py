@@ -27,7 +27,7 @@ class Vote:
 
 
 def without_repeats(texts: Sequence[str]) -> str:
-    """The sentences of the texts in order, each said once."""
+    """The sentences of the texts in order, each said once; one without an end gets a full stop."""
     said: set[str] = set()
     kept = []
     for text in texts:
@@ -35,7 +35,7 @@ def without_repeats(texts: Sequence[str]) -> str:
             words = _plain(sentence)
             if words and words not in said:
                 said.add(words)
-                kept.append(sentence.strip())
+                kept.append(_ended(sentence.strip()))
     return " ".join(kept)
 
 
@@ -78,6 +78,10 @@ def _together(one: Action, other: Action) -> Action:
     total = sum(lengths)
     score = (one.score * lengths[0] + other.score * lengths[1]) / total if total else max(one.score, other.score)
     return replace(one, end_s=max(one.end_s, other.end_s), score=score)
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence[-1] in ".!?:;。！？" else f"{sentence}."
 
 
 def _plain(text: str) -> str:

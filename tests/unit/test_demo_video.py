@@ -247,7 +247,7 @@ CHECKPOINTS = Path(__file__).parents[2] / "demo" / "checkpoints"
 @pytest.fixture(scope="module")
 def held_out() -> HeldOut:
     with ThreadPoolExecutor(1) as executor:
-        return draw_held_out(executor, clips=54, stories=1, story_s=40.0)
+        return draw_held_out(executor, clips=36, stories=1, story_s=40.0)
 
 
 # The TimeSformer guesses which way something turns (its card says so): two motions of nine.

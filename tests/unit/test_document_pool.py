@@ -33,6 +33,10 @@ def refuse(message: str) -> None:
     raise InvalidRequest(message, code="refused", param="pages")
 
 
+def divide() -> float:
+    return 1 / 0
+
+
 def fill_memory() -> None:
     raise MemoryError
 
@@ -58,6 +62,9 @@ async def test_errors_come_back_whole(pool: WorkerPool) -> None:
     with pytest.raises(InvalidMedia) as caught:
         await pool.run(fill_memory)
     assert caught.value.code == "page_too_large"
+    with pytest.raises(InvalidMedia, match="ZeroDivisionError") as caught:
+        await pool.run(divide)
+    assert caught.value.code == "invalid_page"
 
 
 @pytest.mark.parametrize("end", ["abort", "kill"])

@@ -59,8 +59,8 @@ def test_times_are_written_in_minutes(seconds: float, text: str) -> None:
 
 
 def test_sentences_are_said_once() -> None:
-    texts = ["A red square moves left. It stops.", "It stops!\nA dog barks.", "a red  square moves left", ""]
-    assert without_repeats(texts) == "A red square moves left. It stops. A dog barks."
+    texts = ["A red square moves left. It stops.", "It stops!\nA dog barks.", "a red  square moves left", "the end", ""]
+    assert without_repeats(texts) == "A red square moves left. It stops. A dog barks. the end."
 
 
 def test_the_answer_with_the_most_weight_is_taken() -> None:
