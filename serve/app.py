@@ -16,7 +16,6 @@ from serve.config.budget import problems
 from serve.config.cluster import ClusterFile
 from serve.config.load import ConfigErrors
 from serve.config.models import (
-    SERVED_KINDS,
     ClipModel,
     CustomModel,
     Florence2Model,
@@ -37,11 +36,6 @@ ROUTER = "router"
 _AFFINITY: Any = "serve.affinity.BoundedLoadRouter"
 
 
-def served_models(cluster: ClusterFile) -> dict[str, Model]:
-    """The models of the file that this release can start."""
-    return {name: model for name, model in cluster.models.items() if model.kind in SERVED_KINDS}
-
-
 def build(cluster: ClusterFile) -> serve.Application:
     """The application.
 
@@ -52,7 +46,7 @@ def build(cluster: ClusterFile) -> serve.Application:
         raise ConfigErrors(f"{cluster.name}: " + "; ".join(found), tuple(found))
     for name, cascade in cluster.cascades.items():
         functions(name, cascade)  # what cannot be imported is said now, not by a router that dies
-    handles = {name: _deployment(cluster, name, model) for name, model in served_models(cluster).items()}
+    handles = {name: _deployment(cluster, name, model) for name, model in cluster.models.items()}
     router = serve.deployment(
         name=ROUTER,
         num_replicas=cluster.router.replicas,

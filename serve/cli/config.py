@@ -15,7 +15,6 @@ from serve.cli.console import ConfigOption, ProfileOption, cluster_file, errors,
 from serve.config.budget import PoolBudget, budgets, problems
 from serve.config.cluster import ClusterFile
 from serve.config.memory import BITS, ModelMemory, memory
-from serve.config.models import SERVED_KINDS
 from serve.config.provider_checks import provider_notes
 from serve.config.reference import markdown
 
@@ -30,9 +29,6 @@ def check(profile: ProfileOption = None, config: ConfigOption = None) -> None:
     output.print(_budget_table(budgets(cluster)))
     if generating := memory(cluster):
         output.print(_memory_table(generating))
-    unserved = [name for name, model in cluster.models.items() if model.kind not in SERVED_KINDS]
-    if unserved:
-        output.print(f"Declared, not served by this release: {', '.join(unserved)}", highlight=False)
     for note in provider_notes(cluster):
         output.print(f"Note: {note}", highlight=False)
     for problem in found:

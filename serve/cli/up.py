@@ -21,7 +21,6 @@ from serve.cli.progress import Progress
 from serve.config.budget import problems
 from serve.config.cluster import ClusterFile
 from serve.config.load import ConfigErrors
-from serve.config.models import SERVED_KINDS
 from serve.errors import ArgusError, ConfigError, Unavailable
 from serve.runtime import ingress, state
 from serve.runtime.local import LocalCluster, apply_environment
@@ -155,9 +154,6 @@ def _serve(cluster: ClusterFile, folder: Path) -> None:
     progress = Progress(errors, stop)
     if binary is None:
         progress.note("HAProxy is not used: Ray Serve's own proxy serves, at a fraction of the throughput.")
-    for name, model in cluster.models.items():
-        if model.kind not in SERVED_KINDS:
-            progress.note(f"{name}: kind {model.kind} is declared but not served by this release.")
     instance = _instance(cluster, settings)
     state.save(folder, instance)
     local = LocalCluster(cluster, folder)

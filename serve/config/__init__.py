@@ -2,11 +2,10 @@
 
 from serve.config.cluster import ClusterFile
 from serve.config.load import PROFILES, load_file, load_profile
-from serve.config.models import SERVED_KINDS, ClipModel, CustomModel, Model, VectorIndexModel
+from serve.config.models import ClipModel, CustomModel, Model, VectorIndexModel
 
 __all__ = [
     "PROFILES",
-    "SERVED_KINDS",
     "ClipModel",
     "ClusterFile",
     "CustomModel",

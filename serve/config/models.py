@@ -367,5 +367,3 @@ KINDS = (
     "job_store",
     "custom",
 )
-# Kinds that this release can start. The others may be declared, so that budgets can be planned before they arrive.
-SERVED_KINDS = frozenset(KINDS)
