@@ -22,23 +22,27 @@ import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
 
-from demo.scenes import detections, grounded_caption, label, render, sample_scene
+from demo.scenes import Box, detections, grounded_caption, label, printed_text, render, sample_scene
 
 _FOLDER = Path(__file__).parent.parent / "docs"
 _SIZE = 384
-_SCENE = 12
+_SCENE = 41
 #: Tasks whose drawings are kept; the others' answers are words.
 _DRAWN = ("object-detection", "phrase-grounding", "ocr-with-region", "referring-segmentation", "caption")
 
 
+Region = tuple[float, float, float, float]
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A picture, and what tasks that need a text or a region are given."""
+    """A picture, and what tasks that need a text or a region are given; `word` is the region that is read."""
 
     name: str
     pixels: NDArray[np.uint8]
     texts: dict[str, str]
-    region: tuple[float, float, float, float]
+    region: Region
+    word: Region
 
 
 def scene_subject() -> Subject:
@@ -51,7 +55,13 @@ def scene_subject() -> Subject:
         "referring-segmentation": f"the {name}",
         "open-vocabulary-detection": name,
     }
-    return Subject("scene", render(scene, _SIZE), texts, (box.left, box.top, box.right, box.bottom))
+    printed = printed_text(scene, _SIZE)
+    assert printed is not None, "the scene was asked to have a word"
+    return Subject("scene", render(scene, _SIZE), texts, _region(box), _region(printed.box))
+
+
+def _region(box: Box) -> Region:
+    return box.left, box.top, box.right, box.bottom
 
 
 def photo_subject() -> Subject:
@@ -61,7 +71,9 @@ def photo_subject() -> Subject:
         "referring-segmentation": "the cat",
         "open-vocabulary-detection": "cat",
     }
-    return Subject("photo", np.asarray(skimage.data.chelsea()), texts, (100.0, 60.0, 300.0, 250.0))
+    return Subject(
+        "photo", np.asarray(skimage.data.chelsea()), texts, (100.0, 60.0, 300.0, 250.0), (100.0, 60.0, 300.0, 250.0)
+    )
 
 
 def answers(client: httpx.Client, subject: Subject) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -70,7 +82,7 @@ def answers(client: httpx.Client, subject: Subject) -> Iterator[tuple[dict[str, 
     asked = [
         {"task": task["task"]}
         | ({"text": subject.texts[task["task"]]} if task["needs"] == "text" else {})
-        | ({"region": subject.region} if task["needs"] == "region" else {})
+        | ({"region": _asked_region(subject, task["task"])} if task["needs"] == "region" else {})
         for task in tasks
     ]
     buffer = io.BytesIO()
@@ -79,6 +91,10 @@ def answers(client: httpx.Client, subject: Subject) -> Iterator[tuple[dict[str, 
     body = {"image": image, "tasks": asked, "render": True}
     answered = client.post("/v1/vision", json=body, timeout=300.0).raise_for_status().json()
     yield from zip(asked, answered["results"][0]["answers"], strict=True)
+
+
+def _asked_region(subject: Subject, task: str) -> Region:
+    return subject.word if task == "region-ocr" else subject.region
 
 
 def in_words(answer: dict[str, Any]) -> str:
@@ -104,11 +120,10 @@ def gallery(client: httpx.Client, folder: Path) -> str:
             given = asked.get("text") or ("the region" if "region" in asked else "")
             column[asked["task"]] = f"{f'({given}) ' if given else ''}{in_words(answer)}"
             if asked["task"] in _DRAWN and "annotated" in answer:
-                file = folder / "vision" / f"{subject.name}-{asked['task']}.png"
+                file = folder / "vision" / f"{subject.name}-{asked['task']}.jpg"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 drawn = Image.open(io.BytesIO(base64.b64decode(answer["annotated"].partition(",")[2])))
-                drawn.thumbnail((640, 640))
-                drawn.quantize(128).save(file, optimize=True)
+                drawn.convert("RGB").save(file, quality=85)
                 pictures.append(f"![{subject.name}: {asked['task']}](vision/{file.name})")
         columns.append(column)
     rows = [f"| `{task}` | {columns[0][task]} | {columns[1][task]} |" for task in columns[0]]
@@ -116,8 +131,8 @@ def gallery(client: httpx.Client, folder: Path) -> str:
         [
             "# Florence-2: every task on a scene and on a photograph",
             "",
-            "The demo checkpoint knows the scene world only: its answers about the photograph (the cat of scikit-image)",
-            "show the path, not a skill. Places are pixels. Made by `python -m benchmarks.vision_gallery`.",
+            "The demo checkpoint knows the scene world only: its answers about the photograph (scikit-image's",
+            "cat) show the path, not a skill. Places are pixels. Made by `python -m benchmarks.vision_gallery`.",
             "",
             "| task | scene | photograph |",
             "|---|---|---|",

@@ -91,31 +91,6 @@ def detect(
     return sorted(found, key=lambda action: (action.start_s, action.end_s, action.label))
 
 
-def join(parts: Sequence[Sequence[Action]], merge_gap_s: float) -> list[Action]:
-    """The actions of parts of one video, which may overlap, as those of the whole.
-
-    An action that a part's end has cut goes on in the next part: actions of one label that overlap, or that lie at most
-    `merge_gap_s` apart, are one, its score the mean of theirs weighted by their lengths.
-    """
-    whole: list[Action] = []
-    last: dict[str, int] = {}
-    for action in sorted((action for part in parts for action in part), key=lambda action: action.start_s):
-        place = last.get(action.label)
-        if place is not None and action.start_s - whole[place].end_s <= merge_gap_s:
-            whole[place] = _union(whole[place], action)
-        else:
-            last[action.label] = len(whole)
-            whole.append(action)
-    return whole
-
-
-def _union(one: Action, other: Action) -> Action:
-    lengths = one.end_s - one.start_s, other.end_s - other.start_s
-    total = sum(lengths)
-    score = (one.score * lengths[0] + other.score * lengths[1]) / total if total else max(one.score, other.score)
-    return Action(one.label, min(one.start_s, other.start_s), max(one.end_s, other.end_s), score)
-
-
 def _merged(
     times: npt.NDArray[np.float64], series: npt.NDArray[np.float64], rule: ActionRule
 ) -> Iterator[tuple[float, float, float]]:

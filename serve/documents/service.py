@@ -162,7 +162,9 @@ async def _first(names: Sequence[str], ask: Callable[[str, bool], Awaitable[T]],
         try:
             return await ask(name, not is_last)
         except ArgusError as error:
-            if is_last or failure_class(error) == "invalid_request" or context.left_s() <= 0:
+            if failure_class(error) == "invalid_request":
+                raise error if error.param else error.at("document") from error.__cause__
+            if is_last or context.left_s() <= 0:
                 raise
     raise AssertionError("there is at least one back end")
 

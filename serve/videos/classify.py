@@ -14,7 +14,7 @@ from serve.errors import ArgusError, InvalidMedia, ModelFailed
 from serve.videos.merge import joined
 from serve.videos.plan import Chunk, plan
 from serve.videos.reader import Reader
-from serve.videos.types import Actions, Body, Classify, Done, Features, OnProgress, Progress, clock
+from serve.videos.types import Actions, Body, Classify, Done, Features, OnProgress, Progress, clock, seconds
 from serve.videos.watch import at_a_time, error_object
 from serve.videos.work import work
 
@@ -66,8 +66,8 @@ class ClipClassifier:
             found = (await self._calls.task(name, asked, context)).value
             return {
                 "index": chunk.index,
-                "start_s": chunk.start_s,
-                "end_s": chunk.end_s,
+                "start_s": seconds(chunk.start_s),
+                "end_s": seconds(chunk.end_s),
                 "windows": found.windows,
                 "actions": [_action(action) for action in found.actions],
             }
@@ -88,7 +88,12 @@ class ClipClassifier:
             "windows": sum(result["windows"] for result in good),
             "chunks": len(chunks),
             "errors": [
-                {"index": chunk.index, "start_s": chunk.start_s, "end_s": chunk.end_s, "error": error_object(result)}
+                {
+                    "index": chunk.index,
+                    "start_s": seconds(chunk.start_s),
+                    "end_s": seconds(chunk.end_s),
+                    "error": error_object(result),
+                }
                 for chunk, result in zip(chunks, results, strict=True)
                 if isinstance(result, ArgusError)
             ],
@@ -119,8 +124,8 @@ def _detect(request: Actions, chunk: Chunk) -> DetectActions:
 def _action(action: Action) -> Body:
     return {
         "label": action.label,
-        "start_s": action.start_s,
-        "end_s": action.end_s,
+        "start_s": seconds(action.start_s),
+        "end_s": seconds(action.end_s),
         "start": clock(action.start_s),
         "end": clock(action.end_s),
         "score": action.score,

@@ -28,7 +28,7 @@ class Estimate:
         frames: that it looks at.
         prompt_tokens: of prompts, videos included.
         completion_tokens: at most.
-        cost_usd: 0 for a model of ours, None where the price is not known.
+        usd: 0 for a model of ours, None where the price is not known.
     """
 
     model: str
@@ -36,7 +36,7 @@ class Estimate:
     frames: int
     prompt_tokens: int
     completion_tokens: int
-    cost_usd: float | None
+    usd: float | None
 
     def body(self) -> Body:
         """As clients see it."""
@@ -46,7 +46,7 @@ class Estimate:
             "frames": self.frames,
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
-            "cost_usd": self.cost_usd,
+            "usd": self.usd,
         }
 
 

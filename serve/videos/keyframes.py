@@ -15,7 +15,7 @@ from serve.errors import ArgusError
 from serve.videos.backends import Backends, digest
 from serve.videos.plan import Chunk
 from serve.videos.reader import Reader
-from serve.videos.types import Body, Done, Keyframes, OnProgress, Progress, clock
+from serve.videos.types import Body, Done, Keyframes, OnProgress, Progress, clock, seconds
 from serve.videos.watch import at_a_time, error_object, usage_object, usage_of, video_object
 from serve.videos.work import work
 
@@ -90,7 +90,7 @@ class KeyframeFinder:
             written = await self._backends.ask([captioner], parts, MOST_TOKENS, context, digest(jpeg))
             return {
                 "index": chunk.index,
-                "at_s": chunk.start_s,
+                "at_s": seconds(chunk.start_s),
                 "at": clock(chunk.start_s),
                 "text": written.text,
                 "usage": usage_object(written.usage),
@@ -102,7 +102,7 @@ class KeyframeFinder:
 def _frame(index: int, picture: SampledFrame, request: Keyframes) -> Body:
     frame: Body = {
         "index": index,
-        "at_s": picture.at_s,
+        "at_s": seconds(picture.at_s),
         "at": clock(picture.at_s),
         "width": picture.width,
         "height": picture.height,

@@ -15,7 +15,7 @@ from serve.videos.merge import Vote, decide, without_repeats
 from serve.videos.pace import Pace
 from serve.videos.plan import Chunk
 from serve.videos.reader import Part, Reader, check_inside
-from serve.videos.types import Ask, Body, Chunked, Describe, Done, OnProgress, Progress, Summary, Watch, clock
+from serve.videos.types import Ask, Body, Chunked, Describe, Done, OnProgress, Progress, Summary, Watch, clock, seconds
 from serve.videos.work import work
 
 _MERGE = (
@@ -174,12 +174,12 @@ def video_object(part: Part) -> Body:
     """The video and the part of it that was watched."""
     info = part.info
     return {
-        "duration_s": info.duration_s,
+        "duration_s": seconds(info.duration_s),
         "width": info.width,
         "height": info.height,
         "fps": info.fps,
-        "start_s": part.start_s,
-        "end_s": part.end_s,
+        "start_s": seconds(part.start_s),
+        "end_s": seconds(part.end_s),
     }
 
 
@@ -189,14 +189,14 @@ def usage_object(usage: Usage) -> Body:
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.tokens,
-        "cost_usd": usage.usd,
+        "usd": usage.usd,
     }
 
 
 def usage_of(result: Body) -> Usage:
     """What `usage_object` was made of, in a chunk's value."""
     usage = result["usage"]
-    return Usage(usage["prompt_tokens"], usage["completion_tokens"], usage["cost_usd"])
+    return Usage(usage["prompt_tokens"], usage["completion_tokens"], usage["usd"])
 
 
 def error_object(error: ArgusError) -> Body:
@@ -207,8 +207,8 @@ def error_object(error: ArgusError) -> Body:
 def _span(chunk: Chunk) -> Body:
     return {
         "index": chunk.index,
-        "start_s": chunk.start_s,
-        "end_s": chunk.end_s,
+        "start_s": seconds(chunk.start_s),
+        "end_s": seconds(chunk.end_s),
         "start": clock(chunk.start_s),
         "end": clock(chunk.end_s),
     }

@@ -1,4 +1,4 @@
-"""Temporal action detection: windows, hysteresis, merging, and joining the parts of a video."""
+"""Temporal action detection: windows, hysteresis and merging."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.video_classifier.actions import Action, ActionRule, detect, join, windows
+from deployments.video_classifier.actions import Action, ActionRule, detect, windows
 
 LABELS = ("rest", "run", "jump")
 REST = frozenset({"rest"})
@@ -120,20 +120,3 @@ def test_what_is_found_lies_inside_apart_and_scores_between_leave_and_one(values
     assert all(after.start_s > before.end_s for before, after in pairwise(found))
     assert all(0.4 - 1e-6 <= action.score <= 1.0 + 1e-6 for action in found)
     assert bool(found) == any(value >= 0.6 for value in np.array(values, np.float32).astype(np.float64))
-
-
-def test_an_action_that_a_parts_end_has_cut_is_joined() -> None:
-    parts = [
-        [Action("run", 8.0, 10.0, 0.8), Action("jump", 1.0, 2.0, 0.9)],
-        [Action("run", 9.0, 12.0, 0.6), Action("jump", 11.0, 12.0, 0.7)],
-    ]
-    assert join(parts, 0.5) == [
-        Action("jump", 1.0, 2.0, 0.9),
-        Action("run", 8.0, 12.0, pytest.approx((0.8 * 2 + 0.6 * 3) / 5)),
-        Action("jump", 11.0, 12.0, 0.7),
-    ]
-
-
-def test_an_action_inside_another_part_of_itself_adds_nothing() -> None:
-    (action,) = join([[Action("run", 0.0, 10.0, 0.8)], [Action("run", 2.0, 3.0, 0.8)]], 0.0)
-    assert (action.start_s, action.end_s, action.score) == (0.0, 10.0, pytest.approx(0.8))

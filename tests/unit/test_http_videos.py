@@ -79,7 +79,7 @@ async def test_a_longer_video_is_described_in_chunks_in_order(client: httpx.Asyn
     ]
     assert {segment["model"] for segment in answer["segments"]} == {"watcher"}
     assert answer["segments"][0]["confidence"] == pytest.approx(math.exp(-0.1))
-    assert answer["usage"] == {"prompt_tokens": 300, "completion_tokens": 9, "total_tokens": 309, "cost_usd": 0.0}
+    assert answer["usage"] == {"prompt_tokens": 300, "completion_tokens": 9, "total_tokens": 309, "usd": 0.0}
     assert answer["video"]["duration_s"] == pytest.approx(3.0) and answer["request_id"]
     prompts = {part.text for request in site.watcher.requests for part in request.messages[0].parts[1:]}  # type: ignore[union-attr]
     assert prompts == {"Describe the video."}
@@ -332,10 +332,10 @@ async def test_an_estimate_asks_no_model() -> None:
         described = await ask(client, "keyframes", count=4, dry_run=True)
     assert (answer["object"], answer["operation"], answer["chunks"]) == ("video.estimate", "summary", 3)
     ours, hosted = answer["backends"]
-    assert (ours["model"], ours["frames"], ours["completion_tokens"], ours["cost_usd"]) == ("watcher", 24, 60, 0.0)
+    assert (ours["model"], ours["frames"], ours["completion_tokens"], ours["usd"]) == ("watcher", 24, 60, 0.0)
     assert ours["prompt_tokens"] == 24 * 257 + 3 * (7 + 4)
     assert hosted["model"] == "gemini" and hosted["prompt_tokens"] == 263 + 2 * 316 + 3 * (7 + 4)
-    assert hosted["cost_usd"] == pytest.approx((hosted["prompt_tokens"] * 0.30 + 60 * 2.50) / 1e6)
+    assert hosted["usd"] == pytest.approx((hosted["prompt_tokens"] * 0.30 + 60 * 2.50) / 1e6)
     assert answer["summariser"]["model"] == "looker" and answer["seconds"] is None
     assert (described["chunks"], described["backends"][0]["completion_tokens"]) == (4, 256)
     assert site.watcher.requests == site.looker.requests == []
