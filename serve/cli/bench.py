@@ -182,6 +182,22 @@ def accuracy(
 
 
 @app.command()
+def perception(
+    scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes of each difficulty.")] = 40,
+    clips: Annotated[int, typer.Option(min=1, help="Held-out clips of each difficulty.")] = 90,
+    videos: Annotated[int, typer.Option(min=1, help="Generated videos of two minutes.")] = 4,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """What the demo Florence-2 and the demo video classifiers know, asked through the API (about 6 minutes)."""
+    from benchmarks import perception as benchmark
+
+    scenes, clips, videos = (4, 9, 2) if quick else (scenes, clips, videos)
+    _finish(benchmark.run(scenes=scenes, clips=clips, videos=videos, progress=errors), json, check)
+
+
+@app.command()
 def calibration(
     seeds: Annotated[int, typer.Option(min=1, help="Resampled data sets of each population.")] = 500,
     peer_seeds: Annotated[int, typer.Option(min=0, help="Of those, how many bargain gets too; it is slow.")] = 100,
@@ -346,19 +362,46 @@ def vision(
 ) -> None:
     """Florence-2 through its deployment beside a loop of plain transformers at equal batch (about 5 minutes)."""
     from benchmarks import vision as benchmark
+    from benchmarks.beside_loop import Setting
     from serve.config.load import DEMO_CHECKPOINTS
 
     _one_of("--device", device, ("cpu", "cuda"))
-    setting = benchmark.Setting(
+    setting = Setting(
         checkpoint or str(DEMO_CHECKPOINTS / "florence2"),
         device,
         "float16" if device == "cuda" else "float32",
         batch,
         callers,
-        max_tokens,
     )
     count, rounds = (2 * batch, 1) if quick else (requests, rounds)
-    _finish(benchmark.run(setting=setting, count=count, rounds=rounds, progress=errors), json, check)
+    report = benchmark.run(setting=setting, max_tokens=max_tokens, count=count, rounds=rounds, progress=errors)
+    _finish(report, json, check)
+
+
+@app.command("video-classifier")
+def video_classifier(
+    checkpoint: Annotated[str, typer.Option(help="Folder or hub id; both of the demo's when left out.")] = "",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    batch: Annotated[int, typer.Option(min=1, help="Most clips in a batch, and the loop's batch.")] = 8,
+    callers: Annotated[int, typer.Option(min=1, help="Requests in progress.")] = 16,
+    requests: Annotated[int, typer.Option(min=8, help="Requests in a round.")] = 128,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each model.")] = 5,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """VideoMAE and TimeSformer through their deployment beside a loop of plain transformers (about 3 minutes)."""
+    from benchmarks import video_classifier as benchmark
+    from benchmarks.beside_loop import Setting
+    from serve.config.load import DEMO_CHECKPOINTS
+
+    _one_of("--device", device, ("cpu", "cuda"))
+    dtype = "float16" if device == "cuda" else "float32"
+    named = [(checkpoint, checkpoint)] if checkpoint else []
+    models = named or [(name, str(DEMO_CHECKPOINTS / name)) for name in ("videomae", "timesformer")]
+    settings = [(name, Setting(path, device, dtype, batch, callers)) for name, path in models]
+    count, rounds = (2 * batch, 1) if quick else (requests, rounds)
+    _finish(benchmark.run(settings=settings, count=count, rounds=rounds, progress=errors), json, check)
 
 
 @app.command()
