@@ -45,7 +45,7 @@ def run(*, items: int, searches: int, seed: int) -> Report:
     )
     vectors = np.random.default_rng(seed).normal(size=(items, _DIMENSION)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
-        paths = {name: {"path": f"{folder}/{name}"} for name in ("index", "sessions")}
+        paths = {name: {"path": f"{folder}/{name}"} for name in ("index", "sessions", "jobs")}
         cluster = {"extends": "demo", "models": paths}
         with argus("index", cluster) as (address, _), httpx.Client(base_url=address, timeout=60) as client:
             client.put("/v1/indexes/bench", json={"dimension": _DIMENSION}).raise_for_status()

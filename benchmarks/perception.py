@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx
@@ -82,8 +83,7 @@ def run(*, scenes: int, clips: int, videos: int, progress: Console) -> Report:
     """
     report = Report(
         this_command(),
-        f"Accuracy of the served demo Florence-2 and video classifiers: of each difficulty {scenes} held-out scenes "
-        f"and {clips} clips; {videos} videos",
+        f"Perception, served: {scenes} held-out scenes and {clips} clips of each difficulty, {videos} videos",
         GOAL,
         _COLUMNS,
         {
@@ -134,7 +134,7 @@ def florence2_rows(outcomes: Sequence[Outcome]) -> list[Row]:
         mine("captions that name every object", lambda case: case.task == "<CAPTION>", 0.85),
         mine("printed words read exactly", lambda case: case.task == "<OCR>" and case.scene.word is not None, 0.80),
         mine("phrases grounded, IoU > 0.5", lambda case: case.task == "<CAPTION_TO_PHRASE_GROUNDING>", 0.80),
-        *(mine(name, lambda case, name=name: case.suite == name) for name in sorted({o.case.suite for o in outcomes})),
+        *(mine(name, partial(_is_of, name)) for name in sorted({o.case.suite for o in outcomes})),
     ]
 
 
@@ -190,6 +190,10 @@ def judged(rows: Sequence[Row]) -> list[str]:
             reached = "nothing was asked" if both is None else f"{both:.1%}"
             misses.append(f"{found['model']}, {found['measure']}: {reached}; {wanted:.0%} is wanted")
     return misses
+
+
+def _is_of(suite: str, case: Case) -> bool:
+    return case.suite == suite
 
 
 def _mean_right(outcomes: Sequence[Outcome]) -> float:

@@ -156,7 +156,7 @@ def run(*, requests: int, bad_share: float, connections: int, seed: int) -> Repo
     )
     mixed = list(mixed_requests(requests, bad_share=bad_share, seed=seed))
     with tempfile.TemporaryDirectory() as folder:
-        paths = {name: {"path": f"{folder}/{name}"} for name in ("index", "sessions")}
+        paths = {name: {"path": f"{folder}/{name}"} for name in ("index", "sessions", "jobs")}
         cluster = {"extends": "demo", "models": paths}
         with argus("poison", cluster) as (address, _):
             complaints, memory = asyncio.run(_send_all(mixed, address, connections))

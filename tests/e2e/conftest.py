@@ -30,6 +30,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, vit_b32: Path) -> Iterator
         "models": {
             "index": {"path": str(folder / "indexes")},
             "sessions": {"path": str(folder / "sessions")},
+            "jobs": {"path": str(folder / "jobs")},
             "vit": {"kind": "clip", "checkpoint": str(vit_b32), "placement": {"num_cpus": 0.2}},
             "scripted": {
                 "kind": "custom",

@@ -123,7 +123,7 @@ def test_nothing_runs_where_nothing_was_started() -> None:
 
 def paths(folder: Path) -> dict[str, Any]:
     """Stores of the test's own: a folder has one writer."""
-    return {name: {"path": str(folder / name)} for name in ("index", "sessions")}
+    return {name: {"path": str(folder / name)} for name in ("index", "sessions", "jobs")}
 
 
 @pytest.fixture
