@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from serve.auth import hash_key
+from serve.config.load import load_profile
 from serve.runtime.ingress import free_ports
 from tests.e2e import cluster as clusters
 from tests.e2e.cluster import ROOT, Cluster, argus
@@ -30,10 +31,9 @@ SAMPLE = ROOT / "demo" / "samples" / "red_star.png"
 def test_status_and_models(cluster: Cluster) -> None:
     status = json.loads(cluster.argus("status", "--name", cluster.name, "--json").stdout)
     assert (status["phase"], status["application"]) == ("ready", "RUNNING")
-    assert {d["name"]: d["running"] for d in status["deployments"]} == {
-        "blip2": 1, "clip": 1, "index": 1, "llava": 1, "router": 1, "scripted": 1, "sessions": 1, "video_llava": 1,
-        "vit": 1,
-    }  # fmt: skip
+    assert {d["name"]: d["running"] for d in status["deployments"]} == dict.fromkeys(
+        ("router", "scripted", "vit", *load_profile("demo").models), 1
+    )
     models = json.loads(cluster.argus("models", "--name", cluster.name, "--json").stdout)
     assert models[0]["id"] == "clip" and models[0]["checkpoint"] == "demo:clip"
     assert "red star" in cluster.argus("call", "classify", str(SAMPLE), "a red star", "--name", cluster.name).stdout
@@ -121,19 +121,18 @@ def test_nothing_runs_where_nothing_was_started() -> None:
     assert "argus up" in argus("models", environment=environment).stderr
 
 
-def paths(folder: Path) -> dict[str, Any]:
-    """Stores of the test's own: a folder has one writer."""
-    return {name: {"path": str(folder / name)} for name in ("index", "sessions", "jobs")}
+# The main cluster runs meanwhile: these have the demo's CLIP alone.
+CLIP_ALONE: dict[str, Any] = {
+    "node_pools": {"local": {"cpus": 2}},
+    "models": {"clip": {"kind": "clip", "checkpoint": "demo:clip", "placement": {"num_cpus": 0.5}}},
+    "router": {"num_cpus": 0.5},
+}
 
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Iterator[Cluster]:
-    """The demo without HAProxy and without keys: what a machine without the binary gets."""
-    content = {
-        "extends": "demo",
-        "models": paths(tmp_path),
-        "server": {"tuned_ingress": False},
-    }
+    """Without HAProxy and without keys: what a machine without the binary gets."""
+    content = {**CLIP_ALONE, "server": {"tuned_ingress": False}}
     running = clusters.start("plain", content, tmp_path)
     yield running
     clusters.stop(running)
@@ -163,8 +162,7 @@ def test_the_foreground_shows_an_example_and_stops_cleanly_on_ctrl_c(tmp_path: P
     http, rpc, metrics = free_ports(3)
     file = tmp_path / "fg.yaml"
     server = {"http_port": http, "grpc_port": rpc, "metrics_port": metrics}
-    models = paths(tmp_path)
-    file.write_text(yaml.safe_dump({"extends": "demo", "name": "fg", "server": server, "models": models}))
+    file.write_text(yaml.safe_dump({**CLIP_ALONE, "name": "fg", "server": server}))
     environment = {**os.environ, "ARGUS_RUN_DIR": tempfile.mkdtemp(prefix="argus-")}
     process = subprocess.Popen(
         [sys.executable, "-m", "serve", "up", "--config", str(file)],
