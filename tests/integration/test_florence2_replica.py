@@ -87,7 +87,6 @@ class Reference:
         ends = self.processor.tokenizer.eos_token_id
         return row[1 : row.index(ends, 1) + 1] if ends in row[1:] else row[1:]
 
-
     def score(self, task: str, pixels: npt.NDArray[np.uint8], ids: Sequence[int]) -> float:
         """Mean natural-log probability of an answer's tokens after the first, which is forced."""
         inputs = self.processor(text=prompt_of(task, pixels), images=Image.fromarray(pixels), return_tensors="pt")
