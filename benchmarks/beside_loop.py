@@ -95,6 +95,11 @@ async def compared(
     }
 
 
+def pickled(handle: DeploymentHandle[Any]) -> DeploymentHandle[Any]:
+    """The handle as the router uses it; called where a loop runs, as Ray Serve wants it."""
+    return handle.options(request_serialization="pickle", response_serialization="pickle")
+
+
 @contextmanager
 def deployed(
     setting: Setting, kind: str, implementation: Callable[[ClusterFile], tuple[type, tuple[Any, ...]]]
@@ -126,8 +131,7 @@ def deployed(
                 "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}},
             },
         )(replica)
-        handle = serve.run(deployment.bind(*arguments), name=kind, route_prefix=None)
-        yield handle.options(request_serialization="pickle", response_serialization="pickle")
+        yield serve.run(deployment.bind(*arguments), name=kind, route_prefix=None)
     finally:
         local.stop()
 

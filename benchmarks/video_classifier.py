@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
-from benchmarks.beside_loop import COLUMNS, LEAST_SHARE, TIMEOUT_S, Setting, all_of, compared, deployed
+from benchmarks.beside_loop import COLUMNS, LEAST_SHARE, TIMEOUT_S, Setting, all_of, compared, deployed, pickled
 from benchmarks.report import Column, Report, this_command
 from deployments.messages import Call
 from deployments.video_classifier.messages import ClassifiedClips, ClassifyClips
@@ -75,25 +75,22 @@ def clips(count: int) -> list[bytes]:
     return files
 
 
-def run(*, settings: Sequence[tuple[str, Setting]], count: int, rounds: int, progress: Console) -> Report:
-    """Measures each model, both sides in turns.
+def run(*, name: str, setting: Setting, count: int, rounds: int, progress: Console) -> Report:
+    """Measures a model, both sides in turns.
 
     Args:
-        settings: by the name that the table shows.
+        name: what the table shows.
     """
-    one = settings[0][1]
     report = Report(
         this_command(),
-        f"Video classifiers, {count} single requests of {one.callers} callers, batches of at most {one.batch}",
+        f"Video classifier, {count} single requests of {setting.callers} callers, batches of at most {setting.batch}",
         GOAL,
         _COLUMNS,
-        {"device": one.device, "dtype": one.dtype, "requests": count, "rounds": rounds},
+        {"device": setting.device, "dtype": setting.dtype, "requests": count, "rounds": rounds},
     )
-    videos = clips(count)
-    for name, setting in settings:
-        with deployed(setting, _KIND, _implementation) as handle:
-            row = asyncio.run(_measure(name, setting, handle, videos, rounds, progress))
-        report.rows.append({"model": name, **row})
+    with deployed(setting, _KIND, _implementation) as handle:
+        row = asyncio.run(_measure(name, setting, handle, clips(count), rounds, progress))
+    report.rows = [{"model": name, **row}]
     report.notes = [
         "Clips a second are medians over the rounds, and so is the share, which is taken round by round.",
         f"Every request is an MP4 of {_FRAMES} frames of {_SIDE} x {_SIDE} pixels.",
@@ -118,7 +115,7 @@ async def _measure(
     rounds: int,
     progress: Console,
 ) -> dict[str, Any]:
-    loop = Loop(setting)
+    loop, handle = Loop(setting), pickled(handle)
 
     async def served(some: Sequence[bytes]) -> None:
         async def ask(video: bytes) -> None:

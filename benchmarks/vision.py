@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from benchmarks.beside_loop import COLUMNS, LEAST_SHARE, TIMEOUT_S, Setting, all_of, compared, deployed
+from benchmarks.beside_loop import COLUMNS, LEAST_SHARE, TIMEOUT_S, Setting, all_of, compared, deployed, pickled
 from benchmarks.report import Column, Report, this_command
 from deployments.florence2.messages import Answer, SeenImage, VisionRequest, VisionResult, VisionTask
 from deployments.florence2.tasks import TASKS
@@ -136,7 +136,7 @@ async def _measure(
     rounds: int,
     progress: Console,
 ) -> list[dict[str, Any]]:
-    loop = Loop(setting, max_tokens)
+    loop, handle = Loop(setting, max_tokens), pickled(handle)
 
     async def served(some: Sequence[Asked], beams: int) -> None:
         async def ask(one: Asked) -> None:
