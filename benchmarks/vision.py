@@ -21,6 +21,7 @@ from deployments.florence2.messages import Answer, SeenImage, VisionRequest, Vis
 from deployments.florence2.tasks import TASKS
 from deployments.messages import Call, EncodedImage
 from serve.config.cluster import ClusterFile
+from serve.config.load import checkpoint_label
 from serve.errors import ModelFailed
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def run(*, setting: Setting, max_tokens: int, count: int, rounds: int, progress:
         GOAL,
         _COLUMNS,
         {
-            "checkpoint": setting.checkpoint,
+            "checkpoint": checkpoint_label(setting.checkpoint),
             "device": setting.device,
             "dtype": setting.dtype,
             "requests": count,
