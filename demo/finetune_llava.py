@@ -15,7 +15,7 @@ from transformers import LlavaForConditionalGeneration
 
 from demo import dialogues
 from demo.clip_pool import render_natively, shrink
-from demo.finetuning import Step, Steps, command_line, deepen, scene_number, tokenizer_of, train
+from demo.finetuning import Step, Steps, command_line, deepen, read, scene_number, tokenizer_of, train
 from demo.generative_checkpoints import save_llava
 from demo.llava_prompts import Prompts
 from demo.packing import LLAVA, Packed, Packer
@@ -80,15 +80,7 @@ def states_of(model: LlavaForConditionalGeneration, pixels: Tensor, packed: Pack
     """Hidden states (B, L, width) at the top of the language model, for the pictures (N, 3, side, side) of all rows."""
     core = model.model
     patches = core.multi_modal_projector(tower_features(core.vision_tower, pixels)[1][:, 1:])
-    embedded = core.language_model.embed_tokens(packed.tokens)
-    where = (packed.tokens == model.config.image_token_id)[..., None]
-    states: Tensor = core.language_model(
-        inputs_embeds=embedded.masked_scatter(where, patches.to(embedded.dtype)),
-        attention_mask=packed.mask,
-        position_ids=packed.positions,
-        use_cache=False,
-    ).last_hidden_state
-    return states
+    return read(core.language_model, packed, model.config.image_token_id, patches)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import VideoLlavaForConditionalGeneration
 
 from demo.clip_pool import shrink
-from demo.finetuning import Step, Steps, command_line, deepen, scene_number, tokenizer_of, train
+from demo.finetuning import Step, Steps, command_line, deepen, read, scene_number, tokenizer_of, train
 from demo.generative_checkpoints import save_video_llava
 from demo.packing import LLAVA, Packed, Packer
 from demo.scenes import MOTIONS, Scene, render_video, sample_scene
@@ -61,16 +61,8 @@ def states_of(model: VideoLlavaForConditionalGeneration, pixels: Tensor, packed:
     seen = tower_features(core.video_tower, pixels.flatten(0, 1))[1].unflatten(0, pixels.shape[:2])
     picture = pixels.shape[1] == 1
     patches = core.multi_modal_projector(seen[:, 0, 1:] if picture else seen.flatten(1, 2))
-    embedded = core.language_model.embed_tokens(packed.tokens)
     token = model.config.image_token_id if picture else model.config.video_token_id
-    where = (packed.tokens == token)[..., None]
-    states: Tensor = core.language_model(
-        inputs_embeds=embedded.masked_scatter(where, patches.to(embedded.dtype)),
-        attention_mask=packed.mask,
-        position_ids=packed.positions,
-        use_cache=False,
-    ).last_hidden_state
-    return states
+    return read(core.language_model, packed, token, patches)
 
 
 def main() -> None:

@@ -94,6 +94,19 @@ def normalise(pictures: Tensor) -> Tensor:
     return ((pixels * gain + tint + noise).clamp(0.0, 1.0) - MEAN.to(device)) / STD.to(device)
 
 
+def read(language: Any, packed: Packed, token: int, patches: Tensor) -> Tensor:
+    """Hidden states (B, L, width) at the top of a language model that reads patches in the places of a token."""
+    embedded = language.embed_tokens(packed.tokens)
+    where = (packed.tokens == token)[..., None]
+    states: Tensor = language(
+        inputs_embeds=embedded.masked_scatter(where, patches.to(embedded.dtype)),
+        attention_mask=packed.mask,
+        position_ids=packed.positions,
+        use_cache=False,
+    ).last_hidden_state
+    return states
+
+
 def train(
     model: Any,
     steps: Steps,

@@ -11,6 +11,7 @@ this module needs no grpc import.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, ClassVar
 
@@ -240,3 +241,14 @@ class ConfigError(ArgusError):
     status = 500
     grpc_code = GrpcCode.FAILED_PRECONDITION
     default_code = "invalid_config"
+
+
+def raise_if_all_failed(results: Sequence[object]) -> None:
+    """One bad item among good ones is reported in its place; when none is good, the request failed.
+
+    Raises:
+        ArgusError: the first one's error.
+    """
+    failed = [result for result in results if isinstance(result, ArgusError)]
+    if failed and len(failed) == len(results):
+        raise failed[0]

@@ -12,7 +12,7 @@ from serve.calls import Calls
 from serve.config.cluster import Limits
 from serve.context import RequestContext
 from serve.dataplane import VISION, DataPlane
-from serve.errors import ArgusError, InvalidRequest, ModelFailed, NotFound
+from serve.errors import ArgusError, InvalidRequest, ModelFailed, NotFound, raise_if_all_failed
 from serve.media.admit import MediaSource
 
 Named = tuple[str, MediaSource]
@@ -91,7 +91,13 @@ class VisionService:
             request = VisionRequest(good, tasks, manner.beams, manner.max_tokens, manner.render)
             results = (await self._calls.task(card.name, request, context)).value.images
         seen = Seen(card.name, tuple(kind for kind, _ in checked), _merge(images, asked, admitted, results))
-        _raise_if_all_failed(seen)
+        raise_if_all_failed(
+            [
+                answer
+                for image in seen.images
+                for answer in (image.answers if isinstance(image, SeenImage) else (image,))
+            ]
+        )
         return seen
 
     def _task(self, asked: Asked) -> tuple[Task, VisionTask]:
@@ -200,16 +206,3 @@ def _error(error: object, param: str) -> ArgusError:
     if not isinstance(error, ArgusError):
         return ModelFailed(str(error), param=param)
     return error if error.param else error.at(param)
-
-
-def _raise_if_all_failed(seen: Seen) -> None:
-    """One bad item among good ones is reported in its place; when none is good, the request failed.
-
-    Raises:
-        ArgusError: the first one's error.
-    """
-    answers = [
-        answer for image in seen.images for answer in (image.answers if isinstance(image, SeenImage) else (image,))
-    ]
-    if all(isinstance(answer, ArgusError) for answer in answers):
-        raise answers[0]  # type: ignore[misc]

@@ -30,7 +30,7 @@ from deployments.documents.pages import chosen
 from deployments.documents.pool import WorkerPool
 from deployments.messages import Call, ModelInfo
 from serve.config.models import OcrModel
-from serve.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, Unavailable
+from serve.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, Unavailable, raise_if_all_failed
 from serve.media.document import document_kind
 from serve.media.image import ImageLimits
 
@@ -168,8 +168,7 @@ class DocumentReader:
         finally:
             for task in tasks:
                 task.cancel()
-        if all(isinstance(page, Exception) for page in pages):
-            raise pages[0]  # type: ignore[misc]
+        raise_if_all_failed(pages)
         return tuple(pages)
 
 

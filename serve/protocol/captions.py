@@ -13,12 +13,12 @@ from deployments.generation.messages import ChatResult, Sampling
 from serve.chat import ChatService
 from serve.config.cluster import Limits
 from serve.context import RequestContext
-from serve.errors import ArgusError, InvalidRequest
+from serve.errors import ArgusError, InvalidRequest, raise_if_all_failed
 from serve.media.admit import MediaSource
 from serve.protocol import routes
 from serve.protocol.bodies import Fields, ImageList, UncutList, context_of, read_submission, references, validate
 from serve.protocol.edge import error_fields
-from serve.protocol.native import json, raise_if_all_failed
+from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, image_body, json_response
 
 _MOST_TOKENS = 256

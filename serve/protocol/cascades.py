@@ -8,6 +8,7 @@ from pydantic import Field
 from serve.cascade.service import CascadeService, card_fields
 from serve.cascade.types import CascadeResult
 from serve.config.cluster import Limits
+from serve.errors import raise_if_all_failed
 from serve.protocol import routes
 from serve.protocol.bodies import Fields, ImageList, context_of, read_submission, references, validate
 from serve.protocol.cascade_bodies import (
@@ -19,7 +20,7 @@ from serve.protocol.cascade_bodies import (
     shared_fields,
     with_gear,
 )
-from serve.protocol.native import json, raise_if_all_failed
+from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, image_body, json_response
 
 

@@ -12,11 +12,11 @@ from serve.chat import Medium, Turn
 from serve.compare import MOST_MODELS, Compared, CompareService
 from serve.config.cluster import Limits
 from serve.context import RequestContext
-from serve.errors import ArgusError
+from serve.errors import ArgusError, raise_if_all_failed
 from serve.protocol import routes
 from serve.protocol.bodies import Fields, ImageList, TextList, context_of, read_submission, references, validate
 from serve.protocol.edge import error_fields
-from serve.protocol.native import json, raise_if_all_failed
+from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, image_body, json_response
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from serve.cascade.service import CascadeService
 from serve.cascade.types import CascadeResult
 from serve.config.cluster import Limits
-from serve.errors import InvalidRequest, NotFound
+from serve.errors import InvalidRequest, NotFound, raise_if_all_failed
 from serve.protocol import routes
 from serve.protocol.bodies import Fields, ImageList, context_of, read_submission, references, validate
 from serve.protocol.cascade_bodies import (
@@ -22,7 +22,7 @@ from serve.protocol.cascade_bodies import (
     shared_fields,
     with_gear,
 )
-from serve.protocol.native import json, raise_if_all_failed
+from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, image_body, json_response
 
 # The cascade that is asked when the client names none; else the file's first one with a policy.

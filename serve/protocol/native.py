@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from serve.context import RequestContext
 from serve.dataplane import Classified, DataPlane
-from serve.errors import ArgusError, InvalidRequest
+from serve.errors import ArgusError, InvalidRequest, raise_if_all_failed
 from serve.protocol import routes
 from serve.protocol.bodies import Fields, ImageList, TextList, context_of, read_submission, references, validate
 from serve.protocol.edge import error_fields
@@ -112,13 +112,3 @@ def classification(answer: Classified, context: RequestContext, top_k: int | Non
         "results": results,
         "request_id": context.request_id,
     }
-
-
-def raise_if_all_failed(results: tuple[object, ...]) -> None:
-    """One bad item among good ones is reported in its place; when none is good, the request failed.
-
-    Raises:
-        ArgusError: the first one's error.
-    """
-    if all(isinstance(result, ArgusError) for result in results):
-        raise results[0]  # type: ignore[misc]
