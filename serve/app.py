@@ -29,6 +29,7 @@ from serve.config.models import (
     VideoClassifierModel,
     VideoReaderModel,
 )
+from serve.config.scene_models import NerfModel, ReconstructionModel, RendererModel, SceneStoreModel, SplatModel
 from serve.router import Router
 from serve.services import image_limits
 
@@ -82,7 +83,8 @@ def _deployment(cluster: ClusterFile, name: str, model: Model) -> serve.Applicat
     scaling = model.autoscaling
     fixed = scaling.min_replicas == scaling.max_replicas
     in_flight = model.batching.max_queue + 2 * model.batching.max_items
-    if isinstance(model, GenerativeModel) and scaling.max_replicas > 1:
+    # Both keep what the last requests were about: media, scenes.
+    if isinstance(model, GenerativeModel | RendererModel) and scaling.max_replicas > 1:
         routing["request_router_config"] = RequestRouterConfig(request_router_class=_AFFINITY)
     deployment = serve.deployment(
         name=name,
@@ -151,8 +153,30 @@ def _implementation(cluster: ClusterFile, name: str, model: Model) -> tuple[Call
         from deployments.documents.replica import DocumentReader
 
         return DocumentReader, (model, image_limits(cluster))
+    if isinstance(model, SceneStoreModel):
+        from deployments.scenes.replica import SceneStoreReplica
+
+        return SceneStoreReplica, (model,)
+    if isinstance(model, SplatModel):
+        from deployments.splat.replica import SplatReplica
+
+        return SplatReplica, (name, model, _scene_store(cluster, model))
+    if isinstance(model, NerfModel):
+        from deployments.nerf.replica import NerfReplica
+
+        return NerfReplica, (name, model, _scene_store(cluster, model))
+    if isinstance(model, ReconstructionModel):
+        from deployments.reconstruction.replica import ReconstructionReplica
+
+        return ReconstructionReplica, (model,)
     assert isinstance(model, CustomModel)
     return _import(model.implementation, f"models.{name}.implementation"), (name, model)
+
+
+def _scene_store(cluster: ClusterFile, model: RendererModel) -> SceneStoreModel:
+    store = cluster.models[model.scenes]
+    assert isinstance(store, SceneStoreModel), "the cluster file was checked"
+    return store
 
 
 def _import(path: str, key: str) -> Callable[..., Any]:

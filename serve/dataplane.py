@@ -23,15 +23,8 @@ from deployments.templates import resolve
 from serve.calls import Calls
 from serve.config.cluster import ClusterFile, Limits
 from serve.config.load import checkpoint_label
-from serve.config.models import (
-    CheckpointModel,
-    CustomModel,
-    Florence2Model,
-    GenerativeModel,
-    Model,
-    OcrModel,
-    VideoClassifierModel,
-)
+from serve.config.model_base import CheckpointModel
+from serve.config.models import CustomModel, Florence2Model, GenerativeModel, Model, OcrModel, VideoClassifierModel
 from serve.config.providers import Provider
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest, ModelFailed, NotFound

@@ -15,7 +15,8 @@ from serve.cascade.service import CascadeService
 from serve.chat import ChatService
 from serve.compare import CompareService
 from serve.config.cluster import ClusterFile, Limits
-from serve.config.models import JobStoreModel, KnowledgeStoreModel, SessionStoreModel, StoreModel, VectorIndexModel
+from serve.config.model_base import StoreModel
+from serve.config.models import JobStoreModel, KnowledgeStoreModel, SessionStoreModel, VectorIndexModel
 from serve.dataplane import DataPlane
 from serve.documents.service import DocumentService
 from serve.handles import ModelHandle

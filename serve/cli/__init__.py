@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import typer
+from rich.markup import escape
 
 from serve.cli import bench, calibrate, call, cascade, config, doctor, status, up
 from serve.cli.console import errors
@@ -35,9 +36,9 @@ def main() -> None:
         app()
     except ConfigErrors as error:
         for problem in error.problems:
-            errors.print(f"[red]error[/red] {problem}", highlight=False)
+            errors.print(f"[red]error[/red] {escape(problem)}", highlight=False)
         sys.exit(2)
     except ArgusError as error:
         where = f" ({error.param})" if error.param else ""
-        errors.print(f"[red]error[/red] {error.message}{where}", highlight=False)
+        errors.print(f"[red]error[/red] {escape(error.message + where)}", highlight=False)
         sys.exit(1)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from deployments.gpu import CONTEXT_GB, NEEDS, Claim, Packing, pack
 from serve.config.cluster import ClusterFile
 from serve.config.memory import memory
-from serve.config.models import CheckpointModel, Model
+from serve.config.model_base import CheckpointModel
+from serve.config.models import Model
 
 
 @dataclass(frozen=True, slots=True)

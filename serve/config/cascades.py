@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from serve.calibration.file import Calibration
-from serve.config.models import Name, Section
+from serve.config.model_base import Name, Section
 from serve.resilience.failures import FailureClass
 
 Shape = Literal["label", "text", "json"]

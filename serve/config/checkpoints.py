@@ -7,11 +7,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from serve.config.cluster import ClusterFile
-from serve.config.models import CheckpointModel, CustomModel
+from serve.config.model_base import CheckpointModel
+from serve.config.models import CustomModel
 
 DEMO = Path(__file__).parents[2] / "demo"
 DEMO_CHECKPOINTS = DEMO / "checkpoints"
 DEMO_CALIBRATIONS = DEMO / "calibrations"
+DEMO_SCENES = DEMO / "scenes3d" / "files"
 
 # Bytes read at either end of a file of weights: training changes all of them, and files may have tens of gigabytes.
 _SAMPLE = 1 << 20

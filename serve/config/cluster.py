@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 
 from serve.config.cascades import Cascade
 from serve.config.documents import Documents
-from serve.config.models import Model, Name, Section
+from serve.config.model_base import Name, Section
+from serve.config.models import Model
 from serve.config.overload import Overload, Tenant
 from serve.config.providers import Provider
 from serve.config.resilience import Resilience

@@ -15,22 +15,16 @@ from pydantic_core import ErrorDetails
 from serve.calibration.file import load_calibration
 from serve.config.cascade_checks import cascade_problems
 from serve.config.cascades import Cascade
-from serve.config.checkpoints import DEMO_CALIBRATIONS
+from serve.config.checkpoints import DEMO_CALIBRATIONS, DEMO_SCENES
 from serve.config.checkpoints import DEMO_CHECKPOINTS as DEMO_CHECKPOINTS
 from serve.config.checkpoints import checkpoint_label as checkpoint_label
 from serve.config.cluster import ClusterFile
 from serve.config.document_checks import document_problems
-from serve.config.models import (
-    KINDS,
-    CheckpointModel,
-    ClipModel,
-    CustomModel,
-    GenerativeModel,
-    KnowledgeStoreModel,
-    StoreModel,
-    VectorIndexModel,
-)
+from serve.config.model_base import CheckpointModel, StoreModel
+from serve.config.models import KINDS, ClipModel, CustomModel, GenerativeModel, KnowledgeStoreModel, VectorIndexModel
 from serve.config.provider_checks import provider_problems
+from serve.config.scene_checks import scene_problems
+from serve.config.scene_models import SceneStoreModel
 from serve.config.video_checks import video_problems
 from serve.errors import ConfigError
 from serve.validation import fields_at, real_path
@@ -207,6 +201,7 @@ def _cross_check(cluster: ClusterFile) -> Iterable[str]:
     yield from _support_problems(cluster)
     yield from video_problems(cluster)
     yield from document_problems(cluster)
+    yield from scene_problems(cluster)
 
 
 def _support_problems(cluster: ClusterFile) -> Iterable[str]:
@@ -243,6 +238,9 @@ def _with_paths(cluster: ClusterFile, folder: Path) -> ClusterFile:
             models[name] = model.model_copy(update={"checkpoint": _resolve(model.checkpoint, folder)})
         elif isinstance(model, StoreModel):
             models[name] = model.model_copy(update={"path": str(Path(model.path).absolute())})
+        if isinstance(model, SceneStoreModel):
+            files = {scene: _scene_file(source, folder) for scene, source in model.preload.items()}
+            models[name] = models[name].model_copy(update={"preload": files})
     cascades: dict[str, Any] = dict(cluster.cascades)
     for name, cascade in cluster.cascades.items():
         if isinstance(cascade.calibration, str):
@@ -269,6 +267,12 @@ def _with_calibrations(cluster: ClusterFile) -> tuple[ClusterFile, list[str]]:
             except ConfigError as error:
                 problems.append(f"cascades.{name}.calibration: {error.message}")
     return cluster.model_copy(update={"cascades": cascades}), problems
+
+
+def _scene_file(source: str, folder: Path) -> str:
+    if source.startswith("demo:"):
+        return str(DEMO_SCENES / source.removeprefix("demo:"))
+    return str((folder / source).resolve())
 
 
 def _resolve(checkpoint: str, folder: Path) -> str:

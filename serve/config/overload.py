@@ -6,7 +6,7 @@ from typing import Final, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from serve.config.models import Section
+from serve.config.model_base import Section
 
 Priority = Literal["high", "normal", "low"]
 # Highest first.

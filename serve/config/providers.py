@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from serve.config.models import Section
+from serve.config.model_base import Section
 
 Kind = Literal["openai", "gemini", "anthropic", "oip"]
 

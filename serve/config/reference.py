@@ -10,7 +10,19 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from serve.config import cascades, cluster, documents, models, overload, providers, resilience, support, videos
+from serve.config import (
+    cascades,
+    cluster,
+    documents,
+    model_base,
+    models,
+    overload,
+    providers,
+    resilience,
+    scene_models,
+    support,
+    videos,
+)
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("The file", cluster.ClusterFile),
@@ -25,9 +37,14 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("models.NAME, kind video_classifier", models.VideoClassifierModel),
     ("models.NAME, kind video_reader", models.VideoReaderModel),
     ("models.NAME, kind ocr", models.OcrModel),
-    ("models.NAME.batching", models.Batching),
-    ("models.NAME.autoscaling", models.Autoscaling),
-    ("models.NAME.placement", models.Placement),
+    ("models.NAME, kind job_store", models.JobStoreModel),
+    ("models.NAME, kind scene_store", scene_models.SceneStoreModel),
+    ("models.NAME, kind splat", scene_models.SplatModel),
+    ("models.NAME, kind nerf", scene_models.NerfModel),
+    ("models.NAME, kind reconstruction", scene_models.ReconstructionModel),
+    ("models.NAME.batching", model_base.Batching),
+    ("models.NAME.autoscaling", model_base.Autoscaling),
+    ("models.NAME.placement", model_base.Placement),
     ("support", support.Support),
     ("videos", videos.Videos),
     ("documents", documents.Documents),

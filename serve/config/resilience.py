@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from serve.config.models import Name, Section
+from serve.config.model_base import Name, Section
 
 MIB = 1024 * 1024
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from serve.config.models import Name, Section
+from serve.config.model_base import Name, Section
 
 
 class Videos(Section):

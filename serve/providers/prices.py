@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from pydantic import Field, TypeAdapter
 
-from serve.config.models import Section
+from serve.config.model_base import Section
 from serve.config.providers import Kind, Provider
 
 _TABLE = Path(__file__).with_name("prices.yaml")

@@ -22,7 +22,8 @@ from deployments.generation.messages import ChatRequest
 from deployments.messages import ClassifyRequest, EmbedRequest
 from serve.config.cluster import ClusterFile
 from serve.config.load import checkpoint_label
-from serve.config.models import CheckpointModel, GenerativeModel
+from serve.config.model_base import CheckpointModel
+from serve.config.models import GenerativeModel
 from serve.context import RequestContext
 
 # BLAKE2 (RFC 7693) separates domains by its `person` parameter, of at most 16 bytes.

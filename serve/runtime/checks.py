@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from serve.config.cluster import ClusterFile
-from serve.config.models import CheckpointModel
+from serve.config.model_base import CheckpointModel
 from serve.runtime import ingress
 
 # Measured: Ray, Serve, HAProxy, a router, the demo CLIP and the index hold about this much together, in GB.

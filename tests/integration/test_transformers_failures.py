@@ -21,7 +21,7 @@ from deployments.generation.messages import (
     Sampling,
 )
 from deployments.generation.transformers_engine import TransformersEngine
-from serve.config.models import Batching
+from serve.config.model_base import Batching
 from serve.errors import (
     ArgusError,
     ConfigError,

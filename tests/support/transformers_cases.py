@@ -23,7 +23,8 @@ from deployments.generation.messages import (
     Sampling,
 )
 from deployments.generation.transformers_engine import TransformersEngine
-from serve.config.models import Batching, GenerativeModel
+from serve.config.model_base import Batching
+from serve.config.models import GenerativeModel
 from tests.support import tiny_generation, tiny_models
 from tests.support.tiny_generation import Gate
 

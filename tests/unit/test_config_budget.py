@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from serve.config import ClusterFile
 from serve.config.budget import budgets, problems
 from serve.config.load import parse
-from serve.config.models import Section
+from serve.config.model_base import Section
 
 
 def cluster(models: dict[str, dict[str, Any]], **pools: dict[str, Any]) -> ClusterFile:

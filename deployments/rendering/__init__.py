@@ -1,0 +1,1 @@
+"""What the renderers of 3D scenes share: cameras, requests, and how pictures are written."""
