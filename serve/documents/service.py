@@ -37,6 +37,9 @@ class DocumentService:
 
     Args:
         door: admits documents.
+
+    Attributes:
+        most_pages: that are read in one request.
     """
 
     def __init__(self, cluster: ClusterFile, calls: Calls, chat: ChatService, door: MediaDoor) -> None:
@@ -46,6 +49,7 @@ class DocumentService:
         self._settings = settings = cluster.documents or Documents()
         readers = [name for name, model in cluster.models.items() if isinstance(model, OcrModel)]
         self._reader = next(iter(readers), None)
+        self.most_pages = min((m.max_pages for m in cluster.models.values() if isinstance(m, OcrModel)), default=1)
         self._order = settings.ocr or tuple(readers[:1])
         self._readers: Mapping[str, Backend] = {}
         if self._reader is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from deployments.jobs.types import Progress
@@ -16,7 +16,10 @@ from serve.jobs.operation import JobInput, Operation, Report
 from serve.media.admit import MediaSource, Reference
 from serve.media.source import MediaBytes
 from serve.protocol.bodies import Fields, references, validate
+from serve.protocol.document_bodies import OPERATIONS as DOCUMENT_OPERATIONS
+from serve.protocol.document_jobs import ReadDocument
 from serve.protocol.edge import error_fields
+from serve.protocol.job_files import Files, accepted
 from serve.protocol.native import ClassifyFields, classification
 from serve.protocol.video_bodies import OPERATIONS as VIDEO_OPERATIONS
 from serve.protocol.video_bodies import video_request
@@ -29,13 +32,12 @@ _AT_ONCE: Final = 8
 _IMAGE_FILES: Final = ("image", "images", "image[]", "images[]", "file", "files")
 _VIDEO_FILES: Final = ("video", "file")
 
-Files = Sequence[tuple[str, MediaBytes]]
-
 
 def operations(services: Services) -> dict[str, Operation]:
     """Every operation of this cluster."""
     return {
         "classify": ClassifyImages(services.plane),
+        **{f"documents.{name}": ReadDocument(services.documents, name) for name in DOCUMENT_OPERATIONS},
         **{f"videos.{name}": WatchVideo(services.videos, name) for name in VIDEO_OPERATIONS},
     }
 
@@ -49,7 +51,7 @@ class ClassifyImages:
     async def admit(self, fields: Mapping[str, Any], files: Files, context: RequestContext) -> JobInput:
         """See `Operation.admit`."""
         checked = validate(fields, ClassifyFields)
-        images = [*_accepted(files, _IMAGE_FILES), *references(checked.image, checked.images)]
+        images = [*accepted(files, _IMAGE_FILES), *references(checked.image, checked.images)]
         if not images:
             raise InvalidRequest("Send at least one image.", code="missing_field", param="image")
         self._plane.check_classify(images, checked.labels, checked.model, checked.templates)
@@ -118,7 +120,7 @@ class WatchVideo:
         named = validate({"video": fields["video"]}, _Named).video if "video" in fields else None
         own = {name: value for name, value in fields.items() if name != "video"}
         checked = validate(own, VIDEO_OPERATIONS[self._operation]).model_dump()
-        sources: list[tuple[str, MediaSource]] = [*_accepted(files, _VIDEO_FILES)]
+        sources: list[tuple[str, MediaSource]] = [*accepted(files, _VIDEO_FILES)]
         if named is not None:
             sources.append(("video", Reference(named)))
         if len(sources) != 1:
@@ -150,17 +152,6 @@ class WatchVideo:
 
 class _Named(Fields):
     video: str
-
-
-def _accepted(files: Files, names: Sequence[str]) -> Iterator[tuple[str, MediaBytes]]:
-    for name, file in files:
-        if name not in names:
-            raise InvalidRequest(
-                f"File field {name[:80]!r} is not known here; known are {', '.join(names)}.",
-                code="unknown_field",
-                param=name[:80],
-            )
-        yield name, file
 
 
 async def _each(items: Sequence[int], work: Callable[[int], Awaitable[None]], at_once: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,20 +20,24 @@ from deployments.documents.messages import (
     KeyFact,
     Page,
     PageImage,
-    ReadDocument,
     RenderPages,
     SummarisePages,
     Summary,
     Table,
     TextLine,
 )
+from deployments.documents.messages import ReadDocument as ReadPages
 from deployments.documents.pages import chosen
 from deployments.florence2.messages import Answer as Seen
 from deployments.florence2.messages import Quad, SeenImage, VisionRequest, VisionResult
 from deployments.generation.messages import Answer, ChatRequest, ChatResult, ImagePart, Text
+from deployments.jobs.types import Progress
 from deployments.messages import EncodedImage
 from serve.context import RequestContext
-from serve.errors import ConfigError, InvalidMedia, ModelFailed, Unavailable
+from serve.errors import ConfigError, InvalidMedia, InvalidRequest, ModelFailed, Unavailable
+from serve.media.source import MediaBytes
+from serve.protocol.document_bodies import What
+from serve.protocol.document_jobs import ReadDocument
 from tests.unit.fakes import Site, cluster, png
 
 PDF = b"%PDF-1.7 not opened by anyone here"
@@ -73,7 +78,7 @@ class FakeReader:
         if isinstance(request, RenderPages):
             pictures = tuple(PageImage(n, png(size=(n, 8)), 100, 200, 0.5, "point") for n in numbers)
             return DocumentImages("pdf", TOTAL, numbers, pictures)
-        assert isinstance(request, ReadDocument)
+        assert isinstance(request, ReadPages)
         return DocumentPages("pdf", TOTAL, numbers, tuple(self._page(n) for n in numbers))
 
     def _page(self, number: int) -> Page | Exception:
@@ -425,3 +430,72 @@ def test_names_in_the_cluster_file_are_checked(documents: dict[str, Any], proble
 def test_a_documents_section_needs_a_reader() -> None:
     with pytest.raises(ConfigError, match="kind ocr"):
         cluster(documents={})
+
+
+@pytest.mark.parametrize("what", ["text", "table", "summary"])
+async def test_a_job_answers_like_its_route(world: World, what: What) -> None:
+    job = ReadDocument(world.site.services.documents, what)
+    context = RequestContext("r", "anonymous", time.monotonic() + 20)
+    given = await job.admit({"document": URI, "pages": "2-4"}, (), context)
+    assert given.media == (PDF,)
+    reported = Reported()
+    answer = await job.run(given, context, reported, {})
+    expected = (await world.post(what, pages="2-4")).json()
+    del expected["request_id"]
+    assert orjson.loads(orjson.dumps(answer)) == expected
+
+
+async def test_a_job_reads_long_documents_a_few_pages_at_a_time_and_goes_on_where_it_was(world: World) -> None:
+    job = ReadDocument(world.site.services.documents, "text")
+    context = RequestContext("r", "anonymous", time.monotonic() + 20)
+    given = await job.admit({"document": URI}, (), context)
+    reported = Reported()
+    whole = await job.run(given, context, reported, {})  # six pages, where a request may have four
+    assert [page["page"] for page in whole["pages"]] == [1, 2, 3, 4, 5, 6]
+    assert whole["text"].startswith("page 1") and whole["text"].endswith("page 6")
+    assert [(one.done, one.total) for one in reported.progress] == [(4, 6), (6, 6)]
+    asked = len(world.reader.requests)
+    again = await job.run(given, context, Reported(), {"0": reported.parts["0"]})
+    assert again == whole
+    assert [request.pages for request in world.reader.requests[asked:]] == [((5, 5), (6, 6))]
+    await job.run(given, context, Reported(), reported.parts)
+    assert len(world.reader.requests) == asked + 1
+
+
+async def test_a_job_keeps_to_the_back_end_that_read_the_first_pages(world: World) -> None:
+    job = ReadDocument(world.site.services.documents, "text")
+    context = RequestContext("r", "anonymous", time.monotonic() + 20)
+    given = await job.admit({"document": URI, "backend": "florence"}, (), context)
+    assert (await job.run(given, context, Reported(), {}))["backend"] == "florence"
+    assert not any(isinstance(request, ReadPages) for request in world.reader.requests)
+
+
+@pytest.mark.parametrize(
+    ("fields", "files", "code", "param"),
+    [
+        ({}, (), "missing_field", "document"),
+        ({"document": URI}, (("file", MediaBytes(PDF, None)),), "too_many_documents", "document"),
+        ({}, (("photo", MediaBytes(PDF, None)),), "unknown_field", "photo"),
+        ({"document": URI, "pages": "3-1"}, (), "invalid_pages", "pages"),
+        ({"document": URI, "colour": "red"}, (), "unknown_field", "colour"),
+    ],
+)
+async def test_what_can_be_no_job(world: World, fields: Any, files: Any, code: str, param: str) -> None:
+    job = ReadDocument(world.site.services.documents, "text")
+    context = RequestContext("r", "anonymous", time.monotonic() + 20)
+    with pytest.raises(InvalidRequest) as refused:
+        await job.admit(fields, files, context)
+    assert (refused.value.code, refused.value.param) == (code, param)
+
+
+class Reported:
+    """A `Report` that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.progress: list[Progress] = []
+        self.parts: dict[str, Any] = {}
+
+    async def __call__(self, progress: Progress, key: str | None = None, value: Any = None) -> None:
+        self.progress.append(progress)
+        if key is not None:
+            self.parts[key] = orjson.loads(orjson.dumps(value))
