@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +113,13 @@ class VllmEngine:
     ) -> AsyncGenerator[ChatEvent, None]:
         """Answers a prompt; see `Engine.generate`."""
         llm = self._alive()
+        if sampling.n > 1 and sampling.temperature == 0:
+            # vLLM refuses more than one greedy answer; they would be the same one.
+            async with aclosing(self.generate(prompt, replace(sampling, n=1), request_id, deadline)) as answer:
+                async for made in answer:
+                    for index in range(sampling.n):
+                        yield replace(made, index=index)
+            return
         batching = self._model.batching
         if self._open + sampling.n > batching.max_items + batching.max_queue:
             raise Overloaded(f"The model's queue is full ({batching.max_queue} waiting).", retry_after_s=1.0)

@@ -97,6 +97,12 @@ async def test_a_stop_text_ends_an_answer_and_is_not_part_of_it(llava: VllmEngin
     assert (cut.text, cut.finish_reason) == (text[: text.index(stop)], "stop")
 
 
+async def test_several_greedy_answers_are_the_one_greedy_answer(llava: VllmEngine) -> None:
+    one = await only(llava, ask_about(A), Sampling(temperature=0.0, max_tokens=6))
+    several = await answer(llava, ask_about(A), Sampling(temperature=0.0, max_tokens=6, n=3))
+    assert several.answers == (one,) * 3
+
+
 async def test_several_answers_and_a_seed(llava: VllmEngine) -> None:
     sampling = Sampling(n=3, seed=11, max_tokens=12)
     first, second = await answer(llava, ask_about(A), sampling), await answer(llava, ask_about(A), sampling)
