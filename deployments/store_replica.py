@@ -14,18 +14,19 @@ T = TypeVar("T")
 
 
 class StoreThread:
-    """Runs calls of a store one after the other.
+    """Runs calls of a store one after the other, or a few at a time.
 
     A cancelled call either happened entirely or not at all; what already runs, runs to its end.
 
     Args:
         name: of the store, for messages and threads.
         max_waiting: calls that may run or wait.
+        threads: calls that run at the same time.
     """
 
-    def __init__(self, name: str, max_waiting: int = 512) -> None:
+    def __init__(self, name: str, max_waiting: int = 512, threads: int = 1) -> None:
         self._name = name
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._thread = ThreadPoolExecutor(threads, thread_name_prefix=name)
         # Of its own, so that a long queue does not make a healthy replica look dead.
         self._prober = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-health")
         self._slots = threading.Semaphore(max_waiting)

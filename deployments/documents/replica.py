@@ -27,8 +27,8 @@ from deployments.documents.messages import (
     Summary,
 )
 from deployments.documents.pages import chosen
-from deployments.documents.pool import WorkerPool
 from deployments.messages import Call, ModelInfo
+from deployments.worker_pool import Subject, WorkerPool
 from serve.config.models import OcrModel
 from serve.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, Unavailable, raise_if_all_failed
 from serve.media.document import document_kind
@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 # Files lie here while their pages are read: in memory, where the system offers it.
 _SHARED = Path("/dev/shm")
+_PAGES = Subject("document reader", "document", "page")
 
 
 class DocumentReader:
@@ -58,7 +59,12 @@ class DocumentReader:
             config.placement.threads, int(config.worker_memory_gb * 1e9), config.max_pixels, config.max_side, images
         )
         self._pool = WorkerPool(
-            config.placement.preprocess_workers, config.page_s, config.batching.max_queue, worker.start, settings
+            _PAGES,
+            config.placement.preprocess_workers,
+            config.page_s,
+            config.batching.max_queue,
+            worker.start,
+            settings,
         )
         self._info: ModelInfo | None = None
         self._ready = asyncio.Lock()

@@ -1,15 +1,11 @@
-"""What a worker process of the reader does: one page at a time, from a file. See `pool` for why it is a process."""
+"""What a worker process of the reader does: one page at a time, from a file. `deployments.worker_pool` says why."""
 
 from __future__ import annotations
 
 import io
 import os
-import resource
-import signal
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +31,7 @@ from deployments.documents.messages import (
 from deployments.documents.ocr import OcrEngine
 from deployments.documents.segments import Word
 from deployments.documents.upright import read_upright, turned_back
+from deployments.worker_process import bound_memory, end_with_parent
 from serve.errors import InvalidMedia
 from serve.media.image import ImageLimits, decode_image
 
@@ -73,15 +70,11 @@ _state: _State
 def start(settings: WorkerSettings) -> None:
     """Called once in each new process: loads the models, then bounds what documents may make it take."""
     global _state  # noqa: PLW0603 - a process has one engine
-    _end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C; the parent ends us
+    end_with_parent()
     cv2.setNumThreads(settings.threads)
     _state = _State(settings, OcrEngine(settings.threads))
     _state.engine.words(np.full((64, 256, 3), 255, np.uint8))  # the models are loaded by their first use
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    bound = pages * os.sysconf("SC_PAGE_SIZE") + settings.memory_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    bound_memory(settings.memory_bytes)
 
 
 def ready() -> int:
@@ -199,16 +192,3 @@ def _placed_table(table: Table, place: Callable[[Point], Point]) -> Table:
 def _placed_box(box: Box, place: Callable[[Point], Point]) -> Box:
     (x0, y0), (x1, y1) = place((box.left, box.top)), place((box.right, box.bottom))
     return Box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
-
-
-def _end_with_parent() -> None:
-    """Ends this process when the replica is gone, however that went."""
-    parent = parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()

@@ -88,3 +88,45 @@ class Artifact:
     media_type: str
     nbytes: int
     expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class SceneFile:
+    """What is known of a scene's file before it is a version of a scene.
+
+    Attributes:
+        source: see `SceneInfo`.
+        edit, count, sh_degree: see `Version`.
+    """
+
+    ref: SceneRef
+    source: str
+    edit: str
+    count: int
+    sh_degree: int
+    bounds: Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class NewScene:
+    """What its uploader says of a scene; see `SceneInfo`."""
+
+    name: str
+    up: Vector
+    attribution: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """How full the store is.
+
+    Attributes:
+        versions: of all scenes.
+        artifacts: exports and videos.
+        bytes: of the files of both.
+    """
+
+    scenes: int
+    versions: int
+    artifacts: int
+    bytes: int

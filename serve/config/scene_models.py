@@ -29,7 +29,10 @@ class SceneStoreModel(StoreModel):
     max_gaussians: int = Field(5_000_000, ge=1, description="Most Gaussians in a scene.")
     decode_s: float = Field(120, gt=0, description="Seconds that reading or writing one file may take.")
     worker_memory_gb: float = Field(
-        4, gt=0, description="Memory that reading one file may take, in GB (1e9 bytes) beyond the worker's own."
+        6,
+        gt=0,
+        description="Memory that work on one file may take, in GB (1e9 bytes) beyond the worker's own; about 1 for each "
+        "million Gaussians with all harmonics.",
     )
     artifact_ttl_s: float = Field(86_400, gt=0, description="Seconds that exports and videos are kept.")
     preload: dict[Name, str] = Field(

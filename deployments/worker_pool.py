@@ -1,9 +1,9 @@
-"""Worker processes that read documents of strangers.
+"""Worker processes that read files of strangers.
 
-PDFium is C++ that no thread may share, a page can be made to take hours or gigabytes, and neither can be stopped in a
-thread. So pages are read in processes: each has one document at a time, a bound on its memory and on its seconds, and
-when it dies or is ended, only the page it was reading is lost. Pebble's pool ends the one worker whose task ran too
-long or died and starts another; that of the standard library fails every task of all workers then.
+A file can be made to take hours or gigabytes, or to crash the library that reads it, and nothing of that can be stopped
+in a thread. So files are read in processes: each has one task at a time, a bound on its memory and on its seconds, and
+when it dies or is ended, only that task is lost. Pebble's pool ends the one worker whose task ran too long or died and
+starts another; that of the standard library fails every task of all workers then.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
@@ -23,6 +24,21 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a pool's tasks are about, for the messages and codes of their errors.
+
+    Attributes:
+        owner: of the pool: `document reader`.
+        file: what clients send: `document`.
+        part: what one task deals with: `page`; the file itself, where a task takes it whole.
+    """
+
+    owner: str
+    file: str
+    part: str
+
+
 class WorkerPool:
     """Runs functions in worker processes, as many at once as there are workers.
 
@@ -30,10 +46,19 @@ class WorkerPool:
         workers: processes.
         task_s: seconds that one task may take.
         most_waiting: tasks beyond those running; more are refused.
-        start: called in each new process with `argument`.
+        start: called in each new process with `argument`; see `deployments.worker_process`.
     """
 
-    def __init__(self, workers: int, task_s: float, most_waiting: int, start: Callable[[T], None], argument: T) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        workers: int,
+        task_s: float,
+        most_waiting: int,
+        start: Callable[[T], None],
+        argument: T,
+    ) -> None:
+        self._subject = subject
         self._workers = workers
         self._task_s = task_s
         self._most = workers + most_waiting
@@ -64,12 +89,13 @@ class WorkerPool:
 
         Raises:
             Overloaded: as many wait as the pool takes.
-            InvalidMedia: `document_too_slow`, `document_crashed`: the task was ended, or took its worker with it;
-                `page_too_large`, `invalid_page`: it ran out of memory, or raised what is none of our errors.
+            InvalidMedia: `FILE_too_slow`, `FILE_crashed`: the task was ended, or took its worker with it;
+                `PART_too_large`, `invalid_PART`: it ran out of memory, or raised what is none of our errors.
             Unavailable: the workers had to be replaced.
         """
+        subject = self._subject
         if self._taken >= self._most:
-            raise Overloaded(f"The reader's queue is full ({self._taken} pages).", retry_after_s=1.0)
+            raise Overloaded(f"The {subject.owner}'s queue is full ({self._taken} {subject.part}s).", retry_after_s=1.0)
         self._taken += 1
         try:
             await self._slots.acquire()
@@ -83,29 +109,31 @@ class WorkerPool:
         except RuntimeError:  # it broke since the last task
             self._over(key)
             self._replace(pool)
-            raise _restarting() from None
+            raise self._restarting() from None
         # Counted until the worker is free, not until the caller has left.
         future.add_done_callback(lambda _: None if loop.is_closed() else loop.call_soon_threadsafe(self._over, key))
         try:
-            # Shielded: cancelling a running task would end its worker, and the next page would wait for a new one.
+            # Shielded: cancelling a running task would end its worker, and the next task would wait for a new one.
             return await asyncio.shield(asyncio.wrap_future(future))
         except TimeoutError:
-            message = f"Reading this page took longer than {self._task_s:g} s."
-            raise InvalidMedia(message, code="document_too_slow") from None
+            message = f"Work on this {subject.part} took longer than {self._task_s:g} s."
+            raise InvalidMedia(message, code=f"{subject.file}_too_slow") from None
         except ProcessExpired as error:
-            message = "Reading this page ended its worker: the document is damaged, or needs too much memory."
-            raise InvalidMedia(message, code="document_crashed") from error
+            why = f"the {subject.file} is damaged, or needs too much memory"
+            message = f"Work on this {subject.part} ended its worker: {why}."
+            raise InvalidMedia(message, code=f"{subject.file}_crashed") from error
         except MemoryError:
-            raise InvalidMedia("The page needs more memory than a page may take.", code="page_too_large") from None
+            message = f"The {subject.part} needs more memory than a {subject.part} may take."
+            raise InvalidMedia(message, code=f"{subject.part}_too_large") from None
         except BrokenProcessPool:
             self._replace(pool)
-            raise _restarting() from None
+            raise self._restarting() from None
         except ArgusError:
             raise
         except Exception as error:
-            # It passed every check and still broke a reader: it is the document that is bad.
-            message = f"This page cannot be read: {type(error).__name__}: {error}"
-            raise InvalidMedia(message, code="invalid_page") from error
+            # It passed every check and still broke a reader: it is the file that is bad.
+            message = f"This {subject.part} cannot be read: {type(error).__name__}: {error}"
+            raise InvalidMedia(message, code=f"invalid_{subject.part}") from error
 
     async def close(self) -> None:
         """Ends the workers."""
@@ -122,11 +150,10 @@ class WorkerPool:
             self._pool = self._make()
             asyncio.get_running_loop().run_in_executor(None, _end, broken)
 
+    def _restarting(self) -> Unavailable:
+        return Unavailable(f"The {self._subject.owner}'s workers are being replaced.", retry_after_s=1.0)
+
 
 def _end(pool: ProcessPool) -> None:
     pool.stop()
     pool.join()
-
-
-def _restarting() -> Unavailable:
-    return Unavailable("The document reader's workers are being replaced.", retry_after_s=1.0)

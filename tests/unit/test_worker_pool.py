@@ -12,12 +12,13 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from deployments.documents.pool import WorkerPool
+from deployments.worker_pool import Subject, WorkerPool
 from serve.errors import InvalidMedia, InvalidRequest, Overloaded, Unavailable
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SECONDS = 3.0
+PAGES = Subject("document reader", "document", "page")
 
 
 def start(argument: str) -> None:
@@ -43,7 +44,7 @@ def fill_memory() -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pool() -> AsyncIterator[WorkerPool]:
-    made = WorkerPool(2, SECONDS, 3, start, "hello")
+    made = WorkerPool(PAGES, 2, SECONDS, 3, start, "hello")
     yield made
     await made.close()
 
@@ -122,7 +123,7 @@ async def test_a_worker_that_dies_between_tasks_is_replaced(pool: WorkerPool) ->
 
 
 async def test_workers_end_when_the_pool_is_closed() -> None:
-    made = WorkerPool(1, SECONDS, 1, start, "bye")
+    made = WorkerPool(PAGES, 1, SECONDS, 1, start, "bye")
     pid, _ = await made.run(told)
     await made.close()
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
