@@ -14,6 +14,7 @@ fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 fingerprint=$(cat pyproject.toml environment/cpu.txt environment/setup.sh environment/torchvision_ops.py | cksum)
 stamp=.venv/.ready-$extras
 if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$fingerprint" ] && .venv/bin/python -c 'import serve'; then
+  environment/viewer.sh || say "the viewer of scenes shows what the server draws"
   exit 0
 fi
 
@@ -32,12 +33,14 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   fi
 fi
 
-# The tests start a real Redis; without one they skip, saying so.
+# The tests start a real Redis and a real browser; without them some skip, saying so.
 case ",$extras," in *,dev,*)
-  if ! command -v redis-server >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    say "installing redis-server"
-    (apt-get update -qq && apt-get install -y -qq redis-server >/dev/null 2>&1) || say "redis-server could not be installed"
-  fi ;;
+  for program in redis-server chromium; do
+    if ! command -v "$program" >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+      say "installing $program"
+      (apt-get update -qq && apt-get install -y -qq "$program" >/dev/null 2>&1) || say "$program could not be installed"
+    fi
+  done ;;
 esac
 
 if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
@@ -78,5 +81,6 @@ if ! .venv/bin/python -c 'import torchaudio' 2>/dev/null; then
   say "torchaudio does not load beside this torch: removing it (Argus has no use for it)"
   .venv/bin/python -m pip uninstall --quiet --yes torchaudio
 fi
+environment/viewer.sh || say "the viewer of scenes shows what the server draws"
 printf '%s' "$fingerprint" >"$stamp"
 say "environment ready"
