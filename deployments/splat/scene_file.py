@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from typing import Final
 
@@ -16,6 +17,7 @@ from serve.errors import InvalidMedia
 
 FORMAT: Final = "argus.gaussians.1"
 _KEY: Final = "argus"
+_CODE: Final = "invalid_scene"
 _ARRAYS: Final = ("means", "quats", "scales", "opacities", "sh")
 
 
@@ -44,8 +46,8 @@ def read(data: bytes) -> Gaussians:
             motion = Motion(float(str(metadata["period_s"])), tensors["motion.waves"], tensors["motion.turns"])
         means, quats, scales, opacities, sh = (tensors[name] for name in _ARRAYS)
         gaussians = Gaussians(means, quats, scales, opacities, sh, motion)
-    except (SafetensorError, KeyError, TypeError, ValueError, struct.error) as error:
-        raise InvalidMedia(f"This is not a scene file of ours: {type(error).__name__}: {error}") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError, struct.error) as error:
+        raise InvalidMedia(f"This is not a scene file of ours: {type(error).__name__}: {error}", code=_CODE) from error
     check(gaussians)
     return gaussians
 
@@ -58,23 +60,25 @@ def check(gaussians: Gaussians) -> None:
         array = getattr(gaussians, name)
         if array.dtype != np.float32 or (name in shapes and array.shape != shapes[name]):
             right = f"float32 {shapes.get(name, '')}"
-            raise InvalidMedia(f"{name} of the scene is {array.dtype} {array.shape}; {right} is right.")
+            raise InvalidMedia(f"{name} of the scene is {array.dtype} {array.shape}; {right} is right.", code=_CODE)
         if not np.isfinite(array).all():
-            raise InvalidMedia(f"{name} of the scene has a value that is not a number or infinite.")
+            raise InvalidMedia(f"{name} of the scene has a value that is not a number or infinite.", code=_CODE)
     if gaussians.sh.ndim != 3 or gaussians.sh.shape[0] != count or gaussians.sh.shape[1:] not in _SH_SHAPES:
-        raise InvalidMedia(f"sh of the scene is {gaussians.sh.shape}; ({count}, 1, 4, 9 or 16, 3) is right.")
+        raise InvalidMedia(
+            f"sh of the scene is {gaussians.sh.shape}; ({count}, 1, 4, 9 or 16, 3) is right.", code=_CODE
+        )
     if count and (gaussians.scales.min() <= 0 or gaussians.opacities.min() < 0 or gaussians.opacities.max() > 1):
-        raise InvalidMedia("The scene has scales that are not above 0, or opacities outside 0 to 1.")
+        raise InvalidMedia("The scene has scales that are not above 0, or opacities outside 0 to 1.", code=_CODE)
     motion = gaussians.motion
     if motion is not None and not (
-        motion.period_s > 0
+        0 < motion.period_s < math.inf
         and motion.waves.ndim == 4
         and motion.waves.shape[::2] == (count, 2)
         and motion.turns.shape == (count, 3)
         and np.isfinite(motion.waves).all()
         and np.isfinite(motion.turns).all()
     ):
-        raise InvalidMedia("The scene's motion does not fit its Gaussians.")
+        raise InvalidMedia("The scene's motion does not fit its Gaussians.", code=_CODE)
 
 
 _SH_SHAPES: Final = ((1, 3), (4, 3), (9, 3), (16, 3))

@@ -1,0 +1,27 @@
+"""The formats of scene files, and how each is called outside."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+FormatName = Literal["ply", "splat", "compressed_ply", "spz", "sog", "argus"]
+FORMATS: Final[tuple[FormatName, ...]] = get_args(FormatName)
+
+EXTENSIONS: Final[dict[FormatName, str]] = {
+    "ply": ".ply",
+    "splat": ".splat",
+    "compressed_ply": ".compressed.ply",
+    "spz": ".spz",
+    "sog": ".sog",
+    "argus": ".safetensors",
+}
+
+# None of them is registered but PLY's, and that by usage.
+MEDIA_TYPES: Final[dict[FormatName, str]] = {
+    "ply": "model/ply",
+    "splat": "application/octet-stream",
+    "compressed_ply": "model/ply",
+    "spz": "application/octet-stream",
+    "sog": "application/zip",
+    "argus": "application/octet-stream",
+}
