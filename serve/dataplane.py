@@ -26,6 +26,7 @@ from serve.config.load import checkpoint_label
 from serve.config.model_base import CheckpointModel
 from serve.config.models import CustomModel, Florence2Model, GenerativeModel, Model, OcrModel, VideoClassifierModel
 from serve.config.providers import Provider
+from serve.config.scene_models import RendererModel
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest, ModelFailed, NotFound
 from serve.handles import ModelHandle
@@ -35,11 +36,19 @@ CLASSIFY, EMBED, CHAT = "classify", "embed", "chat"
 CLASSIFY_VIDEO = "classify_video"
 VISION = "vision"
 READ_DOCUMENT = "read_document"
+RENDER = "render"
 # The device of a model that someone else hosts.
 HOSTED = "hosted"
 
 # The cheap call that shows whether a model answers, where it is not `info`.
-_PROBES = {"vector_index": "list_indexes", "session_store": "stats", "knowledge_store": "stats", "job_store": "stats"}
+_PROBES = {
+    "vector_index": "list_indexes",
+    "session_store": "stats",
+    "knowledge_store": "stats",
+    "job_store": "stats",
+    "scene_store": "stats",
+    "reconstruction": "stats",
+}
 
 T = TypeVar("T")
 
@@ -85,6 +94,8 @@ def tasks_of(model: Model) -> tuple[str, ...]:
         return (VISION,)
     if isinstance(model, OcrModel):
         return (READ_DOCUMENT,)
+    if isinstance(model, RendererModel):
+        return (RENDER,)
     return (CLASSIFY, EMBED) if model.kind == "clip" else ()
 
 

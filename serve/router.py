@@ -64,7 +64,11 @@ class Router(GrpcSkin):
             CascadeMetrics(),
         )
         self._inference = InferenceService(
-            self._services.plane, self._services.chat, self._services.cascades, self._services.vision
+            self._services.plane,
+            self._services.chat,
+            self._services.cascades,
+            self._services.vision,
+            self._services.scenes,
         )
         self.set_up_grpc(self._services, self._inference)
 

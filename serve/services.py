@@ -17,6 +17,7 @@ from serve.compare import CompareService
 from serve.config.cluster import ClusterFile, Limits
 from serve.config.model_base import StoreModel
 from serve.config.models import JobStoreModel, KnowledgeStoreModel, SessionStoreModel, VectorIndexModel
+from serve.config.scene_models import SceneStoreModel
 from serve.dataplane import DataPlane
 from serve.documents.service import DocumentService
 from serve.handles import ModelHandle
@@ -27,8 +28,10 @@ from serve.media.admit import Fetcher, MediaDoor
 from serve.media.image import ImageLimits
 from serve.metrics import Recorder
 from serve.products import ProductService
+from serve.reconstructions import ReconstructionService
 from serve.resilience.admission import Admission
 from serve.resilience.tenants import TenantRates
+from serve.scenes.service import SceneService
 from serve.sessions import SessionService
 from serve.support import SupportService
 from serve.videos.service import VideoService
@@ -59,6 +62,8 @@ class Services:
     jobs: JobService
     videos: VideoService
     documents: DocumentService
+    scenes: SceneService
+    reconstructions: ReconstructionService
     authenticator: Authenticator
     admission: Admission
     tenants: TenantRates
@@ -114,6 +119,8 @@ def build_services(
         JobService(*_store(cluster, handles, JobStoreModel)),
         VideoService(cluster, plane, chat, calls, door),
         DocumentService(cluster, calls, chat, door),
+        _scenes(cluster, plane, handles, calls),
+        ReconstructionService(cluster, handles),
         Authenticator(cluster.auth),
         admission,
         tenants,
@@ -128,6 +135,12 @@ def _knowledge(cluster: ClusterFile, search: IndexService, handles: Mapping[str,
     settings = None if name is None else cluster.models[name]
     assert settings is None or isinstance(settings, KnowledgeStoreModel), "the cluster file was checked"
     return KnowledgeService(cluster.limits, search, None if name is None else handles[name], settings, cluster.support)
+
+
+def _scenes(cluster: ClusterFile, plane: DataPlane, handles: Mapping[str, ModelHandle], calls: Calls) -> SceneService:
+    """Over the cluster's first scene store, and the models that draw its scenes."""
+    names = [name for name in handles if isinstance(cluster.models[name], SceneStoreModel)]
+    return SceneService(cluster, plane, calls, *((handles[names[0]], names[0]) if names else (None, None)))
 
 
 def _store(

@@ -96,7 +96,7 @@ def _tags(option: Any) -> tuple[Any, ...]:
     """Values of the literal field by which a union tells its members."""
     if not _is_model(option):
         return ()
-    for name in ("kind", "type"):
+    for name in ("kind", "type", "op"):
         if name in option.model_fields:
             return typing.get_args(option.model_fields[name].annotation)
     return ()

@@ -17,6 +17,7 @@ Output = Literal["rgb", "depth", "alpha"]
 Encoding = Literal["png", "jpeg", "webp", "exr", "npy", "raw"]
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +120,70 @@ class RenderRequest(TaskRequest[RenderResult]):
     time_s: float = 0.0
     quality: int = 90
     effort: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FilmSegment:
+    """Some frames of a film, ready to be joined (`deployments.rendering.film.join`).
+
+    Attributes:
+        data: an MP4 file (H.264, 4:2:0); its frames are those of the request, 1 / fps apart from 0 on.
+        queue_wait_s: see `deployments.messages.ClassifyResult`.
+    """
+
+    data: bytes
+    queue_wait_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FilmRequest(TaskRequest[FilmSegment]):
+    """A camera's way through a scene as a video. A frame that cannot be drawn fails the segment.
+
+    Attributes:
+        cameras: one a frame, all of one size; a film's odd last row or column is shown twice.
+        fps: frames a second.
+        times_s: a moving scene's moment for each frame; all 0 when left empty.
+        quality: 1 to 100.
+        effort: see `RenderRequest`.
+    """
+
+    method: ClassVar[str] = "film"
+
+    scene: SceneRef
+    cameras: tuple[Camera, ...]
+    fps: float
+    times_s: tuple[float, ...] = ()
+    options: RasterOptions = RasterOptions()
+    quality: int = 80
+    effort: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CoverResult:
+    """What N Gaussians give to the pixels of all views together; see `deployments.splat.coverage.weights`.
+
+    Attributes:
+        inside: (N,) float32: to the pixels in the masks.
+        total: (N,) float32: to all pixels.
+        queue_wait_s: see `deployments.messages.ClassifyResult`.
+    """
+
+    inside: Float32
+    total: Float32
+    queue_wait_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CoverRequest(TaskRequest[CoverResult]):
+    """Which Gaussians a region of some pictures shows, as is asked when a mask is lifted into 3D.
+
+    Attributes:
+        masks: one a camera: (height, width) bool.
+    """
+
+    method: ClassVar[str] = "cover"
+
+    scene: SceneRef
+    cameras: tuple[Camera, ...]
+    masks: tuple[Mask, ...]
+    time_s: float = 0.0

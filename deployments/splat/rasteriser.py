@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from deployments.rendering.camera import Camera
 from deployments.rendering.messages import RasterOptions, Rendered
 from deployments.splat.gaussians import Gaussians
+from serve.errors import Unavailable
 
 EPS2D = 0.3
 LEAST_ALPHA = 1 / 255
@@ -51,4 +52,19 @@ def make_rasteriser(backend: Literal["auto", "cpu", "gsplat"], threads: int = 1)
     Raises:
         Unavailable: gsplat was asked for and there is no GPU, or no gsplat.
     """
-    raise NotImplementedError
+    if backend == "cpu" or (backend == "auto" and not _has_gpu()):
+        from deployments.splat.cpu import CpuRasteriser
+
+        return CpuRasteriser(threads)
+    if not _has_gpu():
+        raise Unavailable("gsplat draws on a CUDA device and torch finds none; use the back end cpu, or auto.")
+    from deployments.splat.gsplat_cuda import GsplatRasteriser
+
+    return GsplatRasteriser()
+
+
+def _has_gpu() -> bool:
+    # Here, since the CPU back end needs no torch.
+    import torch
+
+    return torch.cuda.is_available()

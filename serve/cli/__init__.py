@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from serve.cli import bench, calibrate, call, cascade, config, doctor, status, up
+from serve.cli import bench, calibrate, call, cascade, config, doctor, reconstruct, status, up
 from serve.cli.console import errors
 from serve.config.load import ConfigErrors
 from serve.errors import ArgusError
@@ -24,6 +24,7 @@ app.command()(status.status)
 app.command()(status.models)
 app.command()(doctor.doctor)
 app.command()(calibrate.calibrate)
+app.command()(reconstruct.reconstruct)
 app.add_typer(call.app, name="call")
 app.add_typer(cascade.app, name="cascade")
 app.add_typer(config.app, name="config")

@@ -1,10 +1,11 @@
-"""`argus call`: classify, ask, embed and search from a shell."""
+"""`argus call`: classify, ask, embed, search and render from a shell."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import httpx
 import typer
@@ -13,9 +14,11 @@ from rich.table import Table
 from serve.cli.console import JsonOption, output
 from serve.cli.status import address, auth_headers
 from serve.errors import ArgusError, InvalidRequest, Unavailable
+from serve.scenes.cameras import AZIMUTH_DEG, ELEVATION_DEG
 
 app = typer.Typer(help="Send one request to a running cluster.", no_args_is_help=True)
 _TIMEOUT_S = 60.0
+_FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".exr": "exr"}
 
 UrlOption = Annotated[str | None, typer.Option("--url", help="Address of a cluster elsewhere.")]
 NameOption = Annotated[str, typer.Option("--name", help="Name of a cluster on this machine.")]
@@ -106,6 +109,32 @@ def search(
     output.print(table)
 
 
+@app.command()
+def render(
+    scene: Annotated[str, typer.Argument(help="Name of a scene.")],
+    out: Annotated[Path, typer.Argument(help="The picture's file: .png, .jpg, .webp or .exr.")],
+    azimuth: Annotated[float, typer.Option(help="Around the scene, in degrees.")] = AZIMUTH_DEG,
+    elevation: Annotated[float, typer.Option(help="Above it, in degrees.")] = ELEVATION_DEG,
+    width: Annotated[int, typer.Option(help="Of the picture, in pixels.")] = 640,
+    height: Annotated[int, typer.Option(help="Of the picture, in pixels.")] = 480,
+    background: Annotated[str, typer.Option(help="Behind the scene, as #rrggbb.")] = "#000000",
+    time_s: Annotated[float, typer.Option("--time", help="A moving scene's moment, in seconds.")] = 0.0,
+    model: ModelOption = None,
+    name: NameOption = "demo",
+    url: UrlOption = None,
+) -> None:
+    """A picture of a 3D scene, seen from an orbit around it."""
+    format = _FORMATS.get(out.suffix.lower())
+    if format is None:
+        raise InvalidRequest(f"{out} must end in one of {', '.join(_FORMATS)}.", param="out")
+    camera = {"orbit": {"azimuth_deg": azimuth, "elevation_deg": elevation}}
+    fields: dict[str, Any] = {"camera": camera, "width": width, "height": height, "format": format}
+    fields |= {"background": background, "time_s": time_s} | ({"model": model} if model else {})
+    answer = _answer(url or address(name), f"/v1/scenes/{quote(scene, safe='')}/render", json=fields)
+    out.write_bytes(answer.content)
+    typer.echo(f"{out}: version {answer.headers['x-argus-scene-version']} of {scene}, {len(answer.content):,} bytes")
+
+
 def _post(where: str, path: str, fields: dict[str, Any], model: str | None, image: Path) -> dict[str, Any]:
     if not image.is_file():
         raise InvalidRequest(f"{image} is no file.", param="image")
@@ -115,11 +144,17 @@ def _post(where: str, path: str, fields: dict[str, Any], model: str | None, imag
 
 
 def _send(where: str, path: str, **options: Any) -> dict[str, Any]:
+    body: dict[str, Any] = _answer(where, path, **options).json()
+    return body
+
+
+def _answer(where: str, path: str, **options: Any) -> httpx.Response:
+    """Raises `ArgusError`: what the cluster answers in the place of what was asked for."""
     try:
         answer = httpx.post(f"{where}{path}", timeout=_TIMEOUT_S, headers=auth_headers(), trust_env=False, **options)
     except httpx.HTTPError as error:
         raise Unavailable(f"{where} does not answer: {error}.") from None
-    body: dict[str, Any] = answer.json()
     if answer.is_error:
-        raise ArgusError(body["error"]["message"], code=body["error"]["code"], param=body["error"]["param"])
-    return body
+        said = answer.json()["error"]
+        raise ArgusError(said["message"], code=said["code"], param=said["param"])
+    return answer

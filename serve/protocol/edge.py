@@ -35,6 +35,8 @@ TIMEOUT_HEADER = "x-argus-timeout-ms"
 # Answered without a key, and also when the router is full: probes must tell "busy" from "dead".
 _OPEN_PATHS = frozenset({"/v1/healthz", "/v1/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})
 DOCS_ASSETS = "/docs-assets"
+# Files that everybody may have: the scripts of a page know nothing of the cluster before they are given a key.
+_OPEN_PREFIXES = (DOCS_ASSETS, "/viewer/")
 # One label for whatever was asked for and does not exist, so that a scanner cannot create series.
 _NO_ROUTE = "unmatched"
 
@@ -49,6 +51,7 @@ class Edge:
         admission: requests in progress, shared with the gRPC side.
         tenants: requests a minute, likewise.
         recorder: where ends of requests are reported.
+        sockets: the same app behind the edge of WebSockets.
     """
 
     def __init__(
@@ -59,8 +62,10 @@ class Edge:
         admission: Admission,
         tenants: TenantRates,
         recorder: Recorder,
+        sockets: App | None = None,
     ) -> None:
         self._app = app
+        self._sockets = sockets or app
         self._authenticator = authenticator
         self._limits = limits
         self._admission = admission
@@ -68,6 +73,9 @@ class Edge:
         self._recorder = recorder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._sockets(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -89,7 +97,7 @@ class Edge:
 
     async def _answer(self, exchange: _Exchange, receive: Receive) -> None:
         path = exchange.scope["path"]
-        if path in _OPEN_PATHS or path.startswith(DOCS_ASSETS):
+        if path in _OPEN_PATHS or path.startswith(_OPEN_PREFIXES):
             self._attach_context(exchange, "normal")
             await self._app(exchange.scope, receive, exchange.send)
             return

@@ -29,15 +29,20 @@ from serve.protocol import (
     oip_http,
     openai,
     products,
+    reconstructions,
+    scene_stream,
+    scenes,
     sessions,
     support,
     videos,
+    viewer,
     vision,
 )
 from serve.protocol.document import completed
 from serve.protocol.edge import DOCS_ASSETS, App, Edge
 from serve.protocol.oip import InferenceService
 from serve.protocol.routes import PlainRoute
+from serve.protocol.socket_edge import SocketEdge
 from serve.services import Services
 
 DESCRIPTION = "Vision models behind one data plane: zero-shot classification, embeddings, image search and chat."
@@ -67,6 +72,10 @@ def build(services: Services, inference: InferenceService) -> App:
     app.include_router(products.build(services.products, limits))
     app.include_router(videos.build(services.videos, limits))
     app.include_router(documents.build(services.documents, limits))
+    app.include_router(scenes.build(services.scenes))
+    app.include_router(scene_stream.build(services.scenes, services.admission))
+    app.include_router(reconstructions.build(services.reconstructions, services.jobs, limits))
+    app.include_router(viewer.build())
     app.include_router(jobs.build(services.jobs, operations, limits))
     app.include_router(sessions.build(services.sessions, limits.max_body_bytes))
     app.include_router(support.build(services.knowledge, services.support, limits.max_body_bytes))
@@ -80,7 +89,8 @@ def build(services: Services, inference: InferenceService) -> App:
         "/v1/vision/{task}": list(TASKS),
         "/v2/models/{model}": inference.names(),
     }
-    return Edge(app, services.authenticator, limits, services.admission, services.tenants, services.recorder)
+    guards = (services.authenticator, limits, services.admission, services.tenants, services.recorder)
+    return Edge(app, *guards, sockets=SocketEdge(app, *guards))
 
 
 def _add_docs(app: FastAPI) -> None:

@@ -15,6 +15,7 @@ from serve.jobs.failures import retry_after_s
 from serve.jobs.operation import JobInput, Operation, Report
 from serve.media.admit import MediaSource, Reference
 from serve.media.source import MediaBytes
+from serve.protocol import reconstructions, scene_jobs
 from serve.protocol.bodies import Fields, references, validate
 from serve.protocol.document_bodies import OPERATIONS as DOCUMENT_OPERATIONS
 from serve.protocol.document_jobs import ReadDocument
@@ -38,6 +39,8 @@ def operations(services: Services) -> dict[str, Operation]:
     return {
         "classify": ClassifyImages(services.plane),
         **{f"documents.{name}": ReadDocument(services.documents, name) for name in DOCUMENT_OPERATIONS},
+        **scene_jobs.operations(services.scenes),
+        reconstructions.OPERATION: reconstructions.Reconstruct(services.reconstructions),
         **{f"videos.{name}": WatchVideo(services.videos, name) for name in VIDEO_OPERATIONS},
     }
 

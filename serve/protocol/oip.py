@@ -4,7 +4,7 @@ Source: https://github.com/kserve/open-inference-protocol (REST and gRPC specifi
 wire messages into `InferRequest` and back.
 
 Each function of a model is a model of its own here: `clip.classify`, `clip.image_embedding`, `clip.text_embedding`,
-`llava.chat`, `florence2.vision`, and each cascade is one: `moderation.cascade`.
+`llava.chat`, `florence2.vision`, `splat.render`, and each cascade is one: `moderation.cascade`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from typing import Any
 from serve.cascade.service import CascadeService
 from serve.chat import ChatService
 from serve.context import RequestContext
-from serve.dataplane import CHAT, CLASSIFY, EMBED, VISION, DataPlane
+from serve.dataplane import CHAT, CLASSIFY, EMBED, RENDER, VISION, DataPlane
 from serve.errors import ArgusError, InvalidRequest, ModelFailed, NotFound
 from serve.media.admit import MediaSource
 from serve.protocol.oip_cascade import CascadeFunction
 from serve.protocol.oip_chat import ChatFunction
 from serve.protocol.oip_inputs import check_names, images, parameter, texts
+from serve.protocol.oip_render import RenderFunction
 from serve.protocol.oip_vision import VisionFunction
 from serve.protocol.tensors import (
     VERSION,
@@ -33,16 +34,25 @@ from serve.protocol.tensors import (
     TensorSpec,
     float_tensor,
 )
+from serve.scenes.service import SceneService
 from serve.vision import VisionService
 
 
 class InferenceService:
     """OIP v2 over the data plane."""
 
-    def __init__(self, plane: DataPlane, chat: ChatService, cascades: CascadeService, vision: VisionService) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        chat: ChatService,
+        cascades: CascadeService,
+        vision: VisionService,
+        scenes: SceneService,
+    ) -> None:
         self._plane = plane
         self._chat = ChatFunction(chat)
         self._vision = VisionFunction(vision)
+        self._render = RenderFunction(scenes)
         self._cascades = cascades
         self._cascade = CascadeFunction(cascades, plane.limits)
         self._functions: dict[str, tuple[str, Callable[[str, InferRequest, RequestContext], Any]]] = {}
@@ -56,6 +66,8 @@ class InferenceService:
                 self._functions[f"{card.name}.chat"] = (card.name, self._chat.infer)
             if VISION in card.tasks:
                 self._functions[f"{card.name}.vision"] = (card.name, self._vision.infer)
+            if RENDER in card.tasks:
+                self._functions[f"{card.name}.render"] = (card.name, self._render.infer)
         for name in cascades.names():
             self._functions[f"{name}.cascade"] = (name, self._cascade.infer)
 
@@ -98,6 +110,8 @@ class InferenceService:
             return self._cascade.spec(name)
         if function == self._vision.infer:
             return self._vision.spec(name)
+        if function == self._render.infer:
+            return self._render.spec(name)
         image = (TensorSpec("IMAGE", "BYTES", (-1,)), TensorSpec("PIXELS", "UINT8", (-1, -1, -1, 3)))
         if function == self._classify:
             words = (TensorSpec("LABELS", "BYTES", (-1,)), TensorSpec("TEMPLATES", "BYTES", (-1,)))

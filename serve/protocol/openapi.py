@@ -44,6 +44,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
+# Of a file that is given out in parts.
+RANGES: dict[int | str, dict[str, Any]] = {
+    206: {"description": "The part that Range asks for."},
+    416: _error("Range asks for what is not there; `Content-Range` says how much there is."),
+}
+
+
 def json_response(description: str, errors: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
     """A JSON object on success, beside the errors."""
     return {
@@ -116,6 +123,50 @@ def _file_body(kind: type[BaseModel], medium: str, types: tuple[str, ...]) -> di
         **dict.fromkeys(types, binary),
     }
     return {"requestBody": {"required": True, "content": content}, "parameters": parameters}
+
+
+def upload_body(kind: type[BaseModel], *types: str) -> dict[str, Any]:
+    """A file that is no picture, video or document: multipart as `file`, or raw with the fields in the query."""
+    schema = _schema(kind)
+    binary = {"type": "string", "format": "binary"}
+    form = {**schema, "properties": {**schema["properties"], "file": {**binary, "description": "The file."}}}
+    content = {"multipart/form-data": {"schema": form}, **{name: {"schema": binary} for name in types}}
+    beside = {"parameters": [{**one, "required": False} for one in query(kind)["parameters"]]}
+    return {"requestBody": {"required": True, "content": content}, **beside}
+
+
+def query(kind: type[BaseModel]) -> dict[str, Any]:
+    """Fields in the query."""
+    schema = _schema(kind)
+    return {
+        "parameters": [
+            {
+                "name": name,
+                "in": "query",
+                "required": name in schema.get("required", ()),
+                "schema": {key: value for key, value in field.items() if key not in ("title", "description")},
+                "description": field.get("description", ""),
+            }
+            for name, field in schema["properties"].items()
+        ]
+    }
+
+
+def file_response(
+    description: str, types: tuple[str, ...], errors: dict[int | str, dict[str, Any]], *more: str
+) -> dict[int | str, dict[str, Any]]:
+    """A file on success, of one of several types, beside the errors.
+
+    Args:
+        more: types of JSON that may come in its place.
+    """
+    binary: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+    content = dict.fromkeys(types, binary) | {name: {"schema": {"type": "object"}} for name in more}
+    return {
+        200: {"description": description, "content": content},
+        304: {"description": "The client has it, as its If-None-Match says."},
+        **errors,
+    }
 
 
 def merged(*documents: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, vit_b32: Path) -> Iterator
             "index": {"path": str(folder / "indexes")},
             "sessions": {"path": str(folder / "sessions")},
             "jobs": {"path": str(folder / "jobs")},
+            "scenes": {"path": str(folder / "scenes")},
+            "reconstruction": {"path": str(folder / "reconstructions")},
             "vit": {"kind": "clip", "checkpoint": str(vit_b32), "placement": {"num_cpus": 0.2}},
             "scripted": {
                 "kind": "custom",

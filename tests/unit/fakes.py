@@ -365,7 +365,9 @@ class Site:
             "1.2.3",
         )
         self.plane, self.search = self.services.plane, self.services.search
-        self.inference = InferenceService(self.plane, self.services.chat, self.services.cascades, self.services.vision)
+        self.inference = InferenceService(
+            self.plane, self.services.chat, self.services.cascades, self.services.vision, self.services.scenes
+        )
         self.app = http.build(self.services, self.inference)
 
     def reset(self) -> None:

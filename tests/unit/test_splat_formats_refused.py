@@ -102,8 +102,8 @@ SPZ_4 = b"NGSP" + struct.pack("<IIBBBB", 4, 4_000_000_000, 0, 12, 0, 6) + bytes(
         (sog_with(quats=b"RIFF but not a picture"), "not a picture that can be read"),
         (sog_with()[:-30], "archive is damaged"),
         (formats.write(random_scene(3), "argus")[:-1], "scene file of ours"),
-        (struct.pack("<Q", 200_000) + b'{"a":' + b"[" * 199_995, "header is damaged"),
-        (endless(math.inf, 1.0), "moves further than"),
+        (struct.pack("<Q", 200_000) + b'{"a":' + b"[" * 199_995, "scene file of ours"),
+        (endless(math.inf, 1.0), "motion does not fit"),
         (endless(1.0, 1e38), "moves further than"),
     ],
 )
