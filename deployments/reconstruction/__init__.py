@@ -1,0 +1,1 @@
+"""Scenes from photos: structure from motion, then Gaussians or a radiance field trained on the views."""

@@ -1,0 +1,154 @@
+"""What a set of photos is worth before hours are spent on it: sharpness, exposure, overlap, repeats, and advice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+UInt8 = npt.NDArray[np.uint8]
+
+# Measures are taken at this longest side, so that they mean the same for every camera.
+SIDE: Final = 480
+_THUMB: Final = 24
+# Below this variance of the Laplacian (on 0 to 255) nothing is in focus; against the set's median, one photo is shaken.
+_SOFT, _SHAKEN = 12.0, 0.3
+_DARK, _BRIGHT = 35.0, 222.0
+# Share of pixels at the end of the scale.
+_BURNT: Final = 0.25
+# Mean difference of thumbnails, of 255, below which two photos are one.
+_SAME: Final = 1.5
+# Matches of a few hundred corners from which two photos see the same things, and photos that are looked at beyond each.
+_MATCHES: Final = 18
+_NEIGHBOURS: Final = 2
+_FEW: Final = 20
+# Stops of exposure between the darker and the brighter photos.
+_UNEVEN: Final = 1.2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measures:
+    """Of one photo.
+
+    Attributes:
+        sharpness: variance of the Laplacian of its brightness (Pech-Pacheco et al. 2000).
+        brightness: mean, from 0 to 255.
+        burnt: share of pixels that are white to the end.
+        thumb: (24, 24) float32.
+        corners: (N, 32) uint8, binary descriptors (Rublee et al. 2011, ORB); None where nothing has corners.
+    """
+
+    sharpness: float
+    brightness: float
+    burnt: float
+    thumb: npt.NDArray[np.float32]
+    corners: UInt8 | None
+
+
+def measure(pixels: UInt8) -> Measures:
+    """Of a photo (height, width, 3) uint8 RGB."""
+    scale = SIDE / max(pixels.shape[:2])
+    grey: Any = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    if scale < 1:
+        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    thumb = cv2.resize(grey, (_THUMB, _THUMB), interpolation=cv2.INTER_AREA).astype(np.float32)
+    _, corners = cv2.ORB.create(nfeatures=400).detectAndCompute(grey, None)
+    return Measures(
+        float(cv2.Laplacian(grey, cv2.CV_64F).var()),
+        float(grey.mean()),
+        float((grey >= 252).mean()),
+        thumb,
+        None if corners is None else np.asarray(corners, np.uint8),
+    )
+
+
+def repeats(measured: Sequence[Measures]) -> list[int]:
+    """Positions of photos that show what an earlier one shows already."""
+    kept: list[npt.NDArray[np.float32]] = []
+    found = []
+    for position, one in enumerate(measured):
+        if kept and np.abs(np.stack(kept) - one.thumb).mean(axis=(1, 2)).min() < _SAME:
+            found.append(position)
+        else:
+            kept.append(one.thumb)
+    return found
+
+
+def overlap(measured: Sequence[Measures]) -> float:
+    """Share of photos, from 0 to 1, that see the same things as one of the next two; an estimate."""
+    if len(measured) < 2:
+        return 0.0
+    matcher = cv2.BFMatcher(cv2.NORM_HAMMING)
+    seen = [False] * len(measured)
+    for first in range(len(measured)):
+        for second in range(first + 1, min(first + 1 + _NEIGHBOURS, len(measured))):
+            if _shared(matcher, measured[first].corners, measured[second].corners) >= _MATCHES:
+                seen[first] = seen[second] = True
+    return sum(seen) / len(seen)
+
+
+def _shared(matcher: Any, first: UInt8 | None, second: UInt8 | None) -> int:
+    if first is None or second is None or len(first) < 2 or len(second) < 2:
+        return 0
+    pairs = matcher.knnMatch(first, second, k=2)
+    return sum(len(pair) == 2 and pair[0].distance < 0.8 * pair[1].distance for pair in pairs)
+
+
+def assess(names: Sequence[str], measured: Sequence[Measures], *, from_video: bool) -> dict[str, Any]:
+    """The report on a capture.
+
+    Args:
+        names: of the photos that are used, in order, as their owner knows them.
+    """
+    sharpness = np.array([one.sharpness for one in measured])
+    brightness = np.array([one.brightness for one in measured])
+    middle = float(np.median(sharpness))
+    blurred = [name for name, value in zip(names, sharpness, strict=True) if value < max(_SOFT, _SHAKEN * middle)]
+    dark = [name for name, value in zip(names, brightness, strict=True) if value < _DARK]
+    bright = [name for name, one in zip(names, measured, strict=True) if one.brightness > _BRIGHT or one.burnt > _BURNT]
+    low, high = np.percentile(np.maximum(brightness, 1.0), [10, 90])
+    stops = float(np.log2(high / low))
+    shared = overlap(measured)
+    report: dict[str, Any] = {
+        "used": len(names),
+        "sharpness": round(middle, 1),
+        "overlap": round(shared, 3),
+        "exposure_stops": round(stops, 2),
+        "blurred": blurred,
+        "dark": dark,
+        "bright": bright,
+    }
+    report["advice"] = _advice(report, len(names), from_video=from_video)
+    return report
+
+
+def _advice(report: dict[str, Any], count: int, *, from_video: bool) -> list[str]:
+    """In a photographer's words; nothing when nothing is to be said."""
+    advice = []
+    if count < _FEW and not from_video:
+        advice.append(
+            f"There are only {count} photos. Twenty to sixty, taken while walking once or twice around, do better."
+        )
+    if report["overlap"] < 0.8:
+        advice.append(
+            "Neighbouring photos share too little. Take smaller steps: two thirds of each photo should be in the next."
+        )
+    if len(report["blurred"]) > count / 2:
+        advice.append("Most photos are soft. Use more light, a shorter exposure, or hold still; check the focus.")
+    elif report["blurred"]:
+        advice.append(
+            f"{len(report['blurred'])} photos are shaken or out of focus. Take them again, or leave them out."
+        )
+    if len(report["dark"]) > count / 4:
+        advice.append("Many photos are too dark. Use more light rather than a higher ISO.")
+    if len(report["bright"]) > count / 4:
+        advice.append("Many photos are burnt out. Expose for the highlights, and keep windows and the sun out of view.")
+    if report["exposure_stops"] > _UNEVEN:
+        advice.append("Brightness changes from photo to photo. Lock exposure and white balance for the whole walk.")
+    if from_video and report["blurred"]:
+        advice.append("Move more slowly, or film at a shutter of 1/200 s or faster.")
+    return advice

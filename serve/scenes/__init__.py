@@ -1,0 +1,1 @@
+"""3D scenes over the data plane: kept, edited, drawn from cameras, watched live, and filmed."""

@@ -1,0 +1,90 @@
+"""A mesh of a scene, worked out in a real process, of a ball whose pictures are known exactly."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import trimesh
+
+from deployments.jobs.types import Progress
+from deployments.rendering.camera import Camera
+from deployments.rendering.messages import RenderRequest, ViewFiles
+from serve.context import RequestContext
+from serve.errors import InvalidRequest
+from serve.protocol import job_operations
+from tests.unit.scene_site import MODELS, FakeRenderer, SceneSite
+
+RADIUS = 0.7
+
+
+class Ball(FakeRenderer):
+    """Draws a red ball at the origin; nothing with `radius` 0."""
+
+    radius = RADIUS
+
+    def _render(self, request: RenderRequest) -> Any:
+        answer = super()._render(request)
+        views = tuple(
+            ViewFiles(dict(zip(("rgb", "alpha", "depth"), self._ball(one), strict=True))) for one in request.cameras
+        )
+        return type(answer)(views)
+
+    def _ball(self, camera: Camera) -> tuple[Any, Any, Any]:
+        rows, columns = np.mgrid[: camera.height, : camera.width] + 0.5
+        rays = np.stack([(columns - camera.cx) / camera.fx, (rows - camera.cy) / camera.fy, np.ones_like(rows)], axis=2)
+        centre = camera.world_to_camera[:3, 3]
+        along = rays @ centre / (rays**2).sum(axis=2)
+        missed = (centre @ centre) - along**2 * (rays**2).sum(axis=2)
+        depth = along - np.sqrt(np.maximum(self.radius**2 - missed, 0) / (rays**2).sum(axis=2))
+        hit = missed < self.radius**2
+        rgb = np.where(hit[..., None], np.array([255, 0, 0], np.uint8), 0).astype(np.uint8)
+        return rgb, np.where(hit, 255, 0).astype(np.uint8), np.where(hit, depth, 0).astype(np.float32)
+
+
+@pytest.fixture
+def site() -> SceneSite:
+    splat = {"kind": "splat", "scenes": "scenes", "max_views": 5}
+    made = SceneSite(models={**MODELS, "splat": splat}, more={"splat": Ball()})
+    made.scenes.put_scene("ball", b"a ball")
+    return made
+
+
+async def mesh(site: SceneSite, **fields: Any) -> tuple[dict[str, Any], list[Progress]]:
+    told: list[Progress] = []
+
+    async def report(progress: Progress, key: str | None = None, value: Any = None) -> None:
+        told.append(progress)
+
+    context = RequestContext("job", "anonymous", time.monotonic() + 300)
+    operation = job_operations.operations(site.services)["scenes.mesh"]
+    given = await operation.admit({"scene": "ball", "resolution": 48, **fields}, (), context)
+    return await operation.run(given, context, report, {}), told
+
+
+@pytest.mark.parametrize(("format", "kind"), [("glb", "glb"), ("mesh_ply", "ply")])
+async def test_a_ball_becomes_a_ball(site: SceneSite, format: str, kind: str) -> None:
+    made, told = await mesh(site, format=format)
+    artifact, data = site.scenes.files[made["artifact"]["id"]]
+    assert artifact.filename == f"ball-v1.mesh.{kind}"
+    found = trimesh.load(io.BytesIO(data), file_type=kind, force="mesh")
+    assert isinstance(found, trimesh.Trimesh)
+    distances = np.linalg.norm(found.vertices, axis=1)
+    voxel = 2 / 48
+    assert np.abs(distances - RADIUS).max() < 1.5 * voxel
+    assert found.is_watertight
+    visual: Any = found.visual
+    colours = np.asarray(visual.vertex_colors)[:, :3].mean(axis=0)
+    assert colours[0] > 200 and colours[1] < 50
+    assert [progress.stage for progress in told][-1] == "meshing"
+    assert told[-2].done == told[-2].total == 48
+
+
+async def test_where_nothing_is_there_is_no_surface(site: SceneSite) -> None:
+    site.more["splat"].radius = 0.0
+    with pytest.raises(InvalidRequest) as refused:
+        await mesh(site)
+    assert refused.value.code == "no_surface"

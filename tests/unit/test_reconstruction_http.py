@@ -1,0 +1,344 @@
+"""`/v1/reconstructions` over a real job store and a scripted model: submitted, watched, stored, ended, refused."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import zipfile
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.jobs.replica import JobStoreReplica
+from deployments.jobs.types import Failure
+from deployments.reconstruction.messages import Result, Spec, Status
+from serve.config.models import JobStoreModel
+from serve.context import RequestContext
+from serve.errors import NotFound, Unavailable
+from serve.jobs.runner import JobRunner
+from serve.protocol.job_operations import operations
+from tests.unit.fakes import KEYS, Site, cluster, png
+from tests.unit.local_stores import LocalStore
+from tests.unit.scene_site import MODELS, FakeSceneStore
+
+ROOT = "/v1/reconstructions"
+PHOTOS = [("photos", (f"{colour}.png", png(colour), "image/png")) for colour in ("red", "green", "blue")]
+REPORT = {"evaluation": {"held_out": True, "psnr": 27.5, "ssim": 0.9, "lpips": None}, "training": {"gaussians": 5}}
+
+
+class FakeModel:
+    """A `ModelHandle` of a reconstruction replica: every job shows the statuses of a script, one each time it is asked.
+
+    Attributes:
+        started: specs and media, by job.
+        gate: the script stands still while it is not set.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what a test did."""
+        training = Status("running", "training", 40, 100, 0.5, 12.3, 10.0, 3, 1)
+        self.script = [
+            Status("queued"),
+            Status("running", "features", 3, 10, 0.05, None, 1.0, 0, 1),
+            training,
+            replace(training, state="succeeded", stage="export", fraction=1.0, eta_s=0.0),
+        ]
+        self.started: dict[str, tuple[Spec, tuple[bytes, ...]]] = {}
+        self.at: dict[str, int] = {}
+        self.cancelled: list[str] = []
+        self.failing: list[Exception] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def call(self, method: str, context: RequestContext, *args: Any, **kwargs: Any) -> Any:
+        context.remaining_s()
+        await asyncio.sleep(0)
+        if self.failing and method == "follow":
+            raise self.failing.pop(0)
+        return getattr(self, f"_{method}")(*args)
+
+    def _start(self, job: str, spec: Spec, media: tuple[bytes, ...], names: tuple[str, ...] = ()) -> Status:
+        self.started.setdefault(job, (spec, tuple(media)))
+        self.at.setdefault(job, 0)
+        return self._status(job)
+
+    def _follow(self, job: str) -> Status:
+        if self.gate.is_set():
+            self.at[job] = min(self.at[job] + 1, len(self.script) - 1)
+        return self._status(job)
+
+    def _status(self, job: str) -> Status:
+        if job not in self.at:
+            raise NotFound("There is no such job.", code="reconstruction_not_found", param="id")
+        return self.script[self.at[job]]
+
+    def _preview(self, job: str) -> bytes:
+        if self._status(job).preview == 0:
+            raise NotFound("Not yet.", code="no_preview_yet")
+        return b"\xff\xd8\xffpreview"
+
+    def _cancel(self, job: str) -> Status:
+        self.cancelled.append(job)
+        return self._status(job)
+
+    def _result(self, job: str) -> Result:
+        assert self._status(job).state == "succeeded"
+        return Result("gaussians", b"scene", b"film", REPORT, 5, (0.0, -1.0, 0.0))
+
+
+class ReconstructionSite(Site):
+    """A site with jobs; a new store of them for each test."""
+
+    def __init__(self) -> None:
+        self.jobs, self.scenes, self.reconstruction = LocalStore(None), FakeSceneStore(), FakeModel()
+        models = {**MODELS, "jobs": {"kind": "job_store"}} | {
+            "reconstruction": {"kind": "reconstruction", "scenes": "scenes", "max_photos": 4}
+        }
+        more = {"jobs": self.jobs, "scenes": self.scenes, "reconstruction": self.reconstruction}
+        super().__init__(cluster(models=models, keys=True), more=more)
+
+    def reset(self) -> None:
+        super().reset()
+        self.scenes.reset()
+        self.reconstruction.reset()
+
+    def runner(self) -> JobRunner:
+        return JobRunner(self.services.jobs, operations(self.services), look_s=0.02, beat_s=0.02)
+
+
+@pytest.fixture(scope="module")
+def built() -> ReconstructionSite:
+    return ReconstructionSite()
+
+
+@pytest.fixture
+async def site(
+    built: ReconstructionSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[ReconstructionSite]:
+    monkeypatch.setattr("serve.reconstructions._LOOK_S", 0.01)
+    built.reset()
+    built.jobs.__init__(JobStoreReplica(JobStoreModel(kind="job_store", path=str(tmp_path))))  # type: ignore[misc]
+    yield built
+    await built.jobs.replica.close()
+
+
+@pytest.fixture
+async def client(site: ReconstructionSite) -> AsyncIterator[httpx.AsyncClient]:
+    async with site.client(headers={"X-API-Key": KEYS["alice"]}) as made:
+        yield made
+
+
+def ok(response: httpx.Response, status: int = 200) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def error_of(response: httpx.Response, status: int) -> tuple[str, str | None]:
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    return error["code"], error["param"]
+
+
+async def submit(client: httpx.AsyncClient, **fields: str) -> str:
+    response = await client.post(ROOT, data={"name": "garden", **fields}, files=PHOTOS)
+    job = ok(response, 202)
+    assert response.headers["location"] == f"{ROOT}/{job['id']}"
+    return str(job["id"])
+
+
+async def until(client: httpx.AsyncClient, job: str, seen: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    async with asyncio.timeout(20):
+        while True:
+            if seen(found := ok(await client.get(f"{ROOT}/{job}"))):
+                return found
+            await asyncio.sleep(0.01)
+
+
+async def test_photos_become_a_scene_of_the_store(client: httpx.AsyncClient, site: ReconstructionSite) -> None:
+    job = await submit(client, quality="preview", method="3dgs", matching="exhaustive", up="-y", max_photos="3")
+    waiting = ok(await client.get(f"{ROOT}/{job}"))
+    assert (waiting["object"], waiting["status"], waiting["work"]) == ("reconstruction", "queued", None)
+    async with site.runner().started():
+        found = await until(client, job, lambda found: found["status"] == "succeeded")
+    spec, media = site.reconstruction.started[job]
+    assert (spec.quality, spec.matching, spec.up, spec.max_photos) == ("preview", "exhaustive", "-y", 3)
+    assert media == tuple(file for _, (_, file, _) in PHOTOS)
+    (put,) = site.scenes.puts
+    assert (put["name"], put["data"], put["source"], put["up"]) == (
+        "garden",
+        b"scene",
+        "reconstruction",
+        (0.0, -1.0, 0.0),
+    )
+    result = found["result"]
+    assert result["scene"]["name"] == "garden"
+    assert result["metrics"] == REPORT["evaluation"]
+    assert result["report"] == REPORT
+    assert result["turntable"]["media_type"] == "video/mp4"
+    assert site.scenes.files[result["turntable"]["id"]][1] == b"film"
+    assert ok(await client.get(f"/v1/jobs/{job}/result"))["scene"]["name"] == "garden"
+
+
+async def test_while_it_works(client: httpx.AsyncClient, site: ReconstructionSite) -> None:
+    job = await submit(client)
+    async with site.runner().started():
+        await until(client, job, lambda found: (found["work"] or {}).get("stage") == "training")
+        site.reconstruction.gate.clear()
+        site.reconstruction.at[job] = 2
+        found = await until(client, job, lambda found: found["progress"]["stage"] == "training")
+        assert found["progress"] == {"stage": "training", "done": 50, "total": 100}
+        assert found["work"] == {
+            "stage": "training",
+            "done": 40,
+            "total": 100,
+            "percent": 50.0,
+            "eta_s": 12.3,
+            "elapsed_s": 10.0,
+            "preview": 3,
+            "preview_url": f"{ROOT}/{job}/preview",
+        }
+        picture = await client.get(found["work"]["preview_url"])
+        assert (picture.status_code, picture.headers["content-type"]) == (200, "image/jpeg")
+        assert picture.content == b"\xff\xd8\xffpreview"
+        ended = ok(await client.post(f"{ROOT}/{job}/cancel"))
+        assert ended["cancel_requested"]
+        found = await until(client, job, lambda found: found["status"] == "cancelled")
+    assert site.reconstruction.cancelled == [job]
+    assert site.scenes.puts == []
+
+
+async def test_events_are_those_of_jobs(client: httpx.AsyncClient, site: ReconstructionSite) -> None:
+    job = await submit(client)
+    async with site.runner().started():
+        response = await client.get(f"/v1/jobs/{job}/events")
+    names = [line.removeprefix("event: ") for line in response.text.splitlines() if line.startswith("event: ")]
+    assert names[-1] == "result" and set(names[:-1]) == {"progress"}
+
+
+async def test_a_runner_that_stops_leaves_the_work_to_the_next(
+    client: httpx.AsyncClient, site: ReconstructionSite
+) -> None:
+    job = await submit(client)
+    site.reconstruction.gate.clear()
+    async with site.runner().started():
+        await until(client, job, lambda found: found["status"] == "running" and found["work"] is not None)
+    assert site.reconstruction.cancelled == [job]
+    site.reconstruction.gate.set()
+    async with site.runner().started():
+        await until(client, job, lambda found: found["status"] == "succeeded")
+    assert len(site.reconstruction.started) == 1
+
+
+async def test_a_replica_that_is_being_replaced_is_waited_for(
+    client: httpx.AsyncClient, site: ReconstructionSite
+) -> None:
+    site.reconstruction.failing = [Unavailable("It is being replaced.", retry_after_s=0.01) for _ in range(8)]
+    job = await submit(client)
+    async with site.runner().started():
+        found = await until(client, job, lambda found: found["status"] in ("succeeded", "failed"))
+    assert found["status"] == "succeeded"
+    assert found["attempts"] > 1
+
+
+async def test_why_there_is_no_scene(client: httpx.AsyncClient, site: ReconstructionSite) -> None:
+    why = Failure("InvalidMedia", "photos_not_aligned", "Only 2 of 9 photos could be aligned: ...", "photos")
+    site.reconstruction.script[-1] = replace(site.reconstruction.script[-1], state="failed", failure=why)
+    job = await submit(client)
+    async with site.runner().started():
+        found = await until(client, job, lambda found: found["status"] == "failed")
+    assert (found["error"]["code"], found["error"]["param"]) == ("photos_not_aligned", "photos")
+    assert found["error"]["message"].startswith("Only 2 of 9 photos")
+    assert site.scenes.puts == []
+
+
+async def test_an_archive_or_a_video_is_a_body(client: httpx.AsyncClient, site: ReconstructionSite) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for _, (name, file, _) in PHOTOS:
+            archive.writestr(name, file)
+    headers = {"content-type": "application/zip"}
+    response = await client.post(f"{ROOT}?name=garden", content=buffer.getvalue(), headers=headers)
+    assert ok(response, 202)["status"] == "queued"
+
+
+async def test_the_same_key_is_the_same_job(client: httpx.AsyncClient) -> None:
+    sent = {"data": {"name": "garden"}, "files": PHOTOS, "headers": {"idempotency-key": "one"}}
+    first = ok(await client.post(ROOT, **sent), 202)
+    assert ok(await client.post(ROOT, **sent), 202)["id"] == first["id"]
+
+
+async def test_as_a_job(client: httpx.AsyncClient) -> None:
+    fields = {"operation": "reconstructions", "request": json.dumps({"name": "garden"})}
+    job = ok(await client.post("/v1/jobs", data=fields, files=PHOTOS), 202)
+    assert ok(await client.get(f"{ROOT}/{job['id']}"))["id"] == job["id"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "files", "status", "code", "param"),
+    [
+        ({}, PHOTOS, 400, "missing_field", "name"),
+        ({"name": "Garden!"}, PHOTOS, 400, "invalid_scene_name", "name"),
+        ({"name": "garden", "quality": "best"}, PHOTOS, 400, "invalid_field", "quality"),
+        ({"name": "garden", "speed": "9"}, PHOTOS, 400, "unknown_field", "speed"),
+        ({"name": "garden"}, PHOTOS[:2], 400, "too_few_photos", "photos"),
+        ({"name": "garden"}, PHOTOS * 2, 400, "too_many_photos", "photos"),
+        ({"name": "garden"}, [("photos", ("a.txt", b"hello world", "text/plain"))], 400, "not_an_image", None),
+        ({"name": "garden"}, [("voice", ("a.png", png("red"), "image/png"))], 400, "unknown_field", "voice"),
+        ({"name": "taken"}, PHOTOS, 409, "scene_exists", "name"),
+    ],
+)
+async def test_refused(
+    client: httpx.AsyncClient,
+    site: ReconstructionSite,
+    fields: dict[str, str],
+    files: list[Any],
+    status: int,
+    code: str,
+    param: str | None,
+) -> None:
+    site.scenes.put_scene("taken", b"old")
+    assert error_of(await client.post(ROOT, data=fields, files=files), status) == (code, param)
+    assert ok(await client.get("/v1/jobs"))["data"] == []
+
+
+async def test_a_scene_gives_way_when_told(client: httpx.AsyncClient, site: ReconstructionSite) -> None:
+    site.scenes.put_scene("garden", b"old")
+    job = await submit(client, replace="true")
+    async with site.runner().started():
+        await until(client, job, lambda found: found["status"] == "succeeded")
+    assert site.scenes.puts[-1]["replace"] is True
+
+
+async def test_no_photos(client: httpx.AsyncClient) -> None:
+    response = await client.post(ROOT, data={"name": "garden"}, files=[("name2", ("", b""))])
+    assert response.status_code == 400
+    response = await client.post(ROOT, json={"name": "garden"})
+    assert error_of(response, 415) == ("unsupported_media_type", "content-type")
+
+
+async def test_other_jobs_and_other_clients(client: httpx.AsyncClient, site: ReconstructionSite) -> None:
+    job = await submit(client)
+    async with site.client(headers={"X-API-Key": KEYS["bob"]}) as bob:
+        for path in ("", "/preview"):
+            assert error_of(await bob.get(f"{ROOT}/{job}{path}"), 404)[0] == "job_not_found"
+        assert error_of(await bob.post(f"{ROOT}/{job}/cancel"), 404)[0] == "job_not_found"
+    fields = {"operation": "classify", "request": {"labels": ["a", "b"], "images": []}}
+    other = await client.post("/v1/jobs", json=fields)
+    assert other.status_code == 400
+    assert error_of(await client.get(f"{ROOT}/{job}/preview"), 404)[0] == "reconstruction_not_found"
+
+
+async def test_a_cluster_without_the_model() -> None:
+    site = Site()
+    async with site.client() as client:
+        response = await client.post(ROOT, data={"name": "garden"}, files=PHOTOS)
+        assert error_of(response, 404)[0] == "not_configured"
