@@ -135,7 +135,7 @@ class ModelInfo:
         load_s: seconds from start to ready.
         dimension: length of its embeddings.
         image_size: side of its input, in pixels.
-        engine: `vllm` or `transformers`.
+        engine: `vllm` or `transformers`; of a renderer, `cpu`, `gsplat` or `torch`.
         context_tokens: most tokens of prompt and answer together.
         weights_bytes: memory of the loaded weights.
         start_s: seconds of each stage of the start.

@@ -68,12 +68,13 @@ def take_in(folder: WorkFolder, spec: Spec, tell: Tell) -> dict[str, Any]:
     count = _count(kind, files, spec)
     skipped: list[dict[str, str]] = []
     used: list[_Kept] = []
+    cameras: dict[tuple[str, ...], Path] = {}
     with replacing(folder.photos) as new:
         new.mkdir()
         for position, photo in enumerate(_photos(kind, files, folder.names(), spec, skipped)):
             tell(min(position, count), count)
-            used.append(_keep(new, photo, len(used)))
-        used = _selected(new, used, spec.max_photos, skipped)
+            used.append(_keep(new, photo, len(used), cameras))
+        used = _selected(used, spec.max_photos, skipped)
         if len(used) < LEAST_PHOTOS:
             raise InvalidRequest(_too_few(len(used), kind, skipped), code="too_few_photos", param="photos")
     report = capture.assess([k.name for k in used], [k.measures for k in used], from_video=kind == "video")
@@ -153,9 +154,14 @@ def _exif(data: bytes) -> tuple[tuple[str, str], int | None]:
     return make, focal if 4 <= focal <= 2000 else None
 
 
-def _keep(root: Path, photo: _Photo, number: int) -> _Kept:
-    """The photo as a file in its camera's folder."""
-    folder = _camera_folder(root, photo.camera)
+def _keep(root: Path, photo: _Photo, number: int, cameras: dict[tuple[str, ...], Path]) -> _Kept:
+    """The photo as a file in its camera's folder: what lies in one folder shares a focal length and a distortion.
+
+    Args:
+        cameras: folders so far.
+    """
+    folder = cameras.setdefault(photo.camera, root / f"camera{len(cameras)}")
+    folder.mkdir(exist_ok=True)
     path = folder / f"{number:05d}.jpg"
     exif = Image.Exif()
     if photo.focal_mm is not None:
@@ -164,20 +170,7 @@ def _keep(root: Path, photo: _Photo, number: int) -> _Kept:
     return _Kept(photo.name, path, capture.measure(photo.pixels))
 
 
-def _camera_folder(root: Path, camera: tuple[str, ...]) -> Path:
-    """One for each camera: what lies in one folder shares a focal length and a distortion."""
-    listed = root / "cameras.txt"
-    known = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
-    key = repr(camera)
-    if key not in known:
-        known.append(key)
-        listed.write_text("\n".join(known) + "\n", encoding="utf-8")
-    folder = root / f"camera{known.index(key)}"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-def _selected(root: Path, kept: list[_Kept], most: int, skipped: list[dict[str, str]]) -> list[_Kept]:
+def _selected(kept: list[_Kept], most: int, skipped: list[dict[str, str]]) -> list[_Kept]:
     """Without repeats, and no more than `most`: of each stretch of the walk the sharpest."""
     doubles = set(capture.repeats([k.measures for k in kept]))
     single = [k for position, k in enumerate(kept) if position not in doubles]
