@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 from deployments import heap
 from deployments.base import CpuPool, Pipeline
 from deployments.batching import BatchLimits
-from deployments.gpu import CONTEXT_GB
 from deployments.messages import Call, ModelInfo
 from deployments.rendering.camera import Camera
 from deployments.rendering.checks import check_all, check_camera, check_count, check_options
@@ -32,10 +31,10 @@ from deployments.rendering.messages import (
     ViewFiles,
 )
 from deployments.rendering.metrics import SceneMetrics
-from deployments.rendering.scene_cache import SceneCache
+from deployments.rendering.scene_cache import SceneCache, scene_bytes
+from deployments.rendering.turns import Turns
 from deployments.replica import ReplicaMetrics
 from deployments.scenes.blobs import blobs_of
-from deployments.splat.turns import Turns
 from serve.config.scene_models import NerfModel, SceneStoreModel
 from serve.errors import ArgusError, InvalidMedia, InvalidRequest, ModelFailed, Unavailable
 
@@ -49,8 +48,6 @@ _PARTS: Final = 4
 _AHEAD: Final = 2 * _PARTS
 _VIEWS_AT_ONCE: Final = 2
 _READERS: Final = 2
-# Share of the GPU memory that is left to torch which fields may take; drawing takes the rest.
-_FIELDS_SHARE: Final = 0.6
 
 
 class NerfReplica:
@@ -85,7 +82,7 @@ class NerfReplica:
         self._readers = CpuPool(_READERS)
         self._metrics = SceneMetrics(name)
         self._fields: SceneCache[RadianceField] = SceneCache(
-            _scene_bytes(config, self._adapter.device == "cuda"), self._load, self._metrics
+            scene_bytes(config, self._adapter.device == "cuda"), self._load, self._metrics
         )
         self._info: ModelInfo | None = None
         self._ready = asyncio.Lock()
@@ -226,14 +223,6 @@ class NerfReplica:
             raise Unavailable(
                 f"The stored scene cannot be read: {error.message}", code="scene_damaged", param="scene"
             ) from error
-
-
-def _scene_bytes(config: NerfModel, on_gpu: bool) -> int:
-    """Memory for fields, in bytes: as configured, and on a GPU at most a share of the model's budget."""
-    configured = config.scene_memory_gb * 1e9
-    if not on_gpu:
-        return int(configured)
-    return int(min(configured, _FIELDS_SHARE * (config.gpu_memory_gb - CONTEXT_GB) * 1e9))
 
 
 def _check(request: RenderRequest | FilmRequest) -> None:

@@ -116,7 +116,7 @@ def align(folder: WorkFolder, spec: Spec, photos: int, tell: Tell) -> dict[str, 
     best: Any = None
     with replacing(folder.alignment / "attempts") as scratch:
         scratch.mkdir()
-        for number, settings in enumerate(_STARTS):
+        for number, settings in enumerate(_STARTS if spec.mapper == "incremental" else _STARTS[:1]):
             output = scratch / str(number)
             output.mkdir()
             for model in _mapped(folder, output, spec, settings, photos, tell):
@@ -148,6 +148,8 @@ def _mapped(
         at_once = pycolmap.GlobalPipelineOptions()
         at_once.num_threads = spec.threads
         at_once.random_seed = spec.seed
+        at_once.mapper.global_positioning.use_gpu = False
+        at_once.mapper.bundle_adjustment.ceres.use_gpu = False
         return list(pycolmap.global_mapping(_database(folder), folder.photos, output, at_once).values())
     options = pycolmap.IncrementalPipelineOptions()
     options.min_model_size = LEAST_PHOTOS

@@ -8,10 +8,23 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Final, Generic, Literal, Protocol, TypeVar
 
+from deployments.gpu import CONTEXT_GB
 from deployments.rendering.messages import SceneRef
+from serve.config.scene_models import RendererModel
 from serve.errors import PayloadTooLarge
+
+# Share of the GPU memory that is left to torch which scenes may take; drawing takes the rest.
+_SCENES_SHARE: Final = 0.6
+
+
+def scene_bytes(config: RendererModel, on_gpu: bool) -> int:
+    """Memory for scenes, in bytes: as configured, and on a GPU at most a share of the model's budget."""
+    configured = config.scene_memory_gb * 1e9
+    if not on_gpu:
+        return int(configured)
+    return int(min(configured, _SCENES_SHARE * (config.gpu_memory_gb - CONTEXT_GB) * 1e9))
 
 
 class Sized(Protocol):

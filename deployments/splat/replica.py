@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from deployments import heap
 from deployments.base import CpuPool, Pipeline
 from deployments.batching import BatchLimits
-from deployments.gpu import CONTEXT_GB, cap_allocator
+from deployments.gpu import cap_allocator
 from deployments.messages import Call, ModelInfo
 from deployments.rendering.camera import Camera
 from deployments.rendering.checks import check_all, check_count, check_options
@@ -37,12 +37,12 @@ from deployments.rendering.messages import (
     ViewFiles,
 )
 from deployments.rendering.metrics import SceneMetrics
-from deployments.rendering.scene_cache import SceneCache
+from deployments.rendering.scene_cache import SceneCache, scene_bytes
+from deployments.rendering.turns import Turns
 from deployments.replica import ReplicaMetrics
 from deployments.scenes.blobs import blobs_of
 from deployments.splat import scene_file
 from deployments.splat.gaussians import Gaussians
-from deployments.splat.turns import Turns
 from serve.config.scene_models import SceneStoreModel, SplatModel
 from serve.errors import ArgusError, InvalidMedia, InvalidRequest, ModelFailed, Unavailable
 
@@ -52,8 +52,6 @@ if TYPE_CHECKING:
 
 # Of the largest views, how many make a batch, and how many may be drawn and wait for their encoder.
 _LARGEST_AT_ONCE: Final = 4
-# Share of the GPU memory that is left to torch which scenes may take; drawing takes the rest.
-_SCENES_SHARE: Final = 0.6
 # Scenes read from the store at once, or looked at through masks; apart from the encoders, which neither shall hold up.
 _READERS: Final = 2
 
@@ -251,14 +249,6 @@ class SplatReplica:
             raise Unavailable(
                 f"The stored scene cannot be read: {error.message}", code="scene_damaged", param="scene"
             ) from error
-
-
-def scene_bytes(config: SplatModel, on_gpu: bool) -> int:
-    """Memory for scenes, in bytes: as configured, and on a GPU at most a share of the model's budget."""
-    configured = config.scene_memory_gb * 1e9
-    if not on_gpu:
-        return int(configured)
-    return int(min(configured, _SCENES_SHARE * (config.gpu_memory_gb - CONTEXT_GB) * 1e9))
 
 
 def _add_weights(

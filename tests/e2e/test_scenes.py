@@ -119,12 +119,15 @@ def test_every_protocol_draws_the_same(scenes: Cluster) -> None:
             given[-1].set_data_from_numpy(array)
         return given
 
-    headers = {"x-api-key": KEY}
+    def key() -> dict[str, str]:
+        """A new one for each call: tritonclient writes into it."""
+        return {"x-api-key": KEY}
+
     with triton_http.InferenceServerClient(scenes.http.removeprefix("http://")) as http:
-        by_http = http.infer("splat.render", fill(triton_http), headers=headers)
-        assert http.is_model_ready("splat.render", headers=headers)
+        by_http = http.infer("splat.render", fill(triton_http), headers=key())
+        assert http.is_model_ready("splat.render", headers=key())
     with triton_grpc.InferenceServerClient(scenes.grpc) as grpc:
-        by_grpc = grpc.infer("splat.render", fill(triton_grpc), headers=headers)
+        by_grpc = grpc.infer("splat.render", fill(triton_grpc), headers=key())
     for answer in (by_http, by_grpc):
         np.testing.assert_array_equal(answer.as_numpy("RGB")[0], native)
         assert answer.as_numpy("DEPTH").dtype == np.float32

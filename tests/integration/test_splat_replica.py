@@ -30,12 +30,13 @@ from deployments.rendering.messages import (
     SceneRef,
     ViewFiles,
 )
+from deployments.rendering.scene_cache import scene_bytes
 from deployments.scenes.blobs import Blobs, blobs_of
 from deployments.splat import formats, scene_file
 from deployments.splat.coverage import weights
 from deployments.splat.cpu import CpuRasteriser, CpuScene
 from deployments.splat.gaussians import Gaussians
-from deployments.splat.replica import SplatReplica, scene_bytes
+from deployments.splat.replica import SplatReplica
 from serve.config.scene_models import SceneStoreModel, SplatModel
 from serve.errors import (
     ArgusError,

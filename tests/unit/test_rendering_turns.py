@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deployments.splat.turns import Turns
+from deployments.rendering.turns import Turns
 from tests.support.batch_gate import Recorder
 
 PASS_S = 0.1
