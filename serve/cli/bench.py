@@ -439,6 +439,19 @@ def scene_files(
     _finish(benchmark.run(cases=cases, seed=seed, progress=errors), json, check)
 
 
+@app.command()
+def splat(
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured.")] = 9,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """Gaussians drawn on the CPU, beside gsplat's torch functions and a plain reference (about 3 minutes)."""
+    from benchmarks import splat as benchmark
+
+    _finish(benchmark.run(rounds=3 if quick else rounds, quick=quick), json, check)
+
+
 @app.command("splat-serving")
 def splat_serving(
     gaussians: Annotated[int, typer.Option(min=1000, help="Gaussians in the scene.")] = 100_000,
