@@ -31,8 +31,8 @@ class SceneStoreModel(StoreModel):
     worker_memory_gb: float = Field(
         6,
         gt=0,
-        description="Memory that work on one file may take, in GB (1e9 bytes) beyond the worker's own; about 1 a million "
-        "Gaussians with all harmonics.",
+        description="Memory that work on one file may take, in GB (1e9 bytes) beyond the worker's own; about 1 for a "
+        "million Gaussians with all harmonics.",
     )
     artifact_ttl_s: float = Field(86_400, gt=0, description="Seconds that exports and videos are kept.")
     preload: dict[Name, str] = Field(
