@@ -275,7 +275,7 @@ async def test_a_viewer_who_does_not_read_delays_no_other(
 ) -> None:
     site.splat.padding = 4_000_000
     async with websockets.connect(
-        f"{address}/room/stream?max_fps=60", max_size=None, max_queue=1, close_timeout=0.1
+        f"{address}/room/stream?max_fps=60", max_size=None, max_queue=1, close_timeout=0.1, compression=None
     ) as slow:
         for _ in range(30):
             await tell(slow, **ORBIT)
