@@ -20,14 +20,16 @@ from serve import loopback
 _MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 
 # What the wrapper changes in the configuration that Ray writes, which has no options for it:
-# statistics and metrics listen on every interface, and errors of HAProxy's own making all become a plain 500.
+# statistics and metrics listen on every interface, errors of HAProxy's own making all become a plain 500, and the
+# messages of WebSockets, which are JPEGs, would be compressed on the router's event loop.
 # Ray checks the pid of what it started, hence `exec`.
 _WRAPPER = """#!/bin/sh
 previous=
 for argument in "$@"; do
   [ "$previous" = "-f" ] && sed -i \\
     -e 's/^\\( *bind\\) \\*\\{{0,1\\}}:\\({ports}\\)\\b/\\1 127.0.0.1:\\2/' \\
-    -e 's|^\\( *errorfile \\(50[234]\\)\\) .*|\\1 {folder}/\\2.http|' "$argument"
+    -e 's|^\\( *errorfile \\(50[234]\\)\\) .*|\\1 {folder}/\\2.http|' \\
+    -e '/^frontend http_frontend/a\\    http-request del-header sec-websocket-extensions' "$argument"
   previous=$argument
 done
 exec {binary} "$@"

@@ -23,8 +23,10 @@ defaults
     errorfile 502 /nowhere/500.http
     errorfile 503 /nowhere/500.http
     errorfile 504 /nowhere/500.http
-frontend main
+frontend http_frontend
     bind *:{main}
+    http-request set-var(txn.offer) req.hdr(sec-websocket-extensions)
+    http-request return status 200 content-type text/plain lf-string "[%[var(txn.offer)]]" if {{ path /offered }}
     default_backend routers
 backend routers
     server gone 127.0.0.1:{gone}
@@ -67,6 +69,12 @@ def test_a_missing_router_is_an_honest_503(proxy: tuple[int, subprocess.Popen[by
     answer = httpx.get(f"http://127.0.0.1:{proxy[0]}/v1/models", trust_env=False)
     assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
     assert answer.json()["error"]["code"] == "unavailable"
+
+
+def test_sockets_are_not_offered_compression(proxy: tuple[int, subprocess.Popen[bytes]]) -> None:
+    offer = {"sec-websocket-extensions": "permessage-deflate"}
+    answer = httpx.get(f"http://127.0.0.1:{proxy[0]}/offered", headers=offer, trust_env=False)
+    assert (answer.status_code, answer.text) == (200, "[]")
 
 
 def test_without_a_binary_the_plain_proxy_is_configured(tmp_path: Path) -> None:
