@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -22,6 +21,7 @@ from serve.protocol import cascade_chat, routes
 from serve.protocol.bodies import context_of, json_object, read_body
 from serve.protocol.chat_bodies import ChatFields, StreamOptions, chat_fields, sampling, turns
 from serve.protocol.edge import error_fields
+from serve.protocol.events import HEADERS, MEDIA_TYPE, server_event
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, json_body, json_response
 
@@ -95,8 +95,7 @@ class _EventStream(StreamingResponse):
     answer that is complete, the reader does not wait for the end of the call below."""
 
     def __init__(self, content: AsyncGenerator[bytes, None], events: AsyncGenerator[ChatEvent, None]) -> None:
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        super().__init__(content, media_type="text/event-stream", headers=headers)
+        super().__init__(content, media_type=MEDIA_TYPE, headers=dict(HEADERS))
         self._content, self._events = content, events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,7 +146,7 @@ async def server_sent(
             for chunk in chunks.of(event):
                 yield chunk
     except ArgusError as error:
-        yield _event({"error": error_fields(error, context.request_id)})
+        yield server_event({"error": error_fields(error, context.request_id)})
         return
     if include_usage:
         yield chunks.usage()
@@ -188,11 +187,11 @@ class _Chunks:
 
     def usage(self) -> bytes:
         """The last chunk."""
-        return _event({**self._head, "choices": [], "usage": _usage(self._prompt, self._tokens, self._cached)})
+        return server_event({**self._head, "choices": [], "usage": _usage(self._prompt, self._tokens, self._cached)})
 
     def extension(self, fields: dict[str, Any]) -> bytes:
         """A chunk without choices, for fields that OpenAI's do not have; its clients read over them."""
-        return _event({**self._head, "choices": [], **self._tail, **fields})
+        return server_event({**self._head, "choices": [], **self._tail, **fields})
 
     def _chunk(
         self, index: int, delta: dict[str, Any], logprobs: tuple[TokenLogprob, ...], finish: str | None
@@ -203,11 +202,7 @@ class _Chunks:
             "logprobs": _logprobs(logprobs, wanted=self._logprobs and bool(logprobs)),
             "finish_reason": finish,
         }
-        return _event({**self._head, "choices": [choice], **self._tail})
-
-
-def _event(content: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(content) + b"\n\n"
+        return server_event({**self._head, "choices": [choice], **self._tail})
 
 
 def _head(kind: str, prepared: Prepared, context: RequestContext) -> dict[str, Any]:

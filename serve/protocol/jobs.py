@@ -9,7 +9,6 @@ from typing import Any, Final
 import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, field_validator
-from starlette.responses import StreamingResponse
 
 from deployments.jobs.types import ENDED, Job
 from serve.config.cluster import Limits
@@ -22,13 +21,13 @@ from serve.media.source import MediaBytes
 from serve.protocol import routes
 from serve.protocol.bodies import Fields, context_of, json_object, read_body, read_form, validate
 from serve.protocol.edge import error_fields
+from serve.protocol.events import RETRY, document, event_stream, server_event
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, json_body, json_response
 
 _LISTED: Final = 100
 _KEY_HEADER: Final = "idempotency-key"
 # Milliseconds after which a reader of events, whose stream ended before the job, comes back.
-_RETRY: Final = b"retry: 1000\n\n"
 Files = Sequence[tuple[str, MediaBytes]]
 
 
@@ -146,11 +145,10 @@ def _add_reading(router: APIRouter, service: JobService) -> None:
         "/{id}/events",
         summary="A job's progress as server-sent events",
         responses={
-            200: {
-                "description": "`progress` whenever the job changes, at its end `result` or `error`; each with the "
-                "job. A stream that ends before the job is gone on with by Last-Event-ID; 204 when nothing is left.",
-                "content": {"text/event-stream": {"schema": {"type": "string"}}},
-            },
+            **document(
+                "`progress` whenever the job changes, at its end `result` or `error`; each with the "
+                "job. A stream that ends before the job is gone on with by Last-Event-ID; 204 when nothing is left."
+            ),
             **ERRORS,
         },
     )
@@ -160,9 +158,7 @@ def _add_reading(router: APIRouter, service: JobService) -> None:
         seen = _version(request.headers.get("last-event-id"), job)
         if job.state in ENDED and seen >= job.version:
             return Response(status_code=204)  # which ends an EventSource (WHATWG HTML, section 9.2.2)
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        stream = _events(service, job, context, seen)
-        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+        return event_stream(_events(service, job, context, seen))
 
 
 async def _read(request: Request, limit: int) -> tuple[JobFields, Files]:
@@ -198,21 +194,16 @@ async def _admitted(operation: Operation, fields: JobFields, files: Files, conte
 
 
 async def _events(service: JobService, job: Job, context: RequestContext, seen: int) -> AsyncGenerator[bytes, None]:
-    yield _RETRY
+    yield RETRY
     try:
         async for now in service.watch(job, context, seen):
             if now.state in ENDED:
                 name = "result" if now.state == "succeeded" else "error"
-                yield _event(name, now.version, job_object(*await service.get(now.id, context), context))
+                yield server_event(job_object(*await service.get(now.id, context), context), name, now.version)
             else:
-                yield _event("progress", now.version, job_object(now, None, context))
+                yield server_event(job_object(now, None, context), "progress", now.version)
     except ArgusError as error:  # the status has been sent
-        yield _event("error", None, {"error": error_fields(error, context.request_id)})
-
-
-def _event(name: str, version: int | None, content: dict[str, Any]) -> bytes:
-    number = b"" if version is None else b"id: %d\n" % version
-    return b"event: " + name.encode() + b"\n" + number + b"data: " + orjson.dumps(content) + b"\n\n"
+        yield server_event({"error": error_fields(error, context.request_id)}, "error")
 
 
 def _version(last_event_id: str | None, job: Job) -> int:

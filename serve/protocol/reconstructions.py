@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import base64
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from deployments.jobs.types import Job
+from deployments.jobs.types import ENDED, Job
 from deployments.reconstruction.messages import Mapper, Matching, Method, Quality, Spec, Status, Up
 from serve.config.cluster import Limits
 from serve.context import RequestContext
-from serve.errors import InvalidRequest, NotFound, UnsupportedMedia
+from serve.errors import ArgusError, DeadlineExceeded, InvalidRequest, NotFound, UnsupportedMedia
 from serve.jobs.operation import JobInput, Report
 from serve.jobs.service import JobService, digest_of
 from serve.media.source import MediaBytes
 from serve.protocol import routes
 from serve.protocol.bodies import Fields, context_of, read_body, read_form, validate
+from serve.protocol.edge import error_fields
+from serve.protocol.events import RETRY, document, event_stream, server_event
 from serve.protocol.job_files import Files, accepted
 from serve.protocol.jobs import job_object
 from serve.protocol.native import json
@@ -29,6 +33,8 @@ from serve.reconstructions import Reconstructed, ReconstructionService, Wanted
 OPERATION: Final = "reconstructions"
 _FILES: Final = ("photos", "photos[]", "photo", "images", "images[]", "image", "video", "archive", "file", "files")
 _KEY_HEADER: Final = "idempotency-key"
+# Seconds between looks at a reconstruction that is watched.
+_LOOK_S: Final = 1.0
 
 
 class ReconstructFields(Fields):
@@ -111,6 +117,22 @@ def build(service: ReconstructionService, jobs: JobService, limits: Limits) -> A
         return json(_object(job, result, await service.status(id, context), context))
 
     @router.get(
+        "/{id}/events",
+        summary="A reconstruction's progress and previews as server-sent events",
+        responses={
+            **document(
+                "`progress` with stage, percentage and time left; `preview` with each new picture of the scene in the "
+                "making, a JPEG in base64; at the end `result` or `error`. A stream that ends before is begun again."
+            ),
+            **ERRORS,
+        },
+    )
+    async def events(id: str, request: Request) -> Response:
+        context = context_of(request)
+        await _own(jobs, id, context)
+        return event_stream(_events(service, jobs, id, context))
+
+    @router.get(
         "/{id}/preview",
         summary="The scene in the making",
         responses=file_response(
@@ -144,6 +166,43 @@ def reconstruction_object(made: Reconstructed) -> dict[str, Any]:
         "turntable": artifact_object(made.turntable, made.scene.name),
         "report": made.report,
     }
+
+
+async def _events(
+    service: ReconstructionService, jobs: JobService, job_id: str, context: RequestContext
+) -> AsyncGenerator[bytes, None]:
+    """What has changed since the last look, until the job ends or the reader's time does."""
+    yield RETRY
+    told: dict[str, Any] = {}
+    preview = 0
+    try:
+        while True:
+            job, result = await _own(jobs, job_id, context)
+            if job.state in ENDED:
+                content = _object(job, result, None, context)
+                yield server_event(content, "result" if job.state == "succeeded" else "error")
+                return
+            status = await service.status(job_id, context)
+            content = _object(job, None, status, context)
+            if {**content, "work": _steps(status)} != told:
+                told = {**content, "work": _steps(status)}
+                yield server_event(content, "progress")
+            if status is not None and status.preview > preview:
+                preview = status.preview
+                picture = base64.b64encode(await service.preview(job_id, context)).decode()
+                yield server_event({"preview": preview, "media_type": "image/jpeg", "data": picture}, "preview")
+            if context.left_s() <= _LOOK_S:
+                return
+            await asyncio.sleep(_LOOK_S)
+    except DeadlineExceeded:
+        return  # the reader's time; it comes back
+    except ArgusError as error:  # the status line has been sent
+        yield server_event({"error": error_fields(error, context.request_id)}, "error")
+
+
+def _steps(status: Status | None) -> tuple[Any, ...]:
+    """What is worth an event: time passes all the while."""
+    return () if status is None else (status.stage, status.done, status.total, int(100 * status.fraction))
 
 
 async def _own(jobs: JobService, job_id: str, context: RequestContext) -> tuple[Job, bytes | None]:

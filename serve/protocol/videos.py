@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, create_model
 from starlette.responses import StreamingResponse
@@ -19,6 +17,7 @@ from serve.media.admit import MediaSource, Reference
 from serve.protocol import routes
 from serve.protocol.bodies import Fields, Submission, context_of, read_submission, validate
 from serve.protocol.edge import error_fields
+from serve.protocol.events import HEADERS, MEDIA_TYPE, server_event
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, json_response, video_body
 from serve.protocol.video_bodies import OPERATIONS, PartFields, video_request
@@ -34,7 +33,6 @@ _SUMMARIES: dict[Operation, str] = {
     "summary": "Summarise a video",
     "keyframes": "Pictures that stand for a video, with times and descriptions",
 }
-_EVENTS = "text/event-stream"
 # Events that wait for a reader who is slower than the work; then the work waits.
 _BACKLOG = 16
 
@@ -105,7 +103,7 @@ def _video(submission: Submission, named: str | None) -> tuple[str, MediaSource]
 
 
 def _wants_events(request: Request) -> bool:
-    return request.headers.get("accept", "").partition(",")[0].partition(";")[0].strip() == _EVENTS
+    return request.headers.get("accept", "").partition(",")[0].partition(";")[0].strip() == MEDIA_TYPE
 
 
 def _with_way_out(error: DeadlineExceeded, operation: str) -> ArgusError:
@@ -129,9 +127,8 @@ class EventStream(StreamingResponse):
     """
 
     def __init__(self, service: VideoService, request: VideoRequest, context: RequestContext) -> None:
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         self._events = _events(service, request, context)
-        super().__init__(self._events, media_type=_EVENTS, headers=headers)
+        super().__init__(self._events, media_type=MEDIA_TYPE, headers=dict(HEADERS))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -145,17 +142,17 @@ async def _events(service: VideoService, request: VideoRequest, context: Request
 
     async def tell(progress: Progress) -> None:
         told = {"stage": progress.stage, "done": progress.done, "total": progress.total}
-        await queue.put(event("progress", told))
+        await queue.put(server_event(told, "progress"))
         if progress.chunk is not None:
-            await queue.put(event("partial", progress.chunk.value))
+            await queue.put(server_event(progress.chunk.value, "partial"))
 
     async def run() -> None:
         try:
             body = await service.run(request, context, tell)
-            last = event("result", body | {"request_id": context.request_id})
+            last = server_event(body | {"request_id": context.request_id}, "result")
         except ArgusError as error:
             shown = _with_way_out(error, request.operation) if isinstance(error, DeadlineExceeded) else error
-            last = event("error", {"error": error_fields(shown, context.request_id)})
+            last = server_event({"error": error_fields(shown, context.request_id)}, "error")
         await queue.put(last)
         await queue.put(None)
 
@@ -182,8 +179,3 @@ async def _next(queue: asyncio.Queue[bytes | None], running: asyncio.Task[None])
         return await waiting
     finally:
         waiting.cancel()
-
-
-def event(name: str, content: dict[str, Any]) -> bytes:
-    """One server-sent event."""
-    return b"event: " + name.encode() + b"\ndata: " + orjson.dumps(content) + b"\n\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 import zipfile
@@ -342,3 +343,53 @@ async def test_a_cluster_without_the_model() -> None:
     async with site.client() as client:
         response = await client.post(ROOT, data={"name": "garden"}, files=PHOTOS)
         assert error_of(response, 404)[0] == "not_configured"
+
+
+def events_of(text: str) -> list[tuple[str, dict[str, Any]]]:
+    blocks = [dict(line.split(": ", 1) for line in block.split("\n")) for block in text.strip().split("\n\n")]
+    return [(block["event"], json.loads(block["data"])) for block in blocks if "event" in block]
+
+
+async def test_progress_and_previews_come_as_events(
+    client: httpx.AsyncClient, site: ReconstructionSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.protocol.reconstructions._LOOK_S", 0.005)
+    site.reconstruction.gate.clear()
+    job = ok(await client.post(ROOT, files=PHOTOS, data={"name": "toy"}), 202)
+    async with site.runner().started():
+        watching = asyncio.create_task(client.get(f"{ROOT}/{job['id']}/events"))
+        for _ in range(400):
+            if job["id"] in site.reconstruction.at:
+                break
+            await asyncio.sleep(0.005)
+        for step in range(1, len(site.reconstruction.script)):
+            site.reconstruction.at[job["id"]] = step
+            await asyncio.sleep(0.1)
+        answer = await watching
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    found = events_of(answer.text)
+    works = [content["work"] for name, content in found if name == "progress" and content["work"]]
+    assert list(dict.fromkeys(work["stage"] for work in works)) == ["intake", "features", "training"]
+    assert list(dict.fromkeys(work["percent"] for work in works)) == [0.0, 5.0, 50.0]
+    assert next(work for work in works if work["stage"] == "training")["eta_s"] == 12.3
+    (preview,) = [content for name, content in found if name == "preview"]
+    assert (preview["preview"], base64.b64decode(preview["data"])) == (3, b"\xff\xd8\xffpreview")
+    assert found[-1][0] == "result" and found[-1][1]["result"]["scene"]["name"] == "toy"
+
+
+async def test_events_are_its_owners(client: httpx.AsyncClient, site: ReconstructionSite) -> None:
+    job = ok(await client.post(ROOT, files=PHOTOS, data={"name": "toy"}), 202)
+    other = await client.get(f"{ROOT}/{job['id']}/events", headers={"X-API-Key": KEYS["bob"]})
+    assert other.status_code == 404
+
+
+async def test_events_end_with_the_readers_time_and_with_the_jobs_error(
+    client: httpx.AsyncClient, site: ReconstructionSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.protocol.reconstructions._LOOK_S", 0.005)
+    job = ok(await client.post(ROOT, files=PHOTOS, data={"name": "toy"}), 202)
+    waiting = await client.get(f"{ROOT}/{job['id']}/events", headers={"X-Argus-Timeout-Ms": "60"})
+    assert {name for name, _ in events_of(waiting.text)} == {"progress"}
+    ok(await client.post(f"{ROOT}/{job['id']}/cancel"))
+    ((name, content),) = events_of((await client.get(f"{ROOT}/{job['id']}/events")).text)
+    assert (name, content["error"]["code"]) == ("error", "job_cancelled")

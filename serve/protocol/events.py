@@ -1,0 +1,37 @@
+"""Server-sent events (WHATWG HTML, section 9.2)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Mapping
+from typing import Any, Final
+
+import orjson
+from starlette.responses import StreamingResponse
+
+MEDIA_TYPE: Final = "text/event-stream"
+# Neither a cache nor a proxy keeps events back.
+HEADERS: Final[Mapping[str, str]] = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+# How soon a reader whose stream has ended comes back.
+RETRY: Final = b"retry: 1000\n\n"
+
+
+def server_event(content: object, name: str | None = None, number: int | None = None) -> bytes:
+    """One event.
+
+    Args:
+        name: of its kind; `message` for readers when None.
+        number: what a reader who comes back says it has seen.
+    """
+    kind = b"" if name is None else b"event: " + name.encode() + b"\n"
+    order = b"" if number is None else b"id: %d\n" % number
+    return kind + order + b"data: " + orjson.dumps(content) + b"\n\n"
+
+
+def event_stream(content: AsyncIterable[bytes]) -> StreamingResponse:
+    """An answer of events."""
+    return StreamingResponse(content, media_type=MEDIA_TYPE, headers=dict(HEADERS))
+
+
+def document(description: str) -> dict[int | str, dict[str, Any]]:
+    """The answer in the OpenAPI document."""
+    return {200: {"description": description, "content": {MEDIA_TYPE: {"schema": {"type": "string"}}}}}
