@@ -19,7 +19,7 @@ from benchmarks import batching, load, material, overhead, serving, wrk
 from benchmarks.load import Run, Sample
 from benchmarks.peers import setup
 from benchmarks.report import Column, Report
-from serve.cli import bench
+from serve.cli.bench import command
 from serve.errors import Unavailable
 
 
@@ -168,10 +168,10 @@ class TestReport:
         assert Column("rate", "rate", ".1f").cell({"rate": value}) == cell
 
     def test_check_fails_only_on_a_missed_goal(self) -> None:
-        bench._finish(report(), None, check=True)
-        bench._finish(report(["too slow"]), None, check=False)
+        command.finish(report(), None, check=True)
+        command.finish(report(["too slow"]), None, check=False)
         with pytest.raises(typer.Exit):
-            bench._finish(report(["too slow"]), None, check=True)
+            command.finish(report(["too slow"]), None, check=True)
 
 
 class TestGoals:
