@@ -95,7 +95,7 @@ def test_config_check_refuses_what_does_not_fit(tmp_path: Path) -> None:
     file = tmp_path / "tight.yaml"
     file.write_text("extends: gpu\nname: tight\nnode_pools: {gpu: {gpu_memory_gb: 24}}\n")
     refused = argus("config", "check", "--config", str(file))
-    assert refused.returncode == 1 and "76 of 24 GB" in " ".join(refused.stderr.split())
+    assert refused.returncode == 1 and "80 of 24 GB" in " ".join(refused.stderr.split())
 
 
 def test_hash_key_and_schema() -> None:
