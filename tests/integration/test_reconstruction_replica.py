@@ -43,7 +43,9 @@ async def until(replica: ReconstructionReplica, job: str, *states: str) -> Statu
 
 
 async def workers() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    """Those of reconstructions; other tests' processes may still be there."""
+    running = [p for p in psutil.Process().children() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    return [p for p in running if "deployments.reconstruction.worker" in p.cmdline()]
 
 
 async def test_one_runs_and_one_waits(replica: ReconstructionReplica) -> None:
