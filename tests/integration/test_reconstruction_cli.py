@@ -42,13 +42,12 @@ def test_stopped_and_gone_on_with(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     work = WorkFolder(out / ".work")
     with subprocess.Popen(
-        command(photos, "-o", out, *SMALL),
+        # What runs in a shell's background ignores Ctrl-C, and so do its children.
+        ["env", "--default-signal=INT", *command(photos, "-o", out, *SMALL)],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        # What runs in a shell's background ignores Ctrl-C, and so do its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as first:
         while not (work.exists and work.is_done("features")):
             assert first.poll() is None
