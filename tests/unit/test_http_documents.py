@@ -462,12 +462,21 @@ async def test_a_job_reads_long_documents_a_few_pages_at_a_time_and_goes_on_wher
     assert len(world.reader.requests) == asked + 1
 
 
-async def test_a_job_keeps_to_the_back_end_that_read_the_first_pages(world: World) -> None:
+async def test_a_job_keeps_to_the_back_end_that_read_the_first_pages() -> None:
+    world = World(ocr=["florence", "reader"])
+    world.florence.raises = Unavailable("florence is away")
     job = ReadDocument(world.site.services.documents, "text")
     context = RequestContext("r", "anonymous", time.monotonic() + 20)
-    given = await job.admit({"document": URI, "backend": "florence"}, (), context)
+    reported = Reported()
+    given = await job.admit({"document": URI}, (), context)
+    whole = await job.run(given, context, reported, {})
+    assert whole["backend"] == "reader"
+    # Florence-2 is back, and comes first; but the first pages are the reader's.
+    world.florence.raises = None
+    again = await job.run(given, context, Reported(), {"0": reported.parts["0"]})
+    assert again == whole
+    # Without those pages it is asked first again.
     assert (await job.run(given, context, Reported(), {}))["backend"] == "florence"
-    assert not any(isinstance(request, ReadPages) for request in world.reader.requests)
 
 
 @pytest.mark.parametrize(
