@@ -174,6 +174,7 @@ async def _events(
     """What has changed since the last look, until the job ends or the reader's time does."""
     yield RETRY
     told: dict[str, Any] = {}
+    status: Status | None = None
     preview = 0
     try:
         while True:
@@ -182,15 +183,23 @@ async def _events(
                 content = _object(job, result, None, context)
                 yield server_event(content, "result" if job.state == "succeeded" else "error")
                 return
-            status = await service.status(job_id, context)
+            picture = None
+            try:
+                status = await service.status(job_id, context)
+                if status is not None and status.preview > preview:
+                    picture = await service.preview(job_id, context)
+            except ArgusError as error:
+                if not error.retryable:
+                    raise
+                # The model is away; that is no end of the job, which waits for it.
             content = _object(job, None, status, context)
             if {**content, "work": _steps(status)} != told:
                 told = {**content, "work": _steps(status)}
                 yield server_event(content, "progress")
-            if status is not None and status.preview > preview:
+            if picture is not None and status is not None:
                 preview = status.preview
-                picture = base64.b64encode(await service.preview(job_id, context)).decode()
-                yield server_event({"preview": preview, "media_type": "image/jpeg", "data": picture}, "preview")
+                data = base64.b64encode(picture).decode()
+                yield server_event({"preview": preview, "media_type": "image/jpeg", "data": data}, "preview")
             if context.left_s() <= _LOOK_S:
                 return
             await asyncio.sleep(_LOOK_S)
