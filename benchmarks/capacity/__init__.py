@@ -1,0 +1,1 @@
+"""Capacity planning: what models cost on a kind of hardware, what a cluster would do, and which cluster is cheapest."""

@@ -1,0 +1,1 @@
+"""When requests come: arrival processes and recorded traces, for load tests and for the simulator alike."""

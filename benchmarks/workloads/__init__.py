@@ -1,0 +1,1 @@
+"""What load tests send: one Locust user a workload."""
