@@ -82,6 +82,7 @@ class Spec:
         max_photos: most photos used; of a video, so many frames are chosen.
         max_side: longest side at which photos are matched and aligned, in pixels.
         threads: of every stage.
+        gpu_memory_gb: that torch may take, in GB; 0 leaves it free, or where there is no GPU.
         seed: of everything that draws lots.
         side, steps, count: in place of those of the quality's plan for the machine's device; see `Plan`.
     """
@@ -94,6 +95,7 @@ class Spec:
     max_photos: int = 300
     max_side: int = 1600
     threads: int = 1
+    gpu_memory_gb: float = 0.0
     seed: int = 1
     side: int | None = None
     steps: int | None = None

@@ -200,6 +200,8 @@ class ReconstructionReplica:
             max_photos=min(spec.max_photos, model.max_photos),
             max_side=min(spec.max_side, model.max_side),
             threads=model.placement.threads,
+            # Those that run at once share what the deployment has been given.
+            gpu_memory_gb=model.gpu_memory_gb / model.concurrency,
         )
 
     def _folder(self, job_id: str) -> WorkFolder:

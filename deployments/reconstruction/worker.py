@@ -47,11 +47,15 @@ def _run(folder: WorkFolder) -> None:
     import cv2
     import pycolmap
 
+    from deployments.gpu import cap_allocator
     from deployments.reconstruction.pipeline import Pipeline
 
+    spec = folder.spec()
+    if spec.gpu_memory_gb:
+        cap_allocator(spec.gpu_memory_gb)
     # The log is a file that nobody rotates.
     pycolmap.logging.minloglevel = pycolmap.logging.WARNING.value
-    cv2.setNumThreads(folder.spec().threads)
+    cv2.setNumThreads(spec.threads)
     Pipeline(folder).run()
 
 

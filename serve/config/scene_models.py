@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from deployments.gpu import CONTEXT_GB
 from serve.config.model_base import ModelBase, Name, StoreModel
 
 
@@ -79,3 +80,13 @@ class ReconstructionModel(StoreModel):
     max_side: int = Field(1600, ge=64, le=8192, description="Longest side at which photos are used, in pixels.")
     concurrency: int = Field(1, ge=1, le=16, description="Reconstructions that run at once; the others wait.")
     keep_s: float = Field(86_400, gt=0, description="Seconds that the folder of an ended reconstruction is kept.")
+
+    @model_validator(mode="after")
+    def _memory_for_each(self) -> ReconstructionModel:
+        share = self.gpu_memory_gb / self.concurrency
+        if 0 < share <= CONTEXT_GB:
+            raise ValueError(
+                f"gpu_memory_gb is {self.gpu_memory_gb:g} for {self.concurrency} at once; a CUDA context alone takes "
+                f"{CONTEXT_GB:g}, so it must be more than {CONTEXT_GB * self.concurrency:g}, or concurrency less"
+            )
+        return self

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from deployments.reconstruction.folder import WorkFolder
 from deployments.reconstruction.messages import Status
 from deployments.reconstruction.replica import ReconstructionReplica
 from deployments.splat.scene_file import read
@@ -63,6 +64,16 @@ async def test_one_runs_and_one_waits(replica: ReconstructionReplica) -> None:
     with pytest.raises(NotFound):
         await replica.status("second")
     assert await workers() == []
+
+
+async def test_those_that_run_at_once_share_the_gpu_budget(tmp_path: Path) -> None:
+    shared = model(tmp_path / "work").model_copy(update={"gpu_memory_gb": 6.0, "concurrency": 2})
+    replica = ReconstructionReplica(shared)
+    try:
+        await replica.start("job", SPEC, files())
+    finally:
+        await replica.close()
+    assert WorkFolder(tmp_path / "work" / "job").spec().gpu_memory_gb == 3.0
 
 
 async def test_another_replica_goes_on(replica: ReconstructionReplica, tmp_path: Path) -> None:

@@ -34,6 +34,14 @@ def test_gsplat_needs_a_gpu(tmp_path: Path) -> None:
     assert "models.x.rasteriser" in problem and "gpu_memory_gb" in problem
 
 
+def test_reconstructions_that_run_at_once_need_room_each(tmp_path: Path) -> None:
+    model = "{kind: reconstruction, scenes: scenes, gpu_memory_gb: 1, concurrency: 2}"
+    problems = problems_of(tmp_path, f"  scenes: {{kind: scene_store}}\n  x: {model}\n")
+    assert any(
+        "models.x" in problem and "it must be more than 1, or concurrency less" in problem for problem in problems
+    )
+
+
 @pytest.mark.parametrize(
     ("model", "key"),
     [
