@@ -33,9 +33,9 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   fi
 fi
 
-# The tests start a real Redis and a real browser; without them some skip, saying so.
+# The tests start a real Redis, browser and Prometheus (promtool comes with it); without them some skip, saying so.
 case ",$extras," in *,dev,*)
-  for program in redis-server chromium; do
+  for program in redis-server chromium prometheus; do
     if ! command -v "$program" >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
       say "installing $program"
       (apt-get update -qq && apt-get install -y -qq "$program" >/dev/null 2>&1) || say "$program could not be installed"
