@@ -16,6 +16,7 @@ from typing import Generic, ParamSpec, Protocol, TypeVar
 
 from deployments.batching import Batcher, BatchLimits, BatchObserver, being_cancelled
 from deployments.messages import Call, ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult, ModelInfo
+from serve import tracing
 from serve.errors import ArgusError, DeadlineExceeded, InvalidMedia, ModelFailed, Overloaded, Unavailable
 
 Item = TypeVar("Item")
@@ -95,7 +96,7 @@ class CpuPool:
             raise _closing()
         if self._pending >= self._most:
             raise Overloaded(f"The preprocessing queue is full ({self._most} waiting).", retry_after_s=1.0)
-        job = self._executor.submit(function, *args, **kwargs)
+        job = self._executor.submit(tracing.carried(function), *args, **kwargs)
         # Counted until the job is over, not until its caller has left: what counts is what the workers still have.
         self._pending += 1
         loop = asyncio.get_running_loop()
@@ -191,7 +192,8 @@ class Pipeline(Generic[Item, Prepared, Raw, Result]):
             return described
 
         try:
-            return await self._pool.run(job)
+            with tracing.span("preprocess"):
+                return await self._pool.run(job)
         except ArgusError:
             raise
         except Exception as error:
@@ -199,7 +201,8 @@ class Pipeline(Generic[Item, Prepared, Raw, Result]):
             raise InvalidMedia(f"This input cannot be processed: {type(error).__name__}: {error}") from error
 
     async def _forward(self, batch: list[Prepared]) -> Sequence[Raw | BaseException]:
-        return await asyncio.get_running_loop().run_in_executor(self._model_thread, self._adapter.forward, batch)
+        forward = tracing.carried(self._adapter.forward)
+        return await asyncio.get_running_loop().run_in_executor(self._model_thread, forward, batch)
 
     async def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> None:
         """Runs the probe in batches of the given sizes, so that the first client does not pay for it.

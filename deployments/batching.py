@@ -18,6 +18,7 @@ What callers may rely on:
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import time
 from collections import deque
@@ -25,11 +26,11 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from deployments import batch_policy as policy
 from deployments.forward_estimate import ForwardEstimate
+from deployments.tracing import TracedPass
+from serve import tracing
 from serve.errors import ArgusError, DeadlineExceeded, ModelFailed, Overloaded, PayloadTooLarge, Unavailable
-
-# Longest wait for company, as a share of the forward pass that it delays.
-_WAIT_SHARE = 0.25
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -94,6 +95,7 @@ class _Entry(Generic[In, Out]):
     deadline: float
     enqueued: float
     result: asyncio.Future[Out]
+    span: tracing.Span | None
 
 
 class Batcher(Generic[In, Out]):
@@ -154,8 +156,9 @@ class Batcher(Generic[In, Out]):
 
     def expected_wait_s(self) -> float:
         """Estimated seconds until an item that arrives now has been run."""
-        batches_ahead = self._waiting // self._limits.max_items + (self._running_since is not None)
-        return (batches_ahead + 1) * self._estimate.seconds(float(min(self._waiting + 1, self._limits.max_items)))
+        most = self._limits.max_items
+        pass_s = self._estimate.seconds(float(policy.next_items(self._waiting, most)))
+        return policy.expected_wait_s(self._waiting, self._running_since is not None, most, pass_s)
 
     async def submit(self, item: In, *, cost: float = 1.0, lane: Hashable = None, deadline: float = math.inf) -> Out:
         """Runs `item` in some batch and returns its result.
@@ -184,12 +187,19 @@ class Batcher(Generic[In, Out]):
                 f"The model's queue is full ({self._limits.max_queue} waiting).", retry_after_s=self.expected_wait_s()
             )
         entry: _Entry[In, Out] = _Entry(
-            item, cost, lane, deadline, self._clock(), asyncio.get_running_loop().create_future()
+            item,
+            cost,
+            lane,
+            deadline,
+            self._clock(),
+            asyncio.get_running_loop().create_future(),
+            tracing.current(),
         )
         self._lanes.setdefault(lane, deque()).append(entry)
         self._waiting += 1
         if self._loop_task is None or self._loop_task.done():
-            self._loop_task = asyncio.create_task(self._loop(), name="batcher")
+            # In a context of its own: it outlives the request that begins it.
+            self._loop_task = asyncio.create_task(self._loop(), name="batcher", context=contextvars.Context())
         self._arrival.set()
         return await self._result(entry)
 
@@ -233,8 +243,8 @@ class Batcher(Generic[In, Out]):
 
         At most `max_wait_s` and a share of the pass: waiting costs the latter of everyone, whatever it brings.
         """
-        wanted = min(self._last_size, self._limits.max_items)
-        until = self._clock() + min(self._limits.max_wait_s, _WAIT_SHARE * self._estimate.seconds(self._last_cost))
+        wanted = policy.company(self._last_size, self._limits.max_items)
+        until = self._clock() + policy.linger_s(self._limits.max_wait_s, self._estimate.seconds(self._last_cost))
         while self._waiting < wanted and not self._closed:
             left = until - self._clock()
             if left <= 0:
@@ -251,16 +261,21 @@ class Batcher(Generic[In, Out]):
         now = self._clock()
         batch: list[_Entry[In, Out]] = []
         cost, tightest = 0.0, math.inf
-        lane = min(self._lanes, key=lambda key: self._lanes[key][0].enqueued)
+        lane = list(self._lanes)[policy.oldest([entries[0].enqueued for entries in self._lanes.values()])]
         entries = self._lanes[lane]
         while entries and len(batch) < self._limits.max_items:
             entry = entries[0]
             ends = now + self._estimate.seconds(cost + entry.cost)
-            if entry.result.done():
+            verdict = (
+                policy.DEAD
+                if entry.result.done()
+                else policy.ruling(cost, entry.cost, self._limits.max_cost, tightest, entry.deadline, ends)
+            )
+            if verdict == policy.FULL:
+                break
+            if verdict == policy.DEAD:
                 self._observer.dropped(_why_dead(entry))
-            elif cost + entry.cost > self._limits.max_cost or ends > tightest:
-                break  # full, or growing further would make an item that is already in too late
-            elif ends > entry.deadline:
+            elif verdict == policy.LATE:
                 self._refuse_late(entry, now)
             else:
                 batch.append(entry)
@@ -300,6 +315,18 @@ class Batcher(Generic[In, Out]):
 
     async def _forward(self, batch: list[_Entry[In, Out]]) -> Sequence[Out | BaseException] | BaseException:
         """Results in order, or the exception that failed the batch as a whole."""
+        spans = [entry.span for entry in batch]
+        if not any(spans):
+            return await self._pass(batch)
+        now = self._clock()
+        waited = [now - entry.enqueued for entry in batch]
+        with TracedPass(spans, waited, sum(entry.cost for entry in batch)) as traced:
+            results = await self._pass(batch)
+            if isinstance(results, BaseException):
+                traced.failed(results)
+            return results
+
+    async def _pass(self, batch: list[_Entry[In, Out]]) -> Sequence[Out | BaseException] | BaseException:
         started = self._running_since = self._clock()
         cost = sum(entry.cost for entry in batch)
         try:
@@ -319,8 +346,8 @@ class Batcher(Generic[In, Out]):
         seconds = self._clock() - started
         self._estimate.observe(cost, seconds)
         waits = [started - entry.enqueued for entry in batch]
-        usual = max(self._last_pass_s, self._limits.max_wait_s)
-        self._standing_s = sum(max(0.0, wait - usual) for wait in waits) / len(waits)
+        usual_s, most_s = self._last_pass_s, self._limits.max_wait_s
+        self._standing_s = sum(policy.standing_s(wait, usual_s, most_s) for wait in waits) / len(waits)
         self._last_pass_s = seconds
         self._observer.batch_ran(items=len(batch), cost=cost, forward_s=seconds, waits_s=waits)
         return results

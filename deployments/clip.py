@@ -16,6 +16,7 @@ import numpy as np
 from deployments import heap
 from deployments.base import Pipeline
 from deployments.batching import BatchLimits
+from deployments.gpu_memory import GpuMemory
 from deployments.label_cache import LabelCache
 from deployments.messages import (
     Call,
@@ -47,6 +48,7 @@ class ClipReplica:
         started = time.monotonic()
         self._adapter = ClipAdapter(config, limits)
         self._metrics = ReplicaMetrics(name)
+        self._gpu = GpuMemory(name, config.gpu_memory_gb)
         batching = config.batching
         self._pipeline: Pipeline[Image | str, Any, Float32, Float32] = Pipeline(
             self._adapter,
@@ -80,6 +82,7 @@ class ClipReplica:
     async def check_health(self) -> None:
         """Called by Ray Serve; raises when the replica must be replaced. The first check is the warm-up."""
         await self.info()
+        await self._gpu.report()
         await self._pipeline.check(timeout_s=10.0)
 
     async def embed(self, request: EmbedRequest, call: Call) -> EmbedResult:

@@ -43,10 +43,12 @@ class Call:
     Attributes:
         request_id: for logs and traces.
         timeout_s: seconds left when the call was sent; clocks differ between nodes, so no absolute time travels.
+        traceparent: the span that it belongs to (W3C Trace Context, section 3.2); None when that is not sampled.
     """
 
     request_id: str
     timeout_s: float
+    traceparent: str | None = None
 
 
 class TaskRequest(Generic[R_co]):

@@ -8,31 +8,32 @@ from ray.util.metrics import Counter, Histogram
 
 # 1 ms to 10 s, three steps a decade: the span between a cache-warm CLIP and a large generation.
 SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
-SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256]
+SIZES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
 
 
 class ReplicaMetrics:
     """A `BatchObserver` that reports to Ray. One label, the model's name, whose values the cluster file bounds."""
 
     def __init__(self, model: str) -> None:
-        tags = ("model",)
-
-        def histogram(name: str, description: str, boundaries: Sequence[float]) -> Histogram:
-            metric = Histogram(name, description, boundaries=list(boundaries), tag_keys=tags)
+        self._wait = Histogram(
+            "argus_queue_wait_seconds",
+            "From submit to the start of the forward pass.",
+            boundaries=SECONDS,
+            tag_keys=("model",),
+        )
+        self._forward = Histogram("argus_forward_seconds", "One forward pass.", boundaries=SECONDS, tag_keys=("model",))
+        self._preprocess = Histogram(
+            "argus_preprocess_seconds", "Decoding and shaping one item.", boundaries=SECONDS, tag_keys=("model",)
+        )
+        self._size = Histogram("argus_batch_items", "Items in one forward pass.", boundaries=SIZES, tag_keys=("model",))
+        self._dropped = Counter(
+            "argus_dropped_items_total", "Items that left the queue without running.", tag_keys=("model", "reason")
+        )
+        self._retried = Counter(
+            "argus_batch_retries_total", "Batches run again item by item after a failure.", tag_keys=("model",)
+        )
+        for metric in (self._wait, self._forward, self._preprocess, self._size, self._dropped, self._retried):
             metric.set_default_tags({"model": model})
-            return metric
-
-        def counter(name: str, description: str, *more: str) -> Counter:
-            metric = Counter(name, description, tag_keys=(*tags, *more))
-            metric.set_default_tags({"model": model})
-            return metric
-
-        self._wait = histogram("argus_queue_wait_seconds", "From submit to the start of the forward pass.", SECONDS)
-        self._forward = histogram("argus_forward_seconds", "One forward pass.", SECONDS)
-        self._preprocess = histogram("argus_preprocess_seconds", "Decoding and shaping one item.", SECONDS)
-        self._size = histogram("argus_batch_items", "Items in one forward pass.", SIZES)
-        self._dropped = counter("argus_dropped_items_total", "Items that left the queue without running.", "reason")
-        self._retried = counter("argus_batch_retries_total", "Batches run again item by item after a failure.")
 
     def batch_ran(self, *, items: int, cost: float, forward_s: float, waits_s: Sequence[float]) -> None:
         """See `BatchObserver`."""

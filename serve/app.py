@@ -11,6 +11,7 @@ from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
 from deployments.gpu import gpu_fraction
+from deployments.tracing import traced
 from serve.cascade.entry import functions
 from serve.config.budget import problems
 from serve.config.cluster import ClusterFile
@@ -107,7 +108,7 @@ def _deployment(cluster: ClusterFile, name: str, model: Model) -> serve.Applicat
         graceful_shutdown_timeout_s=20,
         ray_actor_options=options,
         **routing,
-    )(factory)
+    )(traced(factory, cluster.tracing, cluster.name, name))
     return deployment.bind(*arguments)
 
 

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 
 from deployments.messages import Call
+from serve import tracing
 from serve.config.cluster import Limits
 from serve.config.overload import Priority
 from serve.errors import DeadlineExceeded, InvalidRequest
@@ -49,7 +50,7 @@ class RequestContext:
 
     def call(self) -> Call:
         """What is sent along to a model."""
-        return Call(self.request_id, self.remaining_s())
+        return Call(self.request_id, self.remaining_s(), tracing.traceparent())
 
 
 def request_id_from(given: str | None) -> str:

@@ -13,7 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+Fault = Literal["none", "client", "server"]
+"""Whose fault it is that a request failed: what objectives count is the server's."""
+
+_OURS = frozenset({"provider_not_found", "provider_rate_limited", "provider_refused_key"})
 
 
 class GrpcCode(IntEnum):
@@ -47,6 +52,7 @@ class ArgusError(Exception):
     grpc_code: ClassVar[GrpcCode] = GrpcCode.INTERNAL
     default_code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
+    blame: ClassVar[Fault] = "server"
 
     def __init__(
         self,
@@ -65,6 +71,11 @@ class ArgusError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, self.code, self.param, self.retry_after_s)
 
+    @property
+    def fault(self) -> Fault:
+        """Whose it is: what a provider holds against us is no fault of the client."""
+        return "server" if self.code in _OURS else self.blame
+
     def at(self, param: str) -> ArgusError:
         """The same error, blamed on `param`; used where the field's name is known only to the caller."""
         return type(self)(self.message, code=self.code, param=param, retry_after_s=self.retry_after_s)
@@ -82,6 +93,7 @@ class InvalidRequest(ArgusError):
     status = 400
     grpc_code = GrpcCode.INVALID_ARGUMENT
     default_code = "invalid_request"
+    blame = "client"
 
 
 class InvalidMedia(InvalidRequest):
@@ -111,6 +123,7 @@ class Unauthenticated(ArgusError):
     status = 401
     grpc_code = GrpcCode.UNAUTHENTICATED
     default_code = "unauthenticated"
+    blame = "client"
 
 
 class Forbidden(ArgusError):
@@ -119,6 +132,7 @@ class Forbidden(ArgusError):
     status = 403
     grpc_code = GrpcCode.PERMISSION_DENIED
     default_code = "forbidden"
+    blame = "client"
 
 
 class NotFound(ArgusError):
@@ -127,6 +141,7 @@ class NotFound(ArgusError):
     status = 404
     grpc_code = GrpcCode.NOT_FOUND
     default_code = "not_found"
+    blame = "client"
 
 
 class MethodNotAllowed(ArgusError):
@@ -135,6 +150,7 @@ class MethodNotAllowed(ArgusError):
     status = 405
     grpc_code = GrpcCode.UNIMPLEMENTED
     default_code = "method_not_allowed"
+    blame = "client"
 
 
 class Conflict(ArgusError):
@@ -143,6 +159,7 @@ class Conflict(ArgusError):
     status = 409
     grpc_code = GrpcCode.ALREADY_EXISTS
     default_code = "conflict"
+    blame = "client"
 
 
 class Unsupported(ArgusError):
@@ -151,6 +168,7 @@ class Unsupported(ArgusError):
     status = 400
     grpc_code = GrpcCode.UNIMPLEMENTED
     default_code = "unsupported"
+    blame = "client"
 
 
 class Overloaded(ArgusError):
@@ -166,12 +184,14 @@ class RateLimited(Overloaded):
     """A rate of requests or tokens is used up: a client's at the edge, or ours at a provider."""
 
     default_code = "rate_limited"
+    blame = "client"
 
 
 class BudgetExceeded(Overloaded):
     """The money of a tenant, or of all together, is spent for this period; nothing was called."""
 
     default_code = "budget_exceeded"
+    blame = "client"
 
 
 class ContentRefused(ArgusError):
@@ -180,6 +200,7 @@ class ContentRefused(ArgusError):
     status = 422
     grpc_code = GrpcCode.FAILED_PRECONDITION
     default_code = "content_refused"
+    blame = "client"
 
 
 class ContextTooLong(InvalidRequest):
@@ -212,12 +233,20 @@ class DeadlineExceeded(ArgusError):
     default_code = "deadline_exceeded"
 
 
+class ViewerSilent(DeadlineExceeded):
+    """Whoever looks at a live view says nothing, or does not read what is sent."""
+
+    default_code = "viewer_idle"
+    blame = "client"
+
+
 class Cancelled(ArgusError):
     """The client went away. 499 is nginx's convention; nobody is left to read it, but logs and metrics are."""
 
     status = 499
     grpc_code = GrpcCode.CANCELLED
     default_code = "cancelled"
+    blame = "client"
 
 
 class ModelFailed(ArgusError):

@@ -10,6 +10,7 @@ import numpy as np
 
 from deployments.vector_filter import parse_filter
 from deployments.vector_types import Hit, IndexInfo, IndexSpec, Item, Metadata
+from serve import tracing
 from serve.context import RequestContext
 from serve.dataplane import EMBED, DataPlane
 from serve.errors import ArgusError, InvalidRequest, NotFound
@@ -165,7 +166,10 @@ class IndexService:
     async def _call(self, method: str, context: RequestContext, *args: Any, **kwargs: Any) -> Any:
         if self._store is None:
             raise NotFound("This cluster has no model of kind vector_index.", code="no_vector_index")
-        return await self._store.call(method, context, *args, **kwargs)
+        with tracing.span("store", tracing.Kind.CLIENT) as span:
+            if span is not None:
+                span.set_attributes({"argus.store": "vector_index", "argus.method": method})
+            return await self._store.call(method, context, *args, **kwargs)
 
 
 def _vector(values: Any, param: str) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -9,6 +9,7 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 from deployments import heap
+from serve import tracing
 from serve.cascade.metrics import CascadeMetrics
 from serve.config.cluster import ClusterFile
 from serve.handles import ModelHandle, ServeHandle
@@ -38,17 +39,18 @@ class Router(GrpcSkin):
     """
 
     def __init__(self, cluster: ClusterFile, handles: Mapping[str, DeploymentHandle[Any]]) -> None:
+        tracing.set_up(cluster.tracing, cluster.name, "router")
         # Plain pickle is enough for our messages, and a third of cloudpickle's cost.
         models: dict[str, ModelHandle] = {
             name: ServeHandle(name, handle.options(request_serialization="pickle", response_serialization="pickle"))
             for name, handle in handles.items()
         }
-        recorder = RouterMetrics(RequestLog(cluster.log_level))
+        recorder = RouterMetrics(RequestLog(cluster.log_level), cluster.name, version("argus-serve"))
         overload = OverloadMetrics()
         admission = build_admission(cluster, recorder.in_flight, overload)
         overload.follow(admission.lanes)
         guard = build_guard(cluster, GuardMetrics(), admission.waited)
-        providers = build_providers(cluster.providers)
+        providers = build_providers(cluster.providers, cluster.tracing.propagate_to)
         calls = RoutedCalls(
             models, providers, guard, CacheKeys(identities_of(cluster)), kept(cluster), admission.waited
         )

@@ -7,6 +7,7 @@ import itertools
 import random
 from typing import Any
 
+from serve import tracing
 from serve.context import RequestContext
 from serve.errors import ArgusError, NotFound
 from serve.handles import ModelHandle
@@ -25,6 +26,7 @@ class StoreClient:
 
     def __init__(self, handle: ModelHandle | None, kind: str, missing: str | None = None) -> None:
         self._handle = handle
+        self._kind = kind
         self._missing = missing or f"This cluster has no model of kind {kind}."
 
     async def call(self, method: str, context: RequestContext, *args: Any, **kwargs: Any) -> Any:
@@ -38,7 +40,10 @@ class StoreClient:
             raise NotFound(self._missing, code="not_configured")
         for attempt in itertools.count(1):
             try:
-                return await self._handle.call(method, context, *args, **kwargs)
+                with tracing.span("store", tracing.Kind.CLIENT) as span:
+                    if span is not None:
+                        span.set_attributes({"argus.store": self._kind, "argus.method": method})
+                    return await self._handle.call(method, context, *args, **kwargs)
             except ArgusError as error:
                 pause = pause_before_retry(error, attempt, context.left_s(), random.random())
                 if pause is None:

@@ -15,8 +15,10 @@ from deployments.batching import BatchLimits
 from deployments.florence2.items import Picture, Prepared, Question, Watch, Written
 from deployments.florence2.messages import Answer, SeenImage, VisionRequest, VisionResult, VisionTask
 from deployments.florence2.tasks import TASKS
+from deployments.gpu_memory import GpuMemory
 from deployments.messages import Call, EncodedImage, ModelInfo, RawImage
 from deployments.replica import ReplicaMetrics
+from serve import tracing
 from serve.config.models import Florence2Model
 from serve.errors import ArgusError, DeadlineExceeded, InvalidMedia, ModelFailed
 from serve.media.image import ImageLimits
@@ -38,6 +40,7 @@ class Florence2Replica:
         self._reader = AnswerReader(self._adapter.processor)
         self._annotate = annotate
         self._metrics = ReplicaMetrics(name)
+        self._gpu = GpuMemory(name, config.gpu_memory_gb)
         batching = config.batching
         self._pipeline: Pipeline[Question, Prepared, Written, Written] = Pipeline(
             self._adapter,
@@ -72,6 +75,7 @@ class Florence2Replica:
     async def check_health(self) -> None:
         """Called by Ray Serve; raises when the replica must be replaced. The first check is the warm-up."""
         await self.info()
+        await self._gpu.report()
         if time.monotonic() - self._adapter.last_step > _WRITING_S:
             await self._pipeline.check(timeout_s=10.0)
 
@@ -88,7 +92,8 @@ class Florence2Replica:
         self, image: EncodedImage | RawImage, request: VisionRequest, watch: Watch
     ) -> SeenImage | ArgusError:
         try:
-            picture = await self._pool.run(self._open, image, watch, request.render)
+            with tracing.span("preprocess"):
+                picture = await self._pool.run(self._open, image, watch, request.render)
             answers = await asyncio.gather(*(self._kept(picture, task, request, watch) for task in request.tasks))
         except ArgusError as error:
             return error

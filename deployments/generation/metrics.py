@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-from ray.util.metrics import Counter, Gauge, Histogram
+from ray.util.metrics import Counter, Histogram
 
+from deployments.gauges import Gauge
 from deployments.generation.messages import ChatEvent
 from deployments.replica import SECONDS
 
@@ -68,6 +69,7 @@ class Watch:
         self._tokens = 0
         self._prompt = 0
         self._cached = 0
+        self._reasons: list[str] = []
         metrics.now_running += 1
         metrics.running.set(metrics.now_running)
 
@@ -79,6 +81,21 @@ class Watch:
                 self._first = self._last
         self._tokens += len(event.token_ids)
         self._prompt, self._cached = event.prompt_tokens, event.cached_tokens
+        if event.finish_reason is not None:
+            self._reasons.append(event.finish_reason)
+
+    def attributes(self) -> dict[str, str | int | float | list[str]]:
+        """What a span says of it, in the words of OpenTelemetry's conventions for generative AI."""
+        said: dict[str, str | int | float | list[str]] = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.usage.input_tokens": self._prompt,
+            "gen_ai.usage.cache_read.input_tokens": self._cached,
+            "gen_ai.usage.output_tokens": self._tokens,
+            "gen_ai.response.finish_reasons": self._reasons,
+        }
+        if self._first is not None:
+            said["gen_ai.response.time_to_first_chunk"] = self._first - self._started
+        return said
 
     def close(self) -> None:
         """The request is over, however it ended."""

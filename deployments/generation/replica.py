@@ -14,7 +14,9 @@ from deployments.generation.media import MediaLimits, load_prompt
 from deployments.generation.messages import ChatEvent, ChatRequest, ChatResult, Gathering
 from deployments.generation.metrics import GenerationMetrics
 from deployments.generation.prompts import PromptStyle, load_style, render
+from deployments.gpu_memory import GpuMemory
 from deployments.messages import Call, ModelInfo
+from serve import tracing
 from serve.config.models import GenerativeModel
 from serve.errors import DeadlineExceeded, Unavailable
 from serve.media.image import ImageLimits
@@ -36,6 +38,7 @@ class GenerativeReplica:
         self._config = config
         self._media = MediaLimits(image=limits, frames=config.video_frames)
         self._metrics = GenerationMetrics(name)
+        self._gpu = GpuMemory(name, config.gpu_memory_gb)
         self._style: PromptStyle = await asyncio.to_thread(load_style, config.checkpoint, config.revision)
         self._pool = CpuPool(config.placement.preprocess_workers)
         self._engine: Engine = make_engine(config)
@@ -62,6 +65,7 @@ class GenerativeReplica:
         Raises:
             Unavailable: the engine hangs, or does not come back.
         """
+        await self._gpu.report()
         if self._restart is not None:
             if self._restart.done():
                 raise Unavailable(f"The engine did not come back: {self._restart.exception()}")
@@ -86,21 +90,32 @@ class GenerativeReplica:
     async def chat_stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[ChatEvent, None]:
         """The answer as it grows. Closing the generator stops the engine's work on it."""
         deadline = time.monotonic() + call.timeout_s
-        prompt = await self._prompt(request, deadline)
+        with tracing.span("render"):
+            prompt = await self._prompt(request, deadline)
         await self._engine_back(deadline)
         watch = self._metrics.watch()
+        span = tracing.start("generate")
         try:
             events = self._engine.generate(prompt, request.sampling, call.request_id, deadline)
             async with aclosing(events):
-                async for event in events:
+                while True:
+                    with tracing.use(span):
+                        event = await anext(events, None)
+                    if event is None:
+                        return
                     watch.event(event)
                     yield event
-        except Unavailable as error:
-            if error.code == ENGINE_DIED:
+        except BaseException as error:
+            if isinstance(error, Unavailable) and error.code == ENGINE_DIED:
                 self._replace_engine()
+            if span is not None:
+                tracing.fail(span, error)
             raise
         finally:
             watch.close()
+            if span is not None:
+                span.set_attributes(watch.attributes())
+                span.end()
 
     async def _prompt(self, request: ChatRequest, deadline: float) -> Prompt:
         config = self._config

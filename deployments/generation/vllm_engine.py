@@ -22,6 +22,7 @@ from deployments.generation import vllm_plugin, vllm_process, vllm_settings
 from deployments.generation.engine import EngineInfo, Prompt
 from deployments.generation.messages import ChatEvent, Sampling
 from deployments.generation.vllm_output import event, sampling_params
+from serve import tracing
 from serve.config.models import GenerativeModel
 from serve.errors import (
     ArgusError,
@@ -141,7 +142,9 @@ class VllmEngine:
                 async with asyncio.timeout(None if cutter else deadline - time.monotonic()):
                     output = await anext(stream)
                 self._heard_at = time.monotonic()
-                cutter = cutter or asyncio.create_task(_cut(llm, own_id, deadline))
+                if cutter is None:
+                    cutter = asyncio.create_task(_cut(llm, own_id, deadline))
+                    _tell_stages(output)
                 cached_tokens = output.num_cached_tokens or cached_tokens
                 for completion in output.outputs:
                     made = event(completion, sampling, prompt_tokens, cached_tokens)
@@ -278,6 +281,22 @@ class VllmEngine:
             shutil.rmtree(self._sockets, ignore_errors=True)
 
 
+def _tell_stages(output: RequestOutput) -> None:
+    """Spans of what the engine process did up to an answer's first token; its clock is this machine's, as ours is."""
+    stages = output.metrics
+    if stages is None or tracing.current() is None:
+        return
+    zero = tracing.at(0.0)
+    for name, began, ended in (
+        ("queue", stages.queued_ts, stages.scheduled_ts),
+        ("prefill", stages.scheduled_ts, stages.first_token_ts),
+    ):
+        if 0 < began <= ended:
+            span = tracing.start(name, start_ns=zero + int(began * 1e9))
+            if span is not None:
+                span.end(zero + int(ended * 1e9))
+
+
 async def _cut(llm: AsyncLLM, request_id: str, deadline: float) -> None:
     """Ends an answer at its deadline. vLLM then sends what it still held back: the end of a text in which a stop text
     may have begun, which giving up the wait for it would lose."""
@@ -315,10 +334,12 @@ def _engine_config(model: GenerativeModel, device: vllm_settings.Device) -> Any:
 def _launch(config: Any, device: vllm_settings.Device) -> AsyncLLM:
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    # vLLM notes the times of a request's stages only beside its statistics, of which nobody is told.
+    untimed = not tracing.enabled()
     if device == "cuda":
-        return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+        return AsyncLLM.from_vllm_config(config, disable_log_stats=untimed)
     with vllm_process.engine_from_fork_server():
-        return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+        return AsyncLLM.from_vllm_config(config, disable_log_stats=untimed)
 
 
 def _died() -> Unavailable:

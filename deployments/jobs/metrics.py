@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ray.util.metrics import Gauge, Histogram
+from ray.util.metrics import Histogram
 
+from deployments.gauges import Gauge
 from deployments.jobs.types import STATES, Job
 
 # 1 s is a job that was none; a day is the longest film over a busy cluster.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from deployments import heap
 from deployments.base import CpuPool, Pipeline
 from deployments.batching import BatchLimits
+from deployments.gpu_memory import GpuMemory
 from deployments.messages import Call, ModelInfo
 from deployments.rendering.camera import Camera
 from deployments.rendering.checks import check_all, check_camera, check_count, check_options
@@ -81,6 +82,7 @@ class NerfReplica:
         self._blobs = blobs_of(store)
         self._readers = CpuPool(_READERS)
         self._metrics = SceneMetrics(name)
+        self._gpu = GpuMemory(name, config.gpu_memory_gb)
         self._fields: SceneCache[RadianceField] = SceneCache(
             scene_bytes(config, self._adapter.device == "cuda"), self._load, self._metrics
         )
@@ -99,6 +101,7 @@ class NerfReplica:
     async def check_health(self) -> None:
         """Called by Ray Serve; raises when the replica must be replaced. The first check is the warm-up."""
         await self.info()
+        await self._gpu.report()
         await self._pipeline.check(timeout_s=10.0)
 
     async def render(self, request: RenderRequest, call: Call) -> RenderResult:

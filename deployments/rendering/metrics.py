@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ray.util.metrics import Counter, Gauge, Histogram
+from ray.util.metrics import Counter, Histogram
 
+from deployments.gauges import Gauge
 from deployments.replica import SECONDS
 
 
@@ -13,21 +14,28 @@ class SceneMetrics:
     """A `CacheObserver` that reports to Ray. One label, the model's name, whose values the cluster file bounds."""
 
     def __init__(self, model: str) -> None:
-        tags = ("model",)
         self._asked = Counter(
             "argus_scene_lookups_total",
             "Scenes asked for: hit, or miss when none was loaded.",
-            tag_keys=(*tags, "result"),
+            tag_keys=("model", "result"),
         )
         self._loaded = Histogram(
-            "argus_scene_load_seconds", "From the store's file to a scene in memory.", list(SECONDS), tag_keys=tags
+            "argus_scene_load_seconds",
+            "From the store's file to a scene in memory.",
+            list(SECONDS),
+            tag_keys=("model",),
         )
-        self._failed = Counter("argus_scene_load_failures_total", "Scenes that could not be loaded.", tag_keys=tags)
-        self._evicted = Counter("argus_scene_evictions_total", "Scenes dropped to make room.", tag_keys=tags)
-        self._scenes = Gauge("argus_scenes_loaded", "Scenes in memory.", tag_keys=tags)
-        self._bytes = Gauge("argus_scene_memory_bytes", "Memory of the scenes in memory.", tag_keys=tags)
+        self._failed = Counter(
+            "argus_scene_load_failures_total", "Scenes that could not be loaded.", tag_keys=("model",)
+        )
+        self._evicted = Counter("argus_scene_evictions_total", "Scenes dropped to make room.", tag_keys=("model",))
+        self._scenes = Gauge("argus_scenes_loaded", "Scenes in memory.", tag_keys=("model",))
+        self._bytes = Gauge("argus_scene_memory_bytes", "Memory of the scenes in memory.", tag_keys=("model",))
         self._encode = Histogram(
-            "argus_view_encode_seconds", "Writing the pictures of one view.", boundaries=list(SECONDS), tag_keys=tags
+            "argus_view_encode_seconds",
+            "Writing the pictures of one view.",
+            boundaries=list(SECONDS),
+            tag_keys=("model",),
         )
         for metric in (self._asked, self._loaded, self._failed, self._evicted, self._scenes, self._bytes, self._encode):
             metric.set_default_tags({"model": model})

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ray.util.metrics import Gauge
-
+from deployments.gauges import Gauge
 from deployments.scenes.types import StoreStats
 
 

@@ -17,6 +17,7 @@ from deployments import heap
 from deployments.base import CpuPool, Pipeline
 from deployments.batching import BatchLimits
 from deployments.gpu import cap_allocator
+from deployments.gpu_memory import GpuMemory
 from deployments.messages import Call, ModelInfo
 from deployments.rendering.camera import Camera
 from deployments.rendering.checks import check_all, check_count, check_options
@@ -77,6 +78,7 @@ class SplatReplica:
         self._view, self._arrival = adapter.View, adapter.Arrival
         batching = config.batching
         self._metrics = SceneMetrics(name)
+        self._gpu = GpuMemory(name, config.gpu_memory_gb)
         # A CPU draws one view after the other: in a batch the first would only wait for the last.
         self._at_once = batching.max_items if self._device == "cuda" else 1
         max_cost = batching.max_cost or _LARGEST_AT_ONCE * config.max_pixels
@@ -112,6 +114,7 @@ class SplatReplica:
     async def check_health(self) -> None:
         """Called by Ray Serve; raises when the replica must be replaced. The first check is the warm-up."""
         await self.info()
+        await self._gpu.report()
         await self._pipeline.check(timeout_s=10.0)
 
     async def render(self, request: RenderRequest, call: Call) -> RenderResult:

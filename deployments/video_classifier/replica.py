@@ -20,6 +20,7 @@ import numpy as np
 from deployments import heap
 from deployments.base import CpuPool, Pipeline
 from deployments.batching import BatchLimits
+from deployments.gpu_memory import GpuMemory
 from deployments.messages import Call, Float32, ModelInfo
 from deployments.replica import ReplicaMetrics
 from deployments.video_classifier.actions import ActionRule, detect
@@ -75,6 +76,7 @@ class VideoClassifierReplica:
             decode_s=math.inf,
         )
         metrics = ReplicaMetrics(name)
+        self._gpu = GpuMemory(name, config.gpu_memory_gb)
         batching, workers = config.batching, config.placement.preprocess_workers
         self._pipeline: Pipeline[Clip, ShapedClip, ClipOutput, ClipOutput] = Pipeline(
             self._adapter,
@@ -104,6 +106,7 @@ class VideoClassifierReplica:
     async def check_health(self) -> None:
         """Called by Ray Serve; raises when the replica must be replaced. The first check is the warm-up."""
         await self.info()
+        await self._gpu.report()
         await self._pipeline.check(timeout_s=10.0)
 
     async def classify_clips(self, request: ClassifyClips, call: Call) -> ClassifiedClips:

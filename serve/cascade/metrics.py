@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter as Counts
 
-from ray.util.metrics import Counter, Gauge, Histogram
+from ray.util.metrics import Counter, Histogram
 
-from deployments.replica import SECONDS
+from deployments.gauges import Gauge
 from serve.cascade.recorder import Ran, ShadowResult
+from serve.latencies import LATENCIES_S
 
 _FLUSH_S = 0.25
 _CONFIDENCES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99]
@@ -20,8 +21,9 @@ class CascadeMetrics:
     def __init__(self) -> None:
         self._requests = Counter(
             "argus_cascade_requests_total",
-            "Cascades by result (`ok`, `unsure`, `degraded`, an error code) and outcome (allow, block, review, none).",
-            tag_keys=("cascade", "result", "outcome"),
+            "Cascades by result (`ok`, `unsure`, `degraded`, an error code), outcome (allow, block, review, none) and "
+            "whose fault a failure is (none, client, server).",
+            tag_keys=("cascade", "result", "outcome", "fault"),
         )
         self._escalations = Counter(
             "argus_cascade_escalations_total", "Cascades that called more than their first step.", tag_keys=("cascade",)
@@ -37,10 +39,16 @@ class CascadeMetrics:
             tag_keys=("cascade", "step", "result"),
         )
         self._seconds = Histogram(
-            "argus_cascade_seconds", "All steps together.", boundaries=SECONDS, tag_keys=("cascade",)
+            "argus_cascade_seconds",
+            "All steps together.",
+            boundaries=list(LATENCIES_S),
+            tag_keys=("cascade", "fault"),
         )
         self._step_seconds = Histogram(
-            "argus_cascade_step_seconds", "One step's call.", boundaries=SECONDS, tag_keys=("cascade", "step")
+            "argus_cascade_step_seconds",
+            "One step's call.",
+            boundaries=list(LATENCIES_S),
+            tag_keys=("cascade", "step"),
         )
         self._confidence = Histogram(
             "argus_cascade_confidence",
@@ -56,17 +64,30 @@ class CascadeMetrics:
             "1 when more of a step's accepted answers are wrong than the file allows.",
             tag_keys=("cascade", "step"),
         )
+        self._evidence = Gauge(
+            "argus_cascade_drift_evidence",
+            "How many times more a step's shadow checks speak for a drift than against; the alarm is raised at 100.",
+            tag_keys=("cascade", "step"),
+        )
+        self._saved = Counter(
+            "argus_cascade_saved_usd_total",
+            "What the last step would usually have cost, in US dollars, for answers that were accepted before it.",
+            tag_keys=("cascade",),
+        )
         self._gear = Gauge("argus_cascade_gear", "Gear in use; 0 is the normal one.", tag_keys=("cascade",))
         self._counted: Counts[tuple[Counter, tuple[tuple[str, str], ...]]] = Counts()
+        self._saved_usd: dict[str, float] = {}
         self._flush_due = False
 
     def ran(self, ran: Ran) -> None:
         """See `CascadeRecorder`."""
         cascade = {"cascade": ran.cascade}
-        self._count(self._requests, cascade | {"result": ran.result, "outcome": ran.outcome})
+        self._count(self._requests, cascade | {"result": ran.result, "outcome": ran.outcome, "fault": ran.fault})
+        if ran.saved_usd > 0:
+            self._saved_usd[ran.cascade] = self._saved_usd.get(ran.cascade, 0.0) + ran.saved_usd
         if ran.escalated:
             self._count(self._escalations, cascade)
-        self._seconds.observe(ran.seconds, tags=cascade)
+        self._seconds.observe(ran.seconds, tags=cascade | {"fault": ran.fault})
         for entry in ran.trace:
             step = cascade | {"step": entry.step}
             self._count(self._steps, step | {"model": entry.model, "result": entry.result})
@@ -79,8 +100,9 @@ class CascadeMetrics:
         """See `CascadeRecorder`."""
         self._count(self._shadows, {"cascade": cascade, "step": step, "result": result})
 
-    def drifting(self, cascade: str, step: str, alarm: bool) -> None:
+    def drifting(self, cascade: str, step: str, alarm: bool, evidence: float) -> None:
         """See `CascadeRecorder`."""
+        self._evidence.set(evidence, tags={"cascade": cascade, "step": step})
         self._drift.set(int(alarm), tags={"cascade": cascade, "step": step})
 
     def calibrated(self, cascade: str, calibrated: bool) -> None:
@@ -97,6 +119,9 @@ class CascadeMetrics:
         counted, self._counted = self._counted, Counts()
         for (counter, tags), count in counted.items():
             counter.inc(count, tags=dict(tags))
+        saved, self._saved_usd = self._saved_usd, {}
+        for cascade, usd in saved.items():
+            self._saved.inc(usd, tags={"cascade": cascade})
 
     def _count(self, counter: Counter, tags: dict[str, str]) -> None:
         self._counted[counter, tuple(tags.items())] += 1

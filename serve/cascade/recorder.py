@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from serve.cascade.types import TraceEntry
+from serve.errors import Fault
 
 ShadowResult = Literal["agreed", "disagreed", "failed", "dropped"]
 
@@ -18,6 +19,8 @@ class Ran:
         result: `ok`, `unsure` (no step accepted), `degraded`, or the error's code.
         outcome: of the policy; `none` without one.
         escalated: more than the first step was called.
+        fault: whose it is that there is no answer; `none` when there is one.
+        saved_usd: what asking the last step would usually have cost, for an answer that was accepted before it.
     """
 
     cascade: str
@@ -26,6 +29,8 @@ class Ran:
     escalated: bool
     seconds: float
     trace: tuple[TraceEntry, ...]
+    fault: Fault = "none"
+    saved_usd: float = 0.0
 
 
 class CascadeRecorder(Protocol):
@@ -39,8 +44,8 @@ class CascadeRecorder(Protocol):
         """An accepted answer of `step` was checked by the next one, or should have been."""
         ...
 
-    def drifting(self, cascade: str, step: str, alarm: bool) -> None:
-        """Whether the drift alarm of a step is raised."""
+    def drifting(self, cascade: str, step: str, alarm: bool, evidence: float) -> None:
+        """Whether the drift alarm of a step is raised, and how many times more its checks speak for a drift."""
         ...
 
     def calibrated(self, cascade: str, calibrated: bool) -> None:
@@ -61,7 +66,7 @@ class Silent:
     def shadowed(self, cascade: str, step: str, result: ShadowResult) -> None:
         """See `CascadeRecorder`."""
 
-    def drifting(self, cascade: str, step: str, alarm: bool) -> None:
+    def drifting(self, cascade: str, step: str, alarm: bool, evidence: float) -> None:
         """See `CascadeRecorder`."""
 
     def calibrated(self, cascade: str, calibrated: bool) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
+from serve import tracing
 from serve.cascade import rules
 from serve.cascade.steps import StepCaller, Taken
 from serve.cascade.types import Asked, CascadeResult, Function, StepAnswer, TraceEntry
@@ -102,11 +103,13 @@ class Runner:
         onward = "ended" if following is None else f"went on to {following.name}"
         while True:
             own = self._own_deadline(step, use, run)
-            began = self._clock()
+            began, noted = self._clock(), len(run.trace)
+            span = tracing.start("step")
             try:
-                taken = await self._caller.ask(
-                    step, use, run.asked, own, run.gear, fallback=bool(options) or following is not None
-                )
+                with tracing.use(span):
+                    taken = await self._caller.ask(
+                        step, use, run.asked, own, run.gear, fallback=bool(options) or following is not None
+                    )
                 if taken.answer.problem is not None and step.accept.rule != "schema":
                     raise InvalidOutput(f"Model {use!r}: {taken.answer.problem}.")
             except ArgusError as error:
@@ -123,6 +126,9 @@ class Runner:
                 use = other.use
             else:
                 return self._decided(step, use, taken, onward, run)
+            finally:
+                if span is not None:
+                    _end(span, step, use, run.trace[noted:])
 
     def _own_deadline(self, step: CascadeStep, use: str, run: _Run) -> RequestContext:
         """The context of one call.
@@ -206,6 +212,24 @@ class Runner:
             self._clock() - started,
             tuple(run.trace),
         )
+
+
+def _end(span: tracing.Span, step: CascadeStep, use: str, noted: list[TraceEntry]) -> None:
+    """Ends the span of a step's call.
+
+    Args:
+        noted: the call's entry; empty when whoever asked has left.
+    """
+    span.set_attributes({"argus.step": step.name, "argus.model": use})
+    for entry in noted:
+        span.set_attributes({"argus.result": entry.result, "argus.cached": entry.cached, "argus.usd": entry.usage.usd})
+        if entry.confidence is not None:
+            span.set_attribute("argus.confidence", entry.confidence)
+        if entry.threshold is not None:
+            span.set_attribute("argus.threshold", entry.threshold)
+        if entry.error is not None:
+            tracing.fail(span, entry.error)
+    span.end()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from deployments.generation.messages import Sampling
+from serve import tracing
 from serve.calls import Questions
 from serve.cascade import rules
 from serve.cascade.entry import functions
 from serve.cascade.recorder import CascadeRecorder, Ran
 from serve.cascade.run import Failed, Runner
+from serve.cascade.savings import Savings
 from serve.cascade.shadow import DriftTest, Shadows
 from serve.cascade.steps import StepCaller
 from serve.cascade.types import Asked, CascadeResult
 from serve.chat import ChatService, Medium, Turn
-from serve.config.cascades import Cascade, Gear, Shadow
+from serve.config.cascades import Cascade, CascadeStep, Gear, Shadow
 from serve.config.cluster import ClusterFile
 from serve.config.models import GenerativeModel
 from serve.context import RequestContext
@@ -62,6 +64,7 @@ class _Ready:
     cascade: Cascade
     runner: Runner
     shadows: Shadows
+    savings: Savings
     gears: Shifting | None
     most_images: int
     level: int = 0
@@ -109,6 +112,7 @@ class CascadeService:
                 cascade,
                 runner,
                 Shadows(name, cascade, runner, recorder, drift),
+                Savings(_last(cascade).name),
                 gears(cascade) if cascade.gears else None,
                 _most_images(cluster, cascade),
             )
@@ -181,15 +185,18 @@ class CascadeService:
         ready = self._find(name)
         if _needs(ready.cascade).image and not any(isinstance(part, Medium) for turn in turns for part in turn.parts):
             raise InvalidRequest(f"Cascade {name!r} needs an image.", code="missing_field", param=key)
-        messages = await self._chat.admit(turns, context, asked=name, images=ready.most_images, videos=0)
-        asked = Asked(messages, sampling)
-        started = self._clock()
-        result = await ready.runner.run(asked, context, self._shift(name, ready))
-        self._record(name, result, self._clock() - started)
-        if isinstance(result, Failed):
-            raise result.error
-        ready.shadows.consider(result, asked, context, key)
-        return result
+        with tracing.span("cascade") as span:
+            messages = await self._chat.admit(turns, context, asked=name, images=ready.most_images, videos=0)
+            asked = Asked(messages, sampling)
+            started = self._clock()
+            result = await ready.runner.run(asked, context, self._shift(name, ready))
+            self._record(name, result, self._clock() - started)
+            if span is not None:
+                _describe(span, name, result)
+            if isinstance(result, Failed):
+                raise result.error
+            ready.shadows.consider(result, asked, context, key)
+            return result
 
     async def drained(self) -> None:
         """Returns when no check of an accepted answer is in progress."""
@@ -216,16 +223,47 @@ class CascadeService:
     def _record(self, name: str, result: CascadeResult | Failed, seconds: float) -> None:
         if isinstance(result, Failed):
             escalated = len({entry.step for entry in result.trace if entry.result != "skipped"}) > 1
-            self._recorder.ran(Ran(name, result.error.code, "none", escalated, seconds, result.trace))
+            error = result.error
+            self._recorder.ran(Ran(name, error.code, "none", escalated, seconds, result.trace, error.fault))
             return
+        saved_usd = self._ready[name].savings.ended(result.trace)
         what = "degraded" if result.degraded else "ok" if result.accepted else "unsure"
-        self._recorder.ran(Ran(name, what, result.outcome or "none", result.escalated, seconds, result.trace))
+        outcome = result.outcome or "none"
+        self._recorder.ran(Ran(name, what, outcome, result.escalated, seconds, result.trace, saved_usd=saved_usd))
+
+
+def _describe(span: tracing.Span, name: str, result: CascadeResult | Failed) -> None:
+    span.set_attribute("argus.cascade", name)
+    if isinstance(result, Failed):
+        return
+    span.set_attributes(
+        {
+            "argus.step": result.step,
+            "argus.model": result.model,
+            "argus.gear": result.gear or "normal",
+            "argus.accepted": result.accepted,
+            "argus.escalated": result.escalated,
+            "argus.degraded": result.degraded,
+            "argus.outcome": result.outcome or "none",
+            "argus.usd": result.usage.usd,
+        }
+    )
+    if result.confidence is not None:
+        span.set_attribute("argus.confidence", result.confidence)
 
 
 @dataclass(frozen=True, slots=True)
 class _Needs:
     image: bool
     question: bool
+
+
+def _last(cascade: Cascade) -> CascadeStep:
+    """The step after which there is none."""
+    step = cascade.steps[0]
+    while (following := cascade.after(step)) is not None:
+        step = following
+    return step
 
 
 def _needs(cascade: Cascade) -> _Needs:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from serve import tracing
 from serve.cascade import rules
 from serve.cascade.recorder import CascadeRecorder
 from serve.cascade.run import Runner
@@ -22,6 +23,11 @@ SHADOW_CLIENT = "shadow"
 
 class DriftTest(Protocol):
     """A sequential test of whether more than a stated share of answers is wrong."""
+
+    @property
+    def evidence(self) -> float:
+        """How many times more the comparisons so far speak for it than against."""
+        ...
 
     def update(self, error: bool) -> bool:
         """Takes the next comparison; whether the alarm is raised."""
@@ -71,7 +77,8 @@ class Shadows:
         own = RequestContext(context.request_id, SHADOW_CLIENT, time.monotonic() + shadow.deadline_s, priority="low")
         # In a context of its own: what its calls wait for says nothing of the client's request.
         task = asyncio.get_running_loop().create_task(
-            self._check(step, following, result, asked, own), context=contextvars.Context()
+            self._traced_check(step, following, result, asked, own, tracing.link_to(tracing.current())),
+            context=contextvars.Context(),
         )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -80,6 +87,23 @@ class Shadows:
         """Returns when no check is in progress."""
         while self._tasks:
             await asyncio.gather(*self._tasks)
+
+    async def _traced_check(
+        self,
+        step: CascadeStep,
+        following: CascadeStep,
+        result: CascadeResult,
+        asked: Asked,
+        context: RequestContext,
+        cause: tracing.Link | None,
+    ) -> None:
+        if cause is None:
+            await self._check(step, following, result, asked, context)
+            return
+        with tracing.root("shadow", cause) as span:
+            if span is not None:
+                span.set_attributes({"argus.cascade": self._name, "argus.step": following.name})
+            await self._check(step, following, result, asked, context)
 
     async def _check(
         self, step: CascadeStep, following: CascadeStep, result: CascadeResult, asked: Asked, context: RequestContext
@@ -95,4 +119,4 @@ class Shadows:
             self._tests[step.name] = self._new_test(self._cascade.shadow)
         alarm = self._tests[step.name].update(wrong)
         (self.alarms.add if alarm else self.alarms.discard)(step.name)
-        self._recorder.drifting(self._name, step.name, alarm)
+        self._recorder.drifting(self._name, step.name, alarm, self._tests[step.name].evidence)

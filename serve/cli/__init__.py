@@ -7,7 +7,24 @@ import sys
 import typer
 from rich.markup import escape
 
-from serve.cli import bench, calibrate, call, cascade, config, doctor, reconstruct, status, up
+from serve.cli import (
+    bench,
+    calibrate,
+    call,
+    cascade,
+    config,
+    doctor,
+    load,
+    observability,
+    plan,
+    profile,
+    reconstruct,
+    simulate,
+    status,
+    top,
+    up,
+    validate,
+)
 from serve.cli.console import errors
 from serve.config.load import ConfigErrors
 from serve.errors import ArgusError
@@ -22,12 +39,19 @@ app.command()(up.up)
 app.command()(up.down)
 app.command()(status.status)
 app.command()(status.models)
+app.command()(top.top)
 app.command()(doctor.doctor)
+app.command()(load.load)
+app.command()(plan.plan)
+app.command()(simulate.simulate)
+app.command()(profile.profile)
+app.command()(validate.validate)
 app.command()(calibrate.calibrate)
 app.command()(reconstruct.reconstruct)
 app.add_typer(call.app, name="call")
 app.add_typer(cascade.app, name="cascade")
 app.add_typer(config.app, name="config")
+app.add_typer(observability.app, name="observability")
 app.add_typer(bench.app, name="bench")
 
 

@@ -14,10 +14,12 @@ from serve.config.cascades import Cascade
 from serve.config.documents import Documents
 from serve.config.model_base import Name, Section
 from serve.config.models import Model
+from serve.config.objectives import Objectives
 from serve.config.overload import Overload, Tenant
 from serve.config.providers import Provider
 from serve.config.resilience import Resilience
 from serve.config.support import Support
+from serve.config.tracing import Tracing
 from serve.config.videos import Videos
 
 MIB = 1024 * 1024
@@ -136,7 +138,9 @@ class ClusterFile(Section):
     )
     resilience: Resilience = Field(Resilience(), description="Caches, budgets and limits of calls.")
     overload: Overload = Field(Overload(), description="When the router sheds requests, and whose.")
+    objectives: Objectives = Field(Objectives(), description="What is promised of the service, and when to alert.")
     tenants: dict[Name, Tenant] = Field({}, description="Clients by the name of their key; `default` for the others.")
+    tracing: Tracing = Field(Tracing(), description="OpenTelemetry traces; none without an endpoint.")
     router: Router = Field(Router(), description="The router deployment.")
     server: Server = Field(Server(), description="Addresses and ports.")
     limits: Limits = Field(Limits(), description="Bounds at the edge.")

@@ -22,9 +22,11 @@ from serve.config.cluster import ClusterFile
 from serve.config.document_checks import document_problems
 from serve.config.model_base import CheckpointModel, StoreModel
 from serve.config.models import KINDS, ClipModel, CustomModel, GenerativeModel, KnowledgeStoreModel, VectorIndexModel
+from serve.config.objectives import objective_problems
 from serve.config.provider_checks import provider_problems
 from serve.config.scene_checks import scene_problems
 from serve.config.scene_models import SceneStoreModel
+from serve.config.tracing import tracing_problems
 from serve.config.video_checks import video_problems
 from serve.errors import ConfigError
 from serve.validation import fields_at, real_path
@@ -202,6 +204,8 @@ def _cross_check(cluster: ClusterFile) -> Iterable[str]:
     yield from video_problems(cluster)
     yield from document_problems(cluster)
     yield from scene_problems(cluster)
+    yield from objective_problems(cluster)
+    yield from tracing_problems(cluster.tracing, cluster.providers)
 
 
 def _support_problems(cluster: ClusterFile) -> Iterable[str]:

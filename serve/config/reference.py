@@ -16,11 +16,13 @@ from serve.config import (
     documents,
     model_base,
     models,
+    objectives,
     overload,
     providers,
     resilience,
     scene_models,
     support,
+    tracing,
     videos,
 )
 
@@ -48,6 +50,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("support", support.Support),
     ("videos", videos.Videos),
     ("documents", documents.Documents),
+    ("tracing", tracing.Tracing),
     ("router", cluster.Router),
     ("server", cluster.Server),
     ("limits", cluster.Limits),
@@ -75,6 +78,9 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("resilience.targets.NAME.retries", resilience.Retries),
     ("resilience.targets.NAME.concurrency", resilience.Concurrency),
     ("overload", overload.Overload),
+    ("objectives", objectives.Objectives),
+    ("objectives.slos.NAME", objectives.Objective),
+    ("objectives.alerts", objectives.Alerts),
     ("tenants.NAME", overload.Tenant),
 )
 

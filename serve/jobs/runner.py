@@ -7,7 +7,6 @@ the others when their leases pass, with all parts that were finished.
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -17,12 +16,13 @@ from typing import Any, Final
 import orjson
 
 from deployments.jobs.types import Claim
+from serve import tracing
 from serve.context import RequestContext
 from serve.errors import ArgusError, DeadlineExceeded
 from serve.jobs.failures import retry_after_s
 from serve.jobs.hold import Hold
 from serve.jobs.operation import JobInput, Operation
-from serve.jobs.service import JobService, unknown_operation
+from serve.jobs.service import JobService, cause_of, read_fields, unknown_operation
 from serve.request_log import log
 
 # Seconds in which the store must have answered.
@@ -106,6 +106,23 @@ class JobRunner:
                 await hold.give_back()
 
     async def _work(self, claim: Claim, hold: Hold) -> None:
+        with tracing.root("job", cause_of(claim.fields)) as span:
+            if span is not None:
+                job = claim.job
+                span.set_attributes(
+                    {
+                        "argus.operation": job.operation,
+                        "argus.attempt": job.attempts,
+                        "argus.client": job.owner,
+                        "argus.request_id": job.id,
+                    }
+                )
+            error = await self._attempt(claim, hold)
+            if span is not None and error is not None:
+                tracing.fail(span, error)
+
+    async def _attempt(self, claim: Claim, hold: Hold) -> Exception | None:
+        """Runs the job to its end, good or bad; the error of a bad one."""
         job = claim.job
         # Its client's budgets and rates, after all who wait for an answer.
         context = RequestContext(job.id, job.owner, time.monotonic() + self._settings.max_job_s, "low")
@@ -113,14 +130,17 @@ class JobRunner:
             operation = self._operations.get(job.operation)
             if operation is None:
                 raise unknown_operation(job.operation, list(self._operations))
-            given = JobInput(json.loads(claim.fields), claim.media)
+            given = JobInput(read_fields(claim.fields), claim.media)
             done = {key: orjson.loads(value) for key, value in claim.chunks.items()}
             await hold.finish(await self._result(operation, given, context, hold, done))
+            return None
         except ArgusError as error:
             await hold.fail(error, retry_after_s(error, context.left_s()))
-        except Exception:
+            return error
+        except Exception as error:
             log.exception("a job failed", extra={"request_id": job.id})
             await hold.fail(ArgusError("An internal error occurred; the log has it under the job's id."), None)
+            return error
 
     async def _result(
         self, operation: Operation, given: JobInput, context: RequestContext, hold: Hold, done: Mapping[str, Any]

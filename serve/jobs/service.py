@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from deployments.jobs.types import ENDED, Job, NewJob
+from serve import tracing
 from serve.config.models import JobStoreModel
 from serve.context import RequestContext
 from serve.errors import InvalidRequest, NotFound
@@ -19,6 +20,8 @@ from serve.media.source import MediaBytes
 from serve.stores import StoreClient
 
 _ID_BYTES: Final = 24
+# Among the stored fields of a request: the span that it came in. No operation has a field with a dot.
+_CAUSE: Final = "argus.traceparent"
 # Seconds between looks at a job that is watched.
 _LOOK_S: Final = 0.5
 
@@ -79,7 +82,7 @@ class JobService:
             operation=operation,
             key=key,
             digest=digest,
-            fields=json.dumps(dict(given.fields)).encode(),
+            fields=_stored(given.fields),
             media=given.media,
             ttl_s=self._ttl_s(ttl_s),
         )
@@ -144,6 +147,25 @@ def digest_of(operation: str, fields: Mapping[str, Any], files: Sequence[tuple[s
     files_by_digest = [(name, hashlib.sha256(file.data).hexdigest()) for name, file in files]
     whole.update(json.dumps([operation, fields, files_by_digest], sort_keys=True).encode())
     return whole.digest()
+
+
+def _stored(fields: Mapping[str, Any]) -> bytes:
+    cause = tracing.traceparent()
+    return json.dumps(dict(fields) if cause is None else {**fields, _CAUSE: cause}).encode()
+
+
+def read_fields(stored: bytes) -> dict[str, Any]:
+    """A job's request as it was sent."""
+    fields: dict[str, Any] = json.loads(stored)
+    fields.pop(_CAUSE, None)
+    return fields
+
+
+def cause_of(stored: bytes) -> tracing.Link | None:
+    """A link to the span in which a job's request came; None when that was not sampled."""
+    if not tracing.enabled() or _CAUSE.encode() not in stored:
+        return None
+    return tracing.link_to(json.loads(stored).get(_CAUSE))
 
 
 def unknown_operation(name: str, known: Sequence[str], param: str | None = None) -> NotFound:

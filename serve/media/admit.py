@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from deployments.messages import EncodedImage, Image, PixelValues, RawImage
+from serve import tracing
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidMedia
 from serve.media.document import inspect_document
@@ -94,7 +95,11 @@ class MediaDoor:
             return source
         kind = classify_source(source.text)
         if kind == "url":
-            return await self._fetcher.fetch(source.text, context.remaining_s())
+            with tracing.span("fetch", tracing.Kind.CLIENT) as span:
+                media = await self._fetcher.fetch(source.text, context.remaining_s())
+                if span is not None:  # neither the address nor its host: both may say what is the client's alone
+                    span.set_attribute("argus.media.bytes", len(media.data))
+                return media
         parse = parse_data_uri if kind == "data_uri" else parse_base64
         return parse(source.text, max_bytes=self._limits.max_bytes)
 

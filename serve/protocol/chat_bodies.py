@@ -139,6 +139,9 @@ class StreamOptions(Fields):
 
     include_usage: bool = Field(False, description="A last chunk with the usage of the whole request.")
     include_obfuscation: bool | None = Field(None, description="Accepted and not used.")
+    continuous_usage_stats: bool | None = Field(
+        None, description="vLLM's, which load generators such as GuideLLM send; accepted and not used."
+    )
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]

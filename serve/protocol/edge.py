@@ -15,15 +15,17 @@ from typing import Any
 import orjson
 from starlette.exceptions import HTTPException
 
+from serve import tracing
 from serve.auth import ANONYMOUS, Authenticator
 from serve.config.cluster import Limits
 from serve.config.overload import Priority
 from serve.context import RequestContext, deadline_from, parse_timeout_ms, request_id_from
-from serve.errors import ArgusError, Cancelled, InvalidRequest, MethodNotAllowed, NotFound
+from serve.errors import ArgusError, Cancelled, Fault, InvalidRequest, MethodNotAllowed, NotFound
 from serve.metrics import Recorder, RequestRecord
 from serve.request_log import log
 from serve.resilience.admission import PRIORITY_HEADER, Admission, lane_of
 from serve.resilience.tenants import TenantRates
+from serve.tracing import requests
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -81,23 +83,24 @@ class Edge:
             return
         exchange = _Exchange(scope, send)
         try:
-            await self._answer(exchange, receive)
+            with tracing.use(exchange.span):
+                await self._answer(exchange, receive)
         except ArgusError as error:
             await exchange.fail(error)
         except HTTPException as error:
             await exchange.fail(_from_http(error))
         except asyncio.CancelledError:
-            exchange.outcome = Cancelled.default_code
+            exchange.outcome, exchange.fault = Cancelled.default_code, Cancelled.blame
             raise
         except Exception:
             log.exception("unhandled error", extra={"request_id": exchange.request_id})
             await exchange.fail(ArgusError("An internal error occurred; the log has it under this request id."))
         finally:
-            self._recorder.record(exchange.record())
+            exchange.end(self._recorder)
 
     async def _answer(self, exchange: _Exchange, receive: Receive) -> None:
         path = exchange.scope["path"]
-        if path in _OPEN_PATHS or path.startswith(_OPEN_PREFIXES):
+        if _is_open(path):
             self._attach_context(exchange, "normal")
             await self._app(exchange.scope, receive, exchange.send)
             return
@@ -128,7 +131,18 @@ class _Exchange:
         self.client = ANONYMOUS
         self.status = 0
         self.outcome = "ok"
+        self.fault: Fault = "none"
         self._send = send
+        self._traced = (
+            None
+            if _is_open(scope["path"])
+            else requests.begun("http", self.header(b"traceparent"), self.header(b"tracestate"))
+        )
+
+    @property
+    def span(self) -> tracing.Span | None:
+        """None when the request is not sampled."""
+        return None if self._traced is None else self._traced.span
 
     def header(self, name: bytes) -> str | None:
         """A header by its lower-case name; API keys are hashed as the UTF-8 that they were sent in."""
@@ -138,11 +152,13 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            if self._traced is not None:
+                message = {**message, "headers": [*message.get("headers", ()), self._traced.header]}
         await self._send(message)
 
     async def fail(self, error: ArgusError) -> None:
         """Sends the error, unless the response has begun: then all that is left is to cut it."""
-        self.outcome = error.code
+        self.outcome, self.fault = error.code, error.fault
         if self.status:
             raise error
         body = orjson.dumps(error_response(error, self.request_id, self.scope["path"]))
@@ -156,10 +172,31 @@ class _Exchange:
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
-    def record(self) -> RequestRecord:
+    def end(self, recorder: Recorder) -> None:
+        """It is over: reports it, and ends its span."""
+        request = self._record()
+        recorder.record(request)
+        if self._traced is not None:
+            self._traced.http_ended(self.scope["method"], request)
+
+    def _record(self) -> RequestRecord:
         route = getattr(self.scope.get("route"), "path", _NO_ROUTE)
         seconds = time.monotonic() - self.started
-        return RequestRecord(self.request_id, "http", route, self.client, self.outcome, self.status, seconds)
+        return RequestRecord(
+            self.request_id,
+            "http",
+            route,
+            self.client,
+            self.outcome,
+            self.status,
+            seconds,
+            self.fault,
+            None if self._traced is None else self._traced.trace_id,
+        )
+
+
+def _is_open(path: str) -> bool:
+    return path in _OPEN_PATHS or path.startswith(_OPEN_PREFIXES)
 
 
 def error_response(error: ArgusError, request_id: str, path: str) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def build(services: Services, inference: InferenceService) -> App:
     app.include_router(videos.build(services.videos, limits))
     app.include_router(documents.build(services.documents, limits))
     app.include_router(scenes.build(services.scenes))
-    app.include_router(scene_stream.build(services.scenes, services.admission))
+    app.include_router(scene_stream.build(services.scenes, services.admission, services.recorder))
     app.include_router(reconstructions.build(services.reconstructions, services.jobs, limits))
     app.include_router(viewer.build())
     app.include_router(jobs.build(services.jobs, operations, limits))

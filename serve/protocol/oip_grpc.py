@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -19,11 +19,12 @@ import numpy as np
 from grpc_health.v1 import health_pb2
 from tritonclient.grpc import service_pb2 as pb
 
+from serve import tracing
 from serve.auth import ANONYMOUS
 from serve.config.cluster import Limits
 from serve.config.overload import Priority
 from serve.context import RequestContext, deadline_from, request_id_from
-from serve.errors import ArgusError, Cancelled, InvalidRequest, NotFound, PayloadTooLarge, Unsupported
+from serve.errors import ArgusError, Cancelled, Fault, InvalidRequest, NotFound, PayloadTooLarge, Unsupported
 from serve.metrics import RequestRecord
 from serve.protocol import grpc_server
 from serve.protocol.interleave import Interleaved
@@ -44,6 +45,7 @@ from serve.protocol.tensors import (
 from serve.request_log import log
 from serve.resilience.admission import PRIORITY_HEADER, model_lane
 from serve.services import Services
+from serve.tracing import requests
 
 Reply = TypeVar("Reply")
 
@@ -247,6 +249,8 @@ class _Rpc:
         self._metadata = metadata = dict(grpc_context.invocation_metadata())
         self._request_id = request_id_from(metadata.get("x-request-id") or message_id or metadata.get("request_id"))
         self._client = ANONYMOUS
+        self._traced: requests.RequestSpan | None = None
+        self._current = tracing.use(None)
 
     def known_caller(self) -> RequestContext:
         """The context of a caller with a key.
@@ -257,6 +261,10 @@ class _Rpc:
             DeadlineExceeded: the deadline has passed.
         """
         metadata, skin = self._metadata, self._skin
+        self._traced = requests.begun(self._rpc, metadata.get("traceparent"), metadata.get("tracestate"))
+        if self._traced is not None:
+            self._current = tracing.use(self._traced.span)
+            self._current.__enter__()
         self._client = skin._grpc_authenticator.client(metadata.get("authorization"), metadata.get("x-api-key"))
         return self.anyone(skin._grpc_admission.priority(self._client, metadata.get(PRIORITY_HEADER)))
 
@@ -275,17 +283,36 @@ class _Rpc:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
+        fault: Fault = "none"
         outcome, status = "ok", 0
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            outcome, status = Cancelled.default_code, int(Cancelled.grpc_code)
+            outcome, status, fault = Cancelled.default_code, int(Cancelled.grpc_code), Cancelled.blame
         elif error is not None:
             failure = error if isinstance(error, ArgusError) else self._unexpected(error)
-            outcome, status = failure.code, int(failure.grpc_code)
-            _report(failure, self._request_id, self._grpc_context)
+            outcome, status, fault = failure.code, int(failure.grpc_code), failure.fault
+            _report(failure, self._request_id, self._grpc_context, self._trailers())
+        elif self._traced is not None:
+            self._grpc_context.set_trailing_metadata(self._trailers())
         seconds = time.monotonic() - self._started
-        record = RequestRecord(self._request_id, "grpc", self._rpc, self._client, outcome, status, seconds)
+        record = RequestRecord(
+            self._request_id,
+            "grpc",
+            self._rpc,
+            self._client,
+            outcome,
+            status,
+            seconds,
+            fault,
+            None if self._traced is None else self._traced.trace_id,
+        )
         self._skin._grpc_recorder.record(record)
+        self._current.__exit__(None, None, None)
+        if self._traced is not None:
+            self._traced.rpc_ended(record)
         return isinstance(error, Exception)
+
+    def _trailers(self) -> list[tuple[str, str]]:
+        return [] if self._traced is None else [(requests.TRACE_ID, self._traced.trace_id)]
 
     def _unexpected(self, error: BaseException) -> ArgusError:
         log.error("unhandled error", extra={"request_id": self._request_id}, exc_info=error)
@@ -310,10 +337,12 @@ class _Status:
     def set_trailing_metadata(self, metadata: list[tuple[str, str]]) -> None: ...
 
 
-def _report(error: ArgusError, request_id: str, grpc_context: GrpcContext) -> None:
+def _report(
+    error: ArgusError, request_id: str, grpc_context: GrpcContext, more: Sequence[tuple[str, str]] = ()
+) -> None:
     grpc_context.set_code(_CODES[int(error.grpc_code)])
     grpc_context.set_details(error.message[:_MAX_DETAILS])
-    trailers = [("argus-code", error.code), ("argus-request-id", request_id)]
+    trailers = [("argus-code", error.code), ("argus-request-id", request_id), *more]
     if error.param is not None:
         trailers.append(("argus-param", error.param))
     if error.retry_after_s is not None:

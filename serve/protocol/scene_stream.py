@@ -26,6 +26,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from deployments.scenes.types import SceneInfo
+from serve import tracing
 from serve.context import RequestContext
 from serve.errors import (
     ArgusError,
@@ -35,7 +36,9 @@ from serve.errors import (
     Overloaded,
     PayloadTooLarge,
     RateLimited,
+    ViewerSilent,
 )
+from serve.metrics import Recorder
 from serve.protocol.bodies import Fields, json_object, validate
 from serve.protocol.scene_cameras import LiveFields
 from serve.protocol.socket_edge import error_text, subprotocol_of
@@ -66,7 +69,7 @@ class _SeenFields(Fields):
     seen: int | None = Field(None, ge=0)
 
 
-def build(service: SceneService, admission: Admission) -> APIRouter:
+def build(service: SceneService, admission: Admission, recorder: Recorder) -> APIRouter:
     """The route, over the scene service."""
     router = APIRouter()
     viewers: set[_View] = set()
@@ -78,10 +81,12 @@ def build(service: SceneService, admission: Admission) -> APIRouter:
             raise Overloaded(message, code="too_many_viewers", retry_after_s=5.0)
         view = _View(service, admission, websocket)
         viewers.add(view)
+        recorder.viewing(len(viewers))
         try:
             await view.run()
         finally:
             viewers.remove(view)
+            recorder.viewing(len(viewers))
 
     route = WebSocketRoute(PATH, stream)
     router.routes.append(route)
@@ -205,6 +210,11 @@ class _View:
             self._drawing = None
 
     async def _picture(self, wish: LiveFields, effort: float) -> bytes:
+        # A trace of its own: one of a whole view would have as many spans as its viewer likes.
+        with tracing.root("picture", tracing.link_to(tracing.current()), asked=False):
+            return await self._drawn(wish, effort)
+
+    async def _drawn(self, wish: LiveFields, effort: float) -> bytes:
         context = self._soon()
         with self._admission.enter(context, lane_of(self._socket.scope["path"])):
             if time.monotonic() - self._looked > _LOOK_S:
@@ -249,10 +259,10 @@ class _View:
                 async with asyncio.timeout(_SEND_S):
                     await self._socket.send(message)
             except TimeoutError:
-                raise DeadlineExceeded("The viewer does not read.", code="viewer_too_slow") from None
+                raise ViewerSilent("The viewer does not read.", code="viewer_too_slow") from None
 
 
 def _ended(step: End) -> ArgusError:
     if step.reason == "idle":
-        return DeadlineExceeded("The viewer has said nothing for a while.", code="viewer_idle")
+        return ViewerSilent("The viewer has said nothing for a while.")
     return RateLimited("The viewer sends too many messages.", code="too_many_messages")

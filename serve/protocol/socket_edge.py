@@ -21,15 +21,17 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from serve import tracing
 from serve.auth import ANONYMOUS, Authenticator
 from serve.config.cluster import Limits
 from serve.context import RequestContext, deadline_from, request_id_from
-from serve.errors import ArgusError, Cancelled, Forbidden, Unauthenticated
+from serve.errors import ArgusError, Cancelled, Fault, Forbidden, Unauthenticated
 from serve.metrics import Recorder, RequestRecord
 from serve.protocol.edge import App, Message, Receive, Scope, Send, error_fields
 from serve.request_log import log
 from serve.resilience.admission import PRIORITY_HEADER, Admission
 from serve.resilience.tenants import TenantRates
+from serve.tracing import requests
 
 SUBPROTOCOL: Final = "argus"
 _KEY: Final = "argus.key."
@@ -64,19 +66,20 @@ class SocketEdge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         socket = _Socket(scope, send)
         try:
-            context = self._known_caller(socket)
-            await self._tenants.enter(context.client)
-            await self._app(scope, receive, socket.send)
+            with tracing.use(socket.span):
+                context = self._known_caller(socket)
+                await self._tenants.enter(context.client)
+                await self._app(scope, receive, socket.send)
         except ArgusError as error:
             await socket.fail(error)
         except asyncio.CancelledError:
-            socket.outcome = Cancelled.default_code
+            socket.outcome, socket.fault = Cancelled.default_code, Cancelled.blame
             raise
         except Exception:
             log.exception("unhandled error", extra={"request_id": socket.request_id})
             await socket.fail(ArgusError("An internal error occurred; the log has it under this request id."))
         finally:
-            self._recorder.record(socket.record())
+            socket.end(self._recorder)
 
     def _known_caller(self, socket: _Socket) -> RequestContext:
         key = socket.header(b"x-api-key") or _offered_key(socket.scope["subprotocols"])
@@ -100,9 +103,16 @@ class _Socket:
         self.request_id = request_id_from(self.header(b"x-request-id"))
         self.client = ANONYMOUS
         self.outcome = "ok"
+        self.fault: Fault = "none"
         self._send = send
         self._accepted = False
         self._closed = 0
+        self._traced = requests.begun("websocket", self.header(b"traceparent"), self.header(b"tracestate"))
+
+    @property
+    def span(self) -> tracing.Span | None:
+        """None when the socket is not sampled."""
+        return None if self._traced is None else self._traced.span
 
     def header(self, name: bytes) -> str | None:
         """A header by its lower-case name."""
@@ -112,13 +122,15 @@ class _Socket:
     async def send(self, message: Message) -> None:
         if message["type"] == "websocket.accept":
             self._accepted = True
+            if self._traced is not None:
+                message = {**message, "headers": [*message.get("headers", ()), self._traced.header]}
         elif message["type"] == "websocket.close":
             self._closed = message.get("code", _NORMAL)
         await self._send(message)
 
     async def fail(self, error: ArgusError) -> None:
         """Says the error and closes; a viewer who has left is told nothing."""
-        self.outcome = error.code
+        self.outcome, self.fault = error.code, error.fault
         if self._closed:
             return
         try:
@@ -132,11 +144,26 @@ class _Socket:
         except (OSError, RuntimeError):  # what servers raise when the other end is gone
             self._closed = self._closed or _CLOSE_BASE + error.status
 
-    def record(self) -> RequestRecord:
+    def end(self, recorder: Recorder) -> None:
+        """It is over: reports it, and ends its span."""
+        request = self._record()
+        recorder.record(request)
+        if self._traced is not None:
+            self._traced.socket_ended(request)
+
+    def _record(self) -> RequestRecord:
         route = getattr(self.scope.get("route"), "path", "unmatched")
         seconds = time.monotonic() - self.started
         return RequestRecord(
-            self.request_id, "websocket", route, self.client, self.outcome, self._closed or _NORMAL, seconds
+            self.request_id,
+            "websocket",
+            route,
+            self.client,
+            self.outcome,
+            self._closed or _NORMAL,
+            seconds,
+            self.fault,
+            None if self._traced is None else self._traced.trace_id,
         )
 
 

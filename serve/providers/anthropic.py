@@ -113,7 +113,10 @@ class AnthropicProvider(HostedProvider):
     def _new_client(self, secret: faults.Secret) -> anthropic.AsyncAnthropic:
         address = self._settings.base_url or _ADDRESS
         return anthropic.AsyncAnthropic(
-            api_key=secret.reveal(), base_url=address, max_retries=0, http_client=http_client(address)
+            api_key=secret.reveal(),
+            base_url=address,
+            max_retries=0,
+            http_client=http_client(address, propagates=self.propagates),
         )
 
     def _body(self, conversation: Conversation) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def error_of(
     if status == 429:
         if code == "insufficient_quota":  # OpenAI: the account's money, which no waiting brings back
             return Unavailable(f"{provider}: the account's quota is used up.", code="provider_quota")
-        return RateLimited(f"{provider} limits our rate.", retry_after_s=retry_after)
+        return RateLimited(f"{provider} limits our rate.", code="provider_rate_limited", retry_after_s=retry_after)
     if status == 404:
         return NotFound(f"{provider} does not know what was asked for: {said}", code="provider_not_found")
     if status in (408, 409) or status >= 500:

@@ -174,7 +174,7 @@ class GeminiProvider(HostedProvider):
     def _new_client(self, secret: faults.Secret) -> genai.Client:
         address = self._settings.base_url or _ADDRESS
         # An httpx client of ours keeps the SDK from aiohttp, with which it repeats lost requests by itself.
-        client = http_client(address)
+        client = http_client(address, propagates=self.propagates)
         client.event_hooks["response"] = [_note_opened]
         options = types.HttpOptions(base_url=address, httpx_async_client=client)
         return genai.Client(api_key=secret.reveal(), vertexai=False, http_options=options)

@@ -29,10 +29,11 @@ from deployments.generation.messages import (
     Text,
     VideoPart,
 )
+from serve import tracing
 from serve.calls import Usage
 from serve.config.providers import Provider as Settings
 from serve.errors import ArgusError, ContextTooLong, DeadlineExceeded, Unsupported
-from serve.providers import faults, images, output, tokens
+from serve.providers import faults, images, output, spans, tokens
 from serve.providers.base import ProviderAnswer
 from serve.providers.images import SentImage
 from serve.providers.keys import key_of
@@ -108,6 +109,9 @@ class HostedProvider(ABC):
 
     Args:
         name: in the cluster file.
+
+    Attributes:
+        propagates: it is told of our traces (`tracing.propagate_to`); set before the first call.
     """
 
     # What the API cannot do; a request that needs it is refused before anything is sent.
@@ -116,6 +120,7 @@ class HostedProvider(ABC):
 
     def __init__(self, name: str, settings: Settings, price: Price) -> None:
         self.name = name
+        self.propagates = False
         self._settings = settings
         self._price = price
         self._secret = faults.Secret("")
@@ -134,13 +139,19 @@ class HostedProvider(ABC):
 
     async def chat(self, request: ChatRequest, timeout_s: float) -> ProviderAnswer:
         """See `Provider.chat`."""
-        async with self._within(now() + timeout_s):
-            conversation = await self._prepared(request)
-            reply = await self._ask(conversation, timeout_s)
-        constraint = request.sampling.constraint
-        if constraint is not None:
-            reply = replace(reply, answers=tuple(_checked(answer, request.sampling) for answer in reply.answers))
-        usage = self._usage(request, reply.counted, "".join(answer.text for answer in reply.answers))
+        with tracing.span("chat", tracing.Kind.CLIENT) as span:
+            if span is not None:
+                spans.asked(span, self.name, self._settings, request.sampling, stream=False)
+            async with self._within(now() + timeout_s):
+                conversation = await self._prepared(request)
+                reply = await self._ask(conversation, timeout_s)
+            constraint = request.sampling.constraint
+            if constraint is not None:
+                reply = replace(reply, answers=tuple(_checked(answer, request.sampling) for answer in reply.answers))
+            usage = self._usage(request, reply.counted, "".join(answer.text for answer in reply.answers))
+            if span is not None:
+                reasons = [answer.finish_reason for answer in reply.answers]
+                spans.answered(span, usage, reply.counted.cached, reasons)
         return ProviderAnswer(
             ChatResult(reply.answers, usage.prompt_tokens, reply.counted.cached, usage.completion_tokens), usage
         )
@@ -151,14 +162,34 @@ class HostedProvider(ABC):
         The last event of each answer is held back until the provider has said what it counted, or the stream ends.
         Answers that must be JSON are checked once they are whole, before their last event.
         """
+        span = tracing.start("chat", kind=tracing.Kind.CLIENT)
+        try:
+            async with aclosing(self._chat_stream(request, timeout_s, span)) as events:
+                async for event in events:
+                    yield event
+        except BaseException as error:
+            if span is not None:
+                tracing.fail(span, error)
+            raise
+        finally:
+            if span is not None:
+                span.end()
+
+    async def _chat_stream(
+        self, request: ChatRequest, timeout_s: float, span: tracing.Span | None
+    ) -> AsyncGenerator[ChatEvent | Usage, None]:
+        if span is not None:
+            spans.asked(span, self.name, self._settings, request.sampling, stream=True)
         deadline = now() + timeout_s
-        async with self._within(deadline):
-            conversation = await self._prepared(request)
+        with tracing.use(span):
+            async with self._within(deadline):
+                conversation = await self._prepared(request)
         counted, texts, last = Counted(), dict[int, list[str]](), list[ChatEvent]()
         async with aclosing(self._stream(conversation, timeout_s)) as items:
             while True:
-                async with self._within(deadline):
-                    item = await anext(items, None)
+                with tracing.use(span):
+                    async with self._within(deadline):
+                        item = await anext(items, None)
                 if item is None:
                     break
                 if isinstance(item, Counted):
@@ -175,6 +206,8 @@ class HostedProvider(ABC):
             for pieces in texts.values():
                 output.check("".join(pieces), request.sampling.constraint)
         usage = self._usage(request, counted, "".join(piece for pieces in texts.values() for piece in pieces))
+        if span is not None:
+            spans.answered(span, usage, counted.cached, [event.finish_reason for event in last])
         for event in last:
             yield replace(event, prompt_tokens=usage.prompt_tokens, cached_tokens=counted.cached)
         yield usage
@@ -298,14 +331,23 @@ class HostedProvider(ABC):
         return DeadlineExceeded(f"{self.name} did not answer in time.")
 
 
-def http_client(base_url: str) -> httpx2.AsyncClient:
+def http_client(base_url: str, *, propagates: bool = False) -> httpx2.AsyncClient:
     """The connections of one provider.
 
     Proxies of the environment are used, as every HTTP client does, except towards this machine, where none is of use.
     Redirects are not followed: they would carry keys in headers to wherever they lead.
+
+    Args:
+        propagates: requests carry `traceparent`.
     """
     limits = httpx2.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=_MOST_CONNECTIONS)
-    return httpx2.AsyncClient(trust_env=not is_loopback(base_url), follow_redirects=False, limits=limits, timeout=None)
+    return httpx2.AsyncClient(
+        trust_env=not is_loopback(base_url),
+        follow_redirects=False,
+        limits=limits,
+        timeout=None,
+        event_hooks={"request": [spans.add_outgoing]} if propagates else None,
+    )
 
 
 def is_loopback(url: str) -> bool:

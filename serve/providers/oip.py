@@ -19,9 +19,10 @@ from tritonclient.utils import InferenceServerException
 
 from deployments.generation.messages import Answer, ChatEvent, ChatRequest, ImagePart
 from deployments.messages import ClassifyRequest, ClassifyResult, Scores
+from serve import tracing
 from serve.config.providers import Provider as Settings
 from serve.errors import ArgusError, InvalidOutput, InvalidRequest, Unsupported
-from serve.providers import faults, output, tokens
+from serve.providers import faults, output, spans, tokens
 from serve.providers.hosted import Conversation, Counted, HostedProvider, Reply, now
 from serve.providers.images import SentImage, prepare
 from serve.providers.prices import Price
@@ -57,9 +58,12 @@ class OipProvider(HostedProvider):
         With fewer of them, the others' share is given to these in proportion. Templates mean nothing to the server.
         """
         columns = self._columns(request)
-        async with self._within(now() + timeout_s):
-            sent = await prepare([ImagePart(image) for image in request.images], self._settings.images)
-            rows = await self._infer([self._image_tensor(sent)], {}, timeout_s)
+        with tracing.span("classify", tracing.Kind.CLIENT) as span:
+            if span is not None:
+                spans.asked(span, self.name, self._settings, None, stream=False)
+            async with self._within(now() + timeout_s):
+                sent = await prepare([ImagePart(image) for image in request.images], self._settings.images)
+                rows = await self._infer([self._image_tensor(sent)], {}, timeout_s)
         table = np.asarray(rows, np.float32).reshape(-1, np.shape(rows)[-1])
         if table.shape != (len(sent), len(self._settings.oip.labels)) or not np.isfinite(table).all():
             raise InvalidOutput(f"{self.name} gave no probability of each label.", code="wrong_shape")
@@ -159,9 +163,10 @@ class OipProvider(HostedProvider):
         return np.asarray(values)
 
     def _headers(self) -> dict[str, str] | None:
-        if self._settings.api_key_env is None and self._settings.api_key_file is None:
-            return None
-        return {"authorization": f"Bearer {self._secret.reveal()}"}
+        headers = spans.outgoing() if self.propagates else {}
+        if self._settings.api_key_env is not None or self._settings.api_key_file is not None:
+            headers["authorization"] = f"Bearer {self._secret.reveal()}"
+        return headers or None
 
     async def _make_client(self, secret: faults.Secret) -> Any:
         return self._new_client(secret)  # it is bound to the event loop on which it is made

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from serve import tracing
 from serve.calls import Called
 from serve.context import RequestContext
 from serve.errors import ArgusError, DeadlineExceeded
@@ -57,6 +58,7 @@ class Answers:
             joined = self._flights.flying(flight)
             if joined:
                 self._recorder.joined(job.target)
+                _link(self._flights.span(flight))
             try:
                 called: Called[T] = await self._flights.run(
                     flight, lambda: self._fill(job, key, codec, call), context.remaining_s()
@@ -90,6 +92,15 @@ class Answers:
             raise
         self._cache.put(key, codec, called.value, job.target)
         return called
+
+
+def _link(flight: tracing.Span | None) -> None:
+    """The call that waits for another's says which: what that one does is in its trace."""
+    waiting = tracing.current()
+    if waiting is not None:
+        waiting.set_attribute("argus.joined", True)
+        if flight is not None:
+            waiting.add_link(flight.get_span_context())
 
 
 def _given(value: T, began: float) -> Called[T]:

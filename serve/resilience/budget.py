@@ -150,7 +150,7 @@ class Budget:
             raise
         if day == self._day:
             self._known.update(zip(names, map(int, spent), strict=True))
-            self._tell(names, most, [int(amount) for amount in spent])
+            self._tell(names, most, [int(amount) for amount in spent], parts=1)
         return names[int(short) - 1] if int(short) else None
 
     def _add_here(self, names: tuple[str, ...], most: list[int | None], nano: int, enforce: bool) -> str | None:
@@ -164,17 +164,18 @@ class Budget:
                     return name
         for name in names:
             self._spent[name] = self._spent.get(name, 0) + nano
-        self._tell(names, own, [self._spent[name] for name in names])
+        self._tell(names, own, [self._spent[name] for name in names], parts=self._replicas)
         return None
 
     def _most(self, name: str) -> int | None:
         usd = self._most_usd if name == ALL else self._tenants_usd.get(name, self._tenants_usd.get("default"))
         return None if usd is None else _nano(usd)
 
-    def _tell(self, names: tuple[str, ...], most: list[int | None], spent: list[int]) -> None:
+    def _tell(self, names: tuple[str, ...], most: list[int | None], spent: list[int], *, parts: int) -> None:
         for name, limit, amount in zip(names, most, spent, strict=True):
-            if limit is not None:
-                self._recorder.budget_left(name, (limit - amount) / _NANO)
+            whole = self._most(name)
+            if limit is not None and whole is not None:
+                self._recorder.budget_left(name, (limit - amount) / _NANO, whole / parts / _NANO)
 
 
 def _nano(usd: float) -> int:

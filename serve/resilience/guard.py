@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from deployments.generation.messages import ChatEvent
+from serve import tracing
 from serve.calls import Called, Usage
 from serve.context import RequestContext
 from serve.errors import ArgusError, BudgetExceeded, DeadlineExceeded, Overloaded, RateLimited
@@ -95,10 +96,17 @@ class Guard:
         Raises:
             ArgusError: of the last attempt, or of the stage that refused the call.
         """
-        self._check_deadline(job.target, context)
-        if self._answers is None or job.cache_key is None or job.codec is None:
-            return await self._call(job, context, fallback)
-        return await self._answers.find(job, context, fallback, lambda: self._call(job, context, fallback))
+        with tracing.span("call") as span:
+            if span is not None:
+                span.set_attribute("argus.model", job.target)
+            self._check_deadline(job.target, context)
+            if self._answers is None or job.cache_key is None or job.codec is None:
+                called = await self._call(job, context, fallback)
+            else:
+                called = await self._answers.find(job, context, fallback, lambda: self._call(job, context, fallback))
+            if span is not None:
+                _describe(span, called)
+            return called
 
     async def stream(
         self, job: StreamJob, context: RequestContext, *, fallback: bool = False
@@ -108,6 +116,23 @@ class Guard:
         Raises:
             ArgusError: of the last attempt, or of the stage that refused the call.
         """
+        call = tracing.start("call")
+        try:
+            async with aclosing(self._stream(job, context, fallback, call)) as events:
+                async for event in events:
+                    yield event
+        except BaseException as error:
+            if call is not None:
+                tracing.fail(call, error)
+            raise
+        finally:
+            if call is not None:
+                call.set_attributes({"argus.model": job.target, "argus.stream": True})
+                call.end()
+
+    async def _stream(
+        self, job: StreamJob, context: RequestContext, fallback: bool, call: tracing.Span | None
+    ) -> AsyncGenerator[ChatEvent, None]:
         self._check_deadline(job.target, context)
         target = self._targets[job.target]
         account = self._open(target, job.estimate, context)
@@ -115,11 +140,13 @@ class Guard:
             for number in itertools.count(1):
                 attempt: Attempt | None = None
                 try:
-                    with await self._passage(target, account, context, fallback) as passage:
+                    with tracing.use(call):
+                        passage = await self._passage(target, account, context, fallback)
+                    with passage:
                         timeout_s = target.attempt_s(context.remaining_s(), fallback)
                         account.attempts += 1
                         with target.attempt(passage, timeout_s) as attempt:
-                            async with aclosing(_events(job, attempt, timeout_s, context)) as events:
+                            async with aclosing(_events(job, attempt, timeout_s, context, target, call)) as events:
                                 async for event in events:
                                     yield event
                         account.used = attempt.usage or NOTHING
@@ -164,10 +191,11 @@ class Guard:
             timeout_s = target.attempt_s(context.remaining_s(), fallback)
             account.attempts += 1
             late_s = target.late_s() if job.idempotent else None
+            number = account.attempts
             if late_s is None or late_s >= timeout_s:
-                return await _made(target, job, passage, timeout_s)
+                return await _made(target, job, passage, timeout_s, number)
             answer, won = await race(
-                lambda: _made(target, job, passage, timeout_s),
+                lambda: _made(target, job, passage, timeout_s, number),
                 # Beside another way to go, a hedge has no time of its own: the first attempt's is what is waited.
                 lambda: self._second(target, job, account, timeout_s - late_s if fallback else timeout_s, context),
                 late_s,
@@ -190,7 +218,8 @@ class Guard:
                 account.charged += tokens
                 account.attempts += 1
                 account.hedged = True
-                return await _made(target, job, passage, min(longest_s, context.remaining_s()))
+                longest_s = min(longest_s, context.remaining_s())
+                return await _made(target, job, passage, longest_s, account.attempts, hedge=True)
 
     async def _passage(self, target: Target, account: _Account, context: RequestContext, fallback: bool) -> Passage:
         """Money first, then the tenant's rates, then the target's own stages."""
@@ -202,7 +231,8 @@ class Guard:
         tokens = account.estimate.tokens
         try:
             await self._count_tenant(target, account, context)
-            passage = await target.passage(stake, context, tokens, fallback)
+            with tracing.span("wait"):
+                passage = await target.passage(stake, context, tokens, fallback)
         except BaseException:
             stake.end(0.0)
             raise
@@ -249,7 +279,8 @@ class Guard:
         if pause is None or not target.may_retry():
             raise error from error.__cause__
         self._recorder.retried(target.name)
-        await asyncio.sleep(pause)
+        with tracing.span("pause"):
+            await asyncio.sleep(pause)
 
     def _check_deadline(self, target: str, context: RequestContext) -> None:
         try:
@@ -259,28 +290,68 @@ class Guard:
             raise
 
 
-async def _made(target: Target, job: Job[T], passage: Passage, timeout_s: float) -> Attempted[T]:
-    with target.attempt(passage, timeout_s) as attempt:
-        async with asyncio.timeout(timeout_s):
-            done = await job.attempt(timeout_s)
-        attempt.usage = done.usage
-    return done
+async def _made(
+    target: Target, job: Job[T], passage: Passage, timeout_s: float, number: int, *, hedge: bool = False
+) -> Attempted[T]:
+    with tracing.span("attempt", _kind(target)) as span:
+        if span is not None:
+            span.set_attributes({"argus.model": target.name, "argus.attempt": number, "argus.hedge": hedge})
+        with target.attempt(passage, timeout_s) as attempt:
+            async with asyncio.timeout(timeout_s):
+                done = await job.attempt(timeout_s)
+            attempt.usage = done.usage
+        return done
 
 
 async def _events(
-    job: StreamJob, attempt: Attempt, timeout_s: float, context: RequestContext
+    job: StreamJob,
+    attempt: Attempt,
+    timeout_s: float,
+    context: RequestContext,
+    target: Target,
+    call: tracing.Span | None,
 ) -> AsyncGenerator[ChatEvent, None]:
     """The events of an attempt: the first within `timeout_s`, the others before the deadline."""
-    async with aclosing(job.events(context.remaining_s())) as events:
-        while True:
-            try:
-                async with asyncio.timeout(timeout_s if attempt.answered_s is None else context.remaining_s()):
-                    event = await anext(events)
-            except StopAsyncIteration:
-                return
-            if isinstance(event, Usage):
-                attempt.usage = event
-                continue
-            if attempt.answered_s is None:
-                attempt.answered_s = time.monotonic() - attempt.began
-            yield event
+    span = None if call is None else tracing.start("attempt", kind=_kind(target), parent=call)
+    try:
+        async with aclosing(job.events(context.remaining_s())) as events:
+            while True:
+                try:
+                    longest_s = timeout_s if attempt.answered_s is None else context.remaining_s()
+                    with tracing.use(span):
+                        async with asyncio.timeout(longest_s):
+                            event = await anext(events)
+                except StopAsyncIteration:
+                    return
+                if isinstance(event, Usage):
+                    attempt.usage = event
+                    continue
+                if attempt.answered_s is None:
+                    attempt.answered_s = time.monotonic() - attempt.began
+                yield event
+    except BaseException as error:
+        if span is not None:
+            tracing.fail(span, error)
+        raise
+    finally:
+        if span is not None:
+            span.set_attribute("argus.model", target.name)
+            if attempt.answered_s is not None:
+                span.set_attribute("argus.first_event_s", attempt.answered_s)
+            span.end()
+
+
+def _kind(target: Target) -> tracing.Kind:
+    """A provider's call has a span of its own, with what its API is told and says."""
+    return tracing.Kind.CLIENT if target.settings.ours else tracing.Kind.INTERNAL
+
+
+def _describe(span: tracing.Span, called: Called[T]) -> None:
+    span.set_attributes(
+        {
+            "argus.cached": called.cached,
+            "argus.attempts": called.attempts,
+            "argus.hedged": called.hedged,
+            "argus.usd": called.usage.usd,
+        }
+    )

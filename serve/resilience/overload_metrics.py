@@ -6,8 +6,9 @@ import asyncio
 from collections import Counter as Counts
 from collections.abc import Callable, Mapping
 
-from ray.util.metrics import Counter, Gauge
+from ray.util.metrics import Counter
 
+from deployments.gauges import Gauge
 from serve.config.overload import Priority
 from serve.resilience.admission import LaneState
 from serve.resilience.shedding import ShedReason

@@ -16,7 +16,7 @@ class Recorder(Protocol):
 
     def joined(self, target: str) -> None: ...
 
-    def budget_left(self, tenant: str, usd: float) -> None: ...
+    def budget_left(self, tenant: str, usd: float, of_usd: float) -> None: ...
 
     def spent(self, target: str, usd: float) -> None: ...
 
@@ -46,7 +46,7 @@ class Silent:
     def joined(self, target: str) -> None:
         """See `Recorder`."""
 
-    def budget_left(self, tenant: str, usd: float) -> None:
+    def budget_left(self, tenant: str, usd: float, of_usd: float) -> None:
         """See `Recorder`."""
 
     def spent(self, target: str, usd: float) -> None:

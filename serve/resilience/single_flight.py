@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from serve import tracing
 from serve.errors import DeadlineExceeded
 
 T = TypeVar("T")
@@ -15,6 +16,7 @@ T = TypeVar("T")
 @dataclass(slots=True)
 class _Flight(Generic[T]):
     task: asyncio.Task[T]
+    span: tracing.Span | None
     waiters: int = field(default=0)
 
 
@@ -35,6 +37,10 @@ class SingleFlight(Generic[T]):
     def flying(self, key: Hashable) -> bool:
         """Whether a call of this key is in progress."""
         return key in self._flights
+
+    def span(self, key: Hashable) -> tracing.Span | None:
+        """What the call of this key is part of; None when there is none, or it is not sampled."""
+        return self._flights[key].span if key in self._flights else None
 
     async def run(self, key: Hashable, call: Callable[[], Coroutine[Any, Any, T]], timeout_s: float) -> T:
         """The outcome of the key's call, which `call` begins when there is none.
@@ -60,7 +66,7 @@ class SingleFlight(Generic[T]):
                 flight.task.cancel()
 
     def _begin(self, key: Hashable, call: Callable[[], Coroutine[Any, Any, T]]) -> _Flight[T]:
-        flight = _Flight(asyncio.get_running_loop().create_task(call()))
+        flight = _Flight(asyncio.get_running_loop().create_task(call()), tracing.current())
         self._flights[key] = flight
 
         def ended(task: asyncio.Task[T]) -> None:

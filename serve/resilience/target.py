@@ -42,6 +42,7 @@ class AttemptFailed(Exception):
     def __init__(self, error: ArgusError) -> None:
         super().__init__(str(error))
         self.error = error
+        self.code = error.code
 
 
 class Passage:

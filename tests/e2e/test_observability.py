@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import secrets
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+import tritonclient.grpc as triton_grpc
 from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.utils import InferenceServerException
 
-from tests.e2e.cluster import Cluster
+from grafana.inventory import by_series
+from tests.e2e.cluster import KEY, Cluster
 
 pytestmark = pytest.mark.cluster
 
@@ -48,6 +54,79 @@ def test_what_was_asked_is_counted(cluster: Cluster, scene_png: bytes) -> None:
     for name in ("queue_wait_seconds", "forward_seconds", "preprocess_seconds", "batch_items"):
         assert total(now[f"ray_argus_{name}_count"], model="clip") > 0, name
     assert {labels["route"] for labels, _ in counted}.isdisjoint({"/v1/no/such/route"})
+
+
+def own_series(cluster: Cluster) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
+    """Every series of ours by the labels that we give it."""
+    declared = by_series()
+    return {
+        (name, tuple(sorted((key, value) for key, value in labels.items() if key in declared[name].labels)))
+        for name, samples in scrape(cluster).items()
+        if name in declared
+        for labels, _ in samples
+    }
+
+
+def ask_every_kind(cluster: Cluster, name: str) -> int:
+    """A client's word in every place where it could become a label; returns how many requests that were."""
+    picture = {"image": b"no picture"}
+    with cluster.client() as client:
+        client.put(f"/v1/indexes/{name}", json={"model": "clip"}).raise_for_status()
+        client.post(f"/v1/indexes/{name}/search", json={"text": name, "k": 1})
+        client.delete(f"/v1/indexes/{name}").raise_for_status()
+        for path in (f"/{name}", f"/v1/models/{name}", f"/v1/jobs/{name}", f"/v1/sessions/{name}", f"/viewer/{name}"):
+            client.get(path)
+        client.post(f"/v1/scenes/{name}/render", json={"camera": {"orbit": {"azimuth_deg": 0}}})
+        client.post(f"/v1/cascades/{name}", files=picture)
+        client.post("/v1/cascades/moderation", files=picture, headers={"X-Request-ID": name})
+        client.post("/v1/classify", files=picture, data={"labels": name, "model": name})
+        client.post("/v1/classify", content=name.encode(), headers={"Content-Type": f"text/{name}"})
+        client.post("/v1/chat/completions", json={"model": name, "messages": [{"role": "user", "content": name}]})
+        client.post(f"/v2/models/{name}/infer", json={"inputs": []})
+        client.get("/v1/models", headers={"X-API-Key": name})
+        client.get("/v1/models", headers={"X-Argus-Priority": name, "X-Argus-Timeout-Ms": name})
+    with triton_grpc.InferenceServerClient(cluster.grpc) as grpc:
+        for ask in (grpc.is_model_ready, grpc.get_model_metadata):
+            with contextlib.suppress(InferenceServerException):
+                ask(name, headers={"x-api-key": KEY})
+    return 19
+
+
+def test_no_word_of_a_client_makes_a_series(cluster: Cluster) -> None:
+    mark = "zq" + secrets.token_hex(3)
+    asked = requests_counted(cluster)
+    asked += sum(ask_every_kind(cluster, f"{mark}first{number}") for number in range(2))
+    wait_until_counted(cluster, asked)
+    before = own_series(cluster)
+    with ThreadPoolExecutor(4) as pool:
+        sent = sum(pool.map(lambda number: ask_every_kind(cluster, f"{mark}x{number}"), range(110)))
+    assert sent > 2000
+    wait_until_counted(cluster, asked + sent)
+    after = own_series(cluster)
+    assert not [series for series in after if mark in str(series)]
+    # A request that is shed, or slower than its deadline, for the first time makes series of its route: a few.
+    assert len(after - before) < 20, after - before
+
+
+def requests_counted(cluster: Cluster) -> float:
+    return total(scrape(cluster).get("ray_argus_requests_total", []))
+
+
+def wait_until_counted(cluster: Cluster, requests: float) -> None:
+    for _ in range(60):  # Ray's agent exports every few seconds
+        if requests_counted(cluster) >= requests:
+            return
+        time.sleep(0.5)
+    pytest.fail(f"{requests_counted(cluster):.0f} of {requests:.0f} requests were counted")
+
+
+def test_every_series_that_is_exported_is_declared(cluster: Cluster) -> None:
+    found = {name for name in scrape(cluster) if name.startswith("ray_argus_")}
+    assert found and found <= set(by_series())
+    assert "ray_argus_build_info" in found, "what is set once at the start is still exported"
+    for name, samples in scrape(cluster).items():
+        if name in by_series():
+            assert all(set(by_series()[name].labels) <= set(labels) for labels, _ in samples), name
 
 
 def test_each_request_is_one_json_line_with_its_id(cluster: Cluster, scene_png: bytes) -> None:

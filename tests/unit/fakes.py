@@ -293,12 +293,16 @@ class FakeRecorder:
         """Forgets what a test did."""
         self.requests: list[RequestRecord] = []
         self.counts: list[int] = []
+        self.viewers: list[int] = []
 
     def record(self, request: RequestRecord) -> None:
         self.requests.append(request)
 
     def in_flight(self, count: int) -> None:
         self.counts.append(count)
+
+    def viewing(self, count: int) -> None:
+        self.viewers.append(count)
 
 
 def cluster(*, keys: bool = False, **sections: Any) -> ClusterFile:

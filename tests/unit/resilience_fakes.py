@@ -45,7 +45,7 @@ class Remembers(Silent):
     def joined(self, target: str) -> None:
         self.counts["joined",] += 1
 
-    def budget_left(self, tenant: str, usd: float) -> None:
+    def budget_left(self, tenant: str, usd: float, of_usd: float) -> None:
         self.left[tenant] = usd
 
     def spent(self, target: str, usd: float) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from deployments.generation.messages import ImagePart
 from deployments.messages import EncodedImage
+from serve.calls import Usage
 from serve.cascade.drift import DriftTest
 from serve.cascade.entry import functions
 from serve.cascade.gears import GearBox
@@ -52,8 +53,9 @@ class Reported:
     def shadowed(self, cascade: str, step: str, result: ShadowResult) -> None:
         self.shadows.append((step, result))
 
-    def drifting(self, cascade: str, step: str, alarm: bool) -> None:
+    def drifting(self, cascade: str, step: str, alarm: bool, evidence: float) -> None:
         self.alarms.append(alarm)
+        self.evidence = evidence
 
     def calibrated(self, cascade: str, calibrated: bool) -> None:
         self.uncalibrated[cascade] = not calibrated
@@ -144,7 +146,7 @@ async def test_accepted_answers_that_turn_wrong_raise_the_alarm() -> None:
         await made.ask(request_id=f"r{i}")
         await made.service.drained()
     assert made.reported.shadows[0] == ("screen", "disagreed")
-    assert made.reported.alarms[-1]
+    assert made.reported.alarms[-1] and made.reported.evidence >= 100
     assert not made.reported.alarms[0]
     assert made.service.card("it").drifting == ("screen",)
 
@@ -179,7 +181,19 @@ async def test_what_is_reported() -> None:
     broken = Made(guard(), clip=[Says(error=Unavailable("a"))], llava=[Says("?")])
     with pytest.raises(Exception, match="none of the labels"):
         await broken.ask()
-    assert broken.reported.runs[0].result == "invalid_output"
+    assert (broken.reported.runs[0].result, broken.reported.runs[0].fault) == ("invalid_output", "server")
+    assert {ran.fault for ran in made.reported.runs} == {"none"}
+
+
+async def test_an_answer_that_needed_no_paid_step_saves_its_usual_price() -> None:
+    made = Made(
+        guard(steps=[*guard()["steps"][:1], {"name": "hosted", "use": "gpt", "task": "choose"}]),
+        clip=[SURE, UNSURE, SURE],
+        gpt=[Says("gun", usage=Usage(usd=0.01))],
+    )
+    for _ in range(3):
+        await made.ask()
+    assert [ran.saved_usd for ran in made.reported.runs] == [0, 0, pytest.approx(0.01)]
 
 
 async def test_what_a_cascade_needs() -> None:

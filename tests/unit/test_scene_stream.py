@@ -118,6 +118,18 @@ async def test_a_camera_is_answered_by_a_picture(address: str, site: SceneSite) 
     assert site.splat.affinities[0] == before.scene.digest
 
 
+async def test_open_views_are_counted(address: str, site: SceneSite) -> None:
+    async with websockets.connect(f"{address}/room/stream") as first, websockets.connect(f"{address}/room/stream"):
+        await tell(first, **ORBIT)
+        await picture(first)
+        assert site.recorder.viewers[-1] == 2
+    for _ in range(500):
+        if site.recorder.viewers[-1] == 0:
+            break
+        await asyncio.sleep(0.01)
+    assert site.recorder.viewers == [1, 2, 1, 0]
+
+
 async def test_a_picture_may_be_asked_for_again(address: str) -> None:
     async with websockets.connect(f"{address}/room/stream") as socket:
         await tell(socket, **ORBIT)

@@ -1,0 +1,33 @@
+"""Benchmark of the capacity planner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serve.cli.bench.command import Check, JsonFile, Quick, app, finish
+from serve.cli.console import errors
+
+
+@app.command()
+def planner(
+    instances: Annotated[
+        int, typer.Option(min=0, help="Random small problems that exhaustive search solves too.")
+    ] = 12,
+    seed: Annotated[int, typer.Option(help="Seed of the first problem.")] = 1,
+    plans: Annotated[
+        bool, typer.Option("--plans/--no-plans", help="Plans of the requirements' targets as well.")
+    ] = True,
+    trace: Annotated[Path | None, typer.Option(help="Recorded arrivals for those plans, such as Azure's.")] = None,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """Plans against exhaustive search and held-out seeds, and those of the requirements (about 5 minutes)."""
+    from benchmarks import planner as benchmark
+
+    instances, plans = (2, False) if quick else (instances, plans)
+    report = benchmark.run(instances=instances, seed=seed, plans=plans, trace=trace, tell=errors.print)
+    finish(report, json, check)

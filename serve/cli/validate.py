@@ -1,0 +1,179 @@
+"""`argus validate`: the simulator against this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from serve.cli.bench.command import Check, JsonFile, finish
+from serve.cli.console import errors
+from serve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from benchmarks.capacity.scenario import Flow
+    from benchmarks.capacity.validate import Trial
+    from benchmarks.loadtest.target import Target
+    from benchmarks.targets import Workload
+    from benchmarks.traffic.arrivals import Arrivals
+    from serve.config.cluster import ClusterFile
+
+_LOADS = "30,60,85"
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """A workload on a cluster that can run here.
+
+    Attributes:
+        content: cluster file without `name` and `server`; None to take the workload's own place.
+        rate_per_s: the planned one, of which loads are shares; None to take the cluster's capacity.
+    """
+
+    cluster: ClusterFile
+    flows: tuple[Flow, ...]
+    arrivals: Arrivals
+    content: dict[str, Any] | None = None
+    rate_per_s: float | None = None
+
+
+def validate(
+    workload: Annotated[list[str], typer.Argument(help="Workloads of benchmarks/targets.yaml.")],
+    hardware: Annotated[str, typer.Option(help="Class of hardware that this machine is.")] = "cpu-demo",
+    hardware_profile: Annotated[
+        Path | None, typer.Option("--profile", help="Hardware profile; by default the shipped one.")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Folder that `argus plan --out` wrote: its cluster at its rate.")
+    ] = None,
+    loads: Annotated[str, typer.Option(help="Shares of the capacity, in per cent.")] = _LOADS,
+    capacity: Annotated[float | None, typer.Option(help="Requests a second at 100 %; by default simulated.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Real runs at each load.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, help="Measured part of a run.")] = 60,
+    warm_up: Annotated[float, typer.Option(min=0, help="Seconds before it.")] = 5,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """Run workloads for real and print what the simulator says of the same requests at the same times."""
+    from benchmarks.capacity import validate as validation
+    from benchmarks.capacity.profiles import load_profile, shipped_profiles
+    from benchmarks.capacity.scenario import scenario
+    from benchmarks.capacity.simulator import simulate
+    from benchmarks.targets import load_targets
+
+    shares = _shares(loads)
+    if capacity is not None and not capacity > 0:
+        raise ConfigError(f"got {capacity:g}; it must be above 0", param="capacity")
+    profiles = dict(shipped_profiles())
+    if hardware_profile is not None:
+        own = load_profile(hardware_profile)
+        profiles[own.hardware] = own
+    targets = load_targets()
+    if plan is not None and len(workload) != 1:
+        raise ConfigError("a plan is validated with one workload", param="plan")
+    trials, rows, misses = [], [], []
+    for name in workload:
+        declared = targets.workload(name)
+        subject = _planned(plan, declared, hardware) if plan is not None else _declared(declared, hardware)
+        pools = declared.place(hardware).pools
+        made = scenario(subject.cluster, {pool: profiles[kind] for pool, kind in pools.items()}, subject.flows)
+        most = capacity or subject.rate_per_s or validation.capacity(made, subject.arrivals, simulate)
+        planned = (1.0,) if subject.rate_per_s is not None and loads == _LOADS else shares
+        trial = validation.Trial(name, made, subject.arrivals, most, planned, range(1, seeds + 1), seconds)
+        trials.append(trial)
+        with _serving(name, declared, hardware, subject.content) as target, _runs(trial, target, warm_up) as run:
+            found = validation.measure(trial, run, simulate)
+        rows += found[0]
+        misses += found[1]
+    finish(validation.report(trials, rows, misses), json, check)
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    """Raises `ConfigError` for what is no list of per cent."""
+    try:
+        shares = tuple(float(one) / 100 for one in text.split(","))
+    except ValueError:
+        shares = ()
+    if not shares or not all(0 < one <= 1.5 for one in shares):
+        raise ConfigError(f"got {text!r}; write shares of the capacity in per cent, such as {_LOADS}", param="loads")
+    return shares
+
+
+def _declared(workload: Workload, hardware: str) -> _Subject:
+    place = workload.place(hardware)
+    return _Subject(place.cluster(), place.flows, workload.arrivals)
+
+
+def _planned(folder: Path, workload: Workload, hardware: str) -> _Subject:
+    """A plan's cluster and rate.
+
+    Raises:
+        ConfigError: the folder has no plan, or one that is not for this machine.
+    """
+    from benchmarks.traffic.arrivals import Poisson
+    from serve.config.load import load_file
+
+    path = folder / "cluster.yaml"
+    try:
+        plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{folder}: holds no plan: {error.strerror}", param="plan") from None
+    cluster = load_file(path)
+    if any(pool.gpus for pool in cluster.node_pools.values()) and hardware == "cpu-demo":
+        raise ConfigError(f"{path} needs GPUs, this machine is {hardware}; validate it there", param="plan")
+    place = workload.place(hardware)
+    own = {key: value for key, value in content.items() if key not in ("name", "server")}
+    rate = float(plan["rate_per_s"])
+    return _Subject(cluster, place.flows, Poisson(rate_per_s=rate), own, rate)
+
+
+@contextmanager
+def _serving(name: str, workload: Workload, hardware: str, content: dict[str, Any] | None) -> Iterator[Target]:
+    from benchmarks.loadtest.target import Target, started
+    from benchmarks.servers import argus
+
+    errors.print(f"Starting the cluster of {name} ...", highlight=False)
+    if content is None:
+        with started(name, workload, hardware) as target:
+            yield target
+    else:
+        with argus(f"plan-{name.replace('_', '-')}", content) as (http, grpc):
+            yield Target(http, grpc)
+
+
+@contextmanager
+def _runs(trial: Trial, target: Target, warm_up_s: float) -> Iterator[Any]:
+    """What runs the workload for real, with its progress."""
+    from benchmarks.loadtest import subject as subjects
+    from benchmarks.loadtest.run import run_load
+    from benchmarks.loadtest.settings import checked
+    from benchmarks.targets import load_targets
+
+    file = subjects.find(trial.workload, "cpu-demo", load_targets()).file
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True) as progress:
+        task = progress.add_task(trial.workload)
+
+        def run(arrivals: Arrivals, seed: int) -> Any:
+            rate = arrivals.mean_rate(trial.seconds)
+            progress.update(task, description=f"{trial.workload}: {rate:.1f}/s for {trial.seconds:g} s, seed {seed}")
+            settings = checked(
+                workload=trial.workload,
+                host=target.http,
+                grpc=target.grpc,
+                arrivals=arrivals,
+                seconds=trial.seconds,
+                warm_up_s=warm_up_s,
+                seed=seed,
+            )
+            return run_load(settings, file)
+
+        yield run

@@ -1,0 +1,103 @@
+"""Values of the label `route`: patterns of the HTTP routes, and names of the gRPC methods.
+
+The routes themselves stand in `serve.protocol`, which a cluster file is checked without. A test keeps both alike.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+ROUTES: Final = (
+    "/v1/caption",
+    "/v1/cascades",
+    "/v1/cascades/{name}",
+    "/v1/chat/completions",
+    "/v1/classify",
+    "/v1/compare",
+    "/v1/documents/summary",
+    "/v1/documents/table",
+    "/v1/documents/text",
+    "/v1/embeddings",
+    "/v1/indexes",
+    "/v1/indexes/{name}",
+    "/v1/indexes/{name}/delete",
+    "/v1/indexes/{name}/items",
+    "/v1/indexes/{name}/items/{item_id:path}",
+    "/v1/indexes/{name}/search",
+    "/v1/jobs",
+    "/v1/jobs/{id}",
+    "/v1/jobs/{id}/cancel",
+    "/v1/jobs/{id}/events",
+    "/v1/jobs/{id}/result",
+    "/v1/knowledge",
+    "/v1/knowledge/{name}",
+    "/v1/knowledge/{name}/documents",
+    "/v1/knowledge/{name}/documents/{id}",
+    "/v1/knowledge/{name}/search",
+    "/v1/models",
+    "/v1/models/{name}",
+    "/v1/moderate",
+    "/v1/products/analyze",
+    "/v1/reconstructions",
+    "/v1/reconstructions/{id}",
+    "/v1/reconstructions/{id}/cancel",
+    "/v1/reconstructions/{id}/events",
+    "/v1/reconstructions/{id}/preview",
+    "/v1/scenes",
+    "/v1/scenes/{name}",
+    "/v1/scenes/{name}/artifacts/{id}",
+    "/v1/scenes/{name}/edits",
+    "/v1/scenes/{name}/export",
+    "/v1/scenes/{name}/redo",
+    "/v1/scenes/{name}/render",
+    "/v1/scenes/{name}/select",
+    "/v1/scenes/{name}/stream",
+    "/v1/scenes/{name}/undo",
+    "/v1/scenes/{name}/versions",
+    "/v1/search/products",
+    "/v1/sessions",
+    "/v1/sessions/{id}",
+    "/v1/sessions/{id}/messages",
+    "/v1/support",
+    "/v1/videos/actions",
+    "/v1/videos/ask",
+    "/v1/videos/classify",
+    "/v1/videos/describe",
+    "/v1/videos/features",
+    "/v1/videos/keyframes",
+    "/v1/videos/summary",
+    "/v1/vision",
+    "/v1/vision/{task}",
+    "/v1/vqa",
+    "/v2",
+    "/v2/models/{model}",
+    "/v2/models/{model}/infer",
+    "/v2/models/{model}/ready",
+    "/v2/models/{model}/versions/{version}",
+    "/v2/models/{model}/versions/{version}/infer",
+    "/v2/models/{model}/versions/{version}/ready",
+    "/viewer/assets/{path:path}",
+    "/viewer/{scene}",
+    "ModelInfer",
+    "ModelMetadata",
+    "ModelReady",
+    "ModelStreamInfer",
+    "ServerMetadata",
+)
+"""What an objective may name."""
+
+PROBES: Final = (
+    "/docs",
+    "/openapi.json",
+    "/v1/healthz",
+    "/v1/readyz",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "Check",
+    "ServerLive",
+    "ServerReady",
+)
+"""Asked by machines about the router itself; no objective counts them."""
+
+UNMATCHED: Final = "unmatched"
+"""The label of whatever has no route."""

@@ -1,0 +1,169 @@
+"""Every panel of every dashboard, asked of a real Prometheus that scrapes a busy cluster; `argus top` beside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from grafana.catalogue import DASHBOARDS
+from grafana.inventory import by_series, inventory
+from grafana.overview import OVERVIEW
+from grafana.panels import Dashboard, Panel
+from grafana.picture import save
+from grafana.queries import filled
+from tests.e2e.observed import Clients, Observed, observed
+from tests.support.prometheus import Prometheus, installed, prometheus
+from tests.support.rays_metrics import RAYS
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not installed(), reason="prometheus is not installed; on Debian: apt-get install prometheus"),
+    pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed"),
+]
+
+# Ray's agent takes in values every ten seconds: a window must hold two of them.
+RATE_INTERVAL, SHOWN = "45s", "3m"
+# What can have no data here, and why.
+EMPTY = {
+    "GPU memory of a budget": "no GPU",
+    "GPU memory": "no GPU",
+    "Batches run again": "no model fails with a whole batch when its inputs are checked",
+}
+# Long enough for two exports of Ray's, the breaker, thirty calls before the first hedge, and a gear.
+BUSY_S = 75
+PATIENCE_S = 60
+PLAN = """
+groups:
+  - name: argus_plan
+    interval: 1m
+    rules:
+      - {record: argus_plan:capacity:qps, expr: vector(40), labels: {flow: moderate, entry: moderation}}
+      - {record: argus_plan:replicas:count, expr: vector(2), labels: {model: clip}}
+      - {record: argus_plan:nodes:count, expr: vector(1), labels: {pool: local}}
+      - {record: argus_plan:cost:usd_per_hour, expr: vector(0.53)}
+"""
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
+    with observed(tmp_path_factory.mktemp("seen")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server(seen: Observed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Prometheus with the cluster's own targets and rules, after the cluster has been kept busy; it still is."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    targets, rules = folder / "targets", folder / "rules"
+    file = seen.folder / "seen.yaml"
+    for arguments in (
+        ("targets", "--name", "seen", "--out", str(targets)),
+        ("rules", "--config", str(file), "--out", str(rules)),
+    ):
+        made = seen.cluster.argus("observability", *arguments)
+        assert made.returncode == 0, made.stderr
+    (rules / "plan.rules.yaml").write_text(PLAN, encoding="utf-8")
+    clients = Clients(seen)
+    with prometheus(folder, targets, sorted(rules.iterdir())) as running:
+        clients.start()
+        time.sleep(BUSY_S / 2)
+        clients.kill_engine()
+        time.sleep(BUSY_S / 2)
+        try:
+            yield running
+        finally:
+            clients.stop()
+
+
+def answers(server: Prometheus, dashboard: Dashboard, panel: Panel) -> list[str]:
+    """The panel's queries that nothing answers."""
+    asked = [filled(query.expr, dashboard, rate_interval=RATE_INTERVAL, shown=SHOWN) for query in panel.queries]
+    return [expression for expression in asked if not server.query(expression)]
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda one: one.uid)
+def test_every_panel_has_data(server: Prometheus, dashboard: Dashboard) -> None:
+    silent = {panel.title: answers(server, dashboard, panel) for panel in dashboard.panels if panel.title not in EMPTY}
+    until = time.monotonic() + PATIENCE_S
+    while any(silent.values()) and time.monotonic() < until:  # what happens now and then may not have happened yet
+        time.sleep(3)
+        silent = {
+            panel.title: answers(server, dashboard, panel) for panel in dashboard.panels if silent.get(panel.title)
+        }
+    assert {title: queries for title, queries in silent.items() if queries} == {}
+
+
+def test_what_is_said_to_have_no_data_has_none(server: Prometheus) -> None:
+    """Else it belongs off the list."""
+    panels = {panel.title: (dashboard, panel) for dashboard in DASHBOARDS for panel in dashboard.panels}
+    assert [title for title in EMPTY if not answers(server, *panels[title])] == []
+
+
+def test_rays_own_series_are_scraped(server: Prometheus) -> None:
+    assert [name for name in sorted(RAYS) if not server.query(name)] == []
+
+
+def test_what_is_scraped_of_ours_is_declared(server: Prometheus) -> None:
+    """Nothing is exported past the inventory, and all of it has the cluster's label."""
+    series = server.query('group by (__name__, cluster) ({__name__=~"ray_argus_.*"})')
+    assert {one["metric"]["__name__"] for one in series} <= set(by_series())
+    assert {one["metric"].get("cluster") for one in series} == {"seen"}
+    assert len({by_series()[one["metric"]["__name__"]].name for one in series}) >= len(inventory()) - len(EMPTY)
+
+
+def test_the_objectives_rules_are_recorded(server: Prometheus) -> None:
+    left = server.query("argus_slo:error_budget:remaining_ratio")
+    assert {one["metric"]["slo"] for one in left} == {"availability", "classify-latency", "moderation-agreement"}
+    assert all(float(one["value"][1]) <= 1 for one in left)
+
+
+def test_top_tells_the_same(seen: Observed, server: Prometheus) -> None:
+    done = seen.cluster.argus("top", "--name", "seen", "--once", "--json", "--window", "20")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["requests_per_s"] > 0 and found["failed"] > 0
+    assert {"/v1/classify", "/v1/chat/completions", "/v1/cascades/{name}"} <= {one["route"] for one in found["routes"]}
+    cascades = {one["name"]: one for one in found["cascades"]}
+    assert cascades["moderation"]["calibrated"] and not cascades["paid"]["calibrated"]
+    assert 0 < cascades["paid"]["escalated"] <= 1 and cascades["fragile"]["degraded"] > 0
+    models = {one["name"]: one for one in found["models"]}
+    assert (models["clip"]["replicas"], models["clip"]["wanted"]) == (1, 1)
+    assert models["clip"]["batch"] >= 1 and models["llava"]["tokens_per_s"] > 0
+    targets = {one["name"]: one for one in found["targets"]}
+    assert targets["hosted"]["usd_per_h"] > 0 and targets["hosted"]["cached"] > 0
+    assert targets["broken"]["breaker"] in ("open", "half open")
+    assert 0 < found["budget_left_usd"]["*"] < 5
+    # The same question, asked of Prometheus: the mean wait may differ by one export, the state of breakers may not.
+    worst = {
+        one["metric"]["target"]: float(one["value"][1])
+        for one in server.query("max by (target) (ray_argus_breaker_state)")
+    }
+    assert worst["broken"] > 0 == worst.get("clip", 0)
+
+
+def test_top_prints_tables(seen: Observed, server: Prometheus) -> None:
+    done = seen.cluster.argus("top", "--name", "seen", "--once", "--window", "12")
+    assert done.returncode == 0, done.stderr
+    for word in ("Routes", "Cascades", "Models", "Calls to models and providers", "moderation", "hosted"):
+        assert word in done.stdout
+
+
+def test_the_picture_of_a_dashboard_is_drawn(server: Prometheus, tmp_path: Path) -> None:
+    path = tmp_path / "overview.png"
+    save(OVERVIEW, server.address, minutes=3, path=path)
+    with Image.open(path) as picture:
+        colours = picture.convert("RGB").resize((200, 200)).getcolors(40_000)
+    assert colours is not None and len(colours) > 100, "lines of many colours"
+
+
+def test_top_of_no_cluster_is_one_line(seen: Observed) -> None:
+    done = seen.cluster.argus("top", "--name", "nobody")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "argus up" in done.stderr

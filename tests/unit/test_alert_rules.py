@@ -1,0 +1,396 @@
+"""Every alert fires when it must and keeps quiet when it must not, as Prometheus' own tester evaluates the rules."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grafana.inventory import by_series
+from grafana.objectives import BURNS
+from grafana.promql import RAYS
+from grafana.rule import RUNBOOK
+from grafana.rules import render, text
+from serve.config.cluster import ClusterFile
+from serve.config.load import PROFILES, load_profile, parse
+from tests.unit.promtool import check, evaluate, promtool, selector
+
+REPOSITORY = Path(__file__).parents[2]
+PROMETHEUS = REPOSITORY / "grafana" / "prometheus"
+
+REQUESTS = (
+    'ray_argus_requests_total{client="a",outcome="%s",protocol="http",route="/v1/classify",fault="%s",WorkerId="1"}'
+)
+OK, FAILED, WRONG = REQUESTS % ("ok", "none"), REQUESTS % ("unavailable", "server"), REQUESTS % ("not_found", "client")
+PROBE = OK.replace("/v1/classify", "/v1/healthz")
+SECONDS = 'ray_argus_request_seconds_%s{protocol="http",route="/v1/classify",fault="none"%s}'
+CASCADE = 'ray_argus_cascade_requests_total{cascade="moderation",result="%s",outcome="none",fault="%s"}'
+ESCALATED = 'ray_argus_cascade_escalations_total{cascade="moderation"}'
+SHADOW = 'ray_argus_cascade_shadow_total{cascade="moderation",step="screen",result="%s"}'
+WAIT = 'ray_argus_queue_wait_seconds_bucket{model="clip",le="%s"}'
+PLACE = 'ray_argus_call_wait_seconds_bucket{target="llava",le="%s"}'
+HEALTHY = 'ray_serve_deployment_replica_healthy{application="argus",deployment="clip",replica="%s"}'
+WANTED = 'ray_serve_autoscaling_target_replicas{application="argus",deployment="clip"}'
+GPU = 'ray_argus_gpu_memory_%s_bytes{model="llava",WorkerId="%s"}'
+REDIS = 'ray_argus_shared_store_questions_total{answered="%s"}'
+
+
+@functools.cache
+def everything() -> ClusterFile:
+    """The production profile with what it leaves out: every alert fits it."""
+    data = load_profile("cluster", calibrations=False).model_dump(mode="json", exclude_unset=True)
+    data["resilience"] = {"usd_per_day": 10.0, "redis": {"url": "redis://localhost:6379"}}
+    data["objectives"] |= {"slos": {"all": {"kind": "availability", "target": 0.99}}}
+    return parse(data)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Series under which an alert fires at a time, and others under which it does not.
+
+    Attributes:
+        fires: series by name, in promtool's notation.
+        labels: of the alert beside `alertname`, `severity` and `cluster`.
+        window: tells alerts of one name apart.
+    """
+
+    alert: str
+    severity: str
+    fires: Mapping[str, str]
+    quiet: Mapping[str, str]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    at: str = "30m"
+    window: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.alert + self.window
+
+    @property
+    def every(self) -> str:
+        return "10m" if self.window else "1m"
+
+
+def burn(window: str, severity: str, at: str, bad: float, still_fine: float) -> Case:
+    """Out of 100 requests a minute so many bad ones."""
+
+    def share(failed: float) -> dict[str, str]:
+        return {OK: f"0+{100 - failed:g}x6000", FAILED: f"0+{failed:g}x6000", WRONG: "0+1x6000"}
+
+    name = "ArgusErrorBudgetBurnsFast" if severity == "page" else "ArgusErrorBudgetBurns"
+    labels = {"slo": "all", "kind": "availability", "window": window}
+    return Case(name, severity, share(bad), share(still_fine), labels, at, window)
+
+
+CASES = [
+    burn("1h", "page", "90m", bad=16, still_fine=13),
+    burn("6h", "page", "7h", bad=7, still_fine=5),
+    burn("1d", "ticket", "25h", bad=4, still_fine=2.5),
+    burn("3d", "ticket", "74h", bad=1.5, still_fine=0.8),
+    Case(
+        "ArgusTargetDown",
+        "page",
+        {'up{job="argus-ray",instance="a:1"}': "1x10 0x30"},
+        {'up{job="argus-ray",instance="a:1"}': "1x40", 'up{job="another",instance="b:1"}': "0x40"},
+        {"job": "argus-ray", "instance": "a:1"},
+    ),
+    Case(
+        "ArgusReplicasMissing",
+        "ticket",
+        {WANTED: "3x40", HEALTHY % "a": "1x40", HEALTHY % "b": "1x5 0x40"},
+        {WANTED: "2x10 3x40", HEALTHY % "a": "1x40", HEALTHY % "b": "1x40", HEALTHY % "c": "_x12 1x40"},
+        {"deployment": "clip"},
+    ),
+    Case(
+        "ArgusQueueWaitHigh",
+        "ticket",
+        {WAIT % "1.0": "0+90x40", WAIT % "2.0": "0+100x40", WAIT % "+Inf": "0+100x40"},
+        {WAIT % "1.0": "0+96x40", WAIT % "2.0": "0+100x40", WAIT % "+Inf": "0+100x40"},
+        {"model": "clip"},
+    ),
+    Case(
+        "ArgusEngineDied",
+        "ticket",
+        {'ray_argus_engine_deaths_total{model="llava"}': "_x25 1x40"},
+        {'ray_argus_engine_deaths_total{model="llava"}': "1x60"},
+        {"model": "llava"},
+    ),
+    Case(
+        "ArgusBreakerOpen",
+        "ticket",
+        {'ray_argus_breaker_state{target="gemini",WorkerId="1"}': "0x10 2x40", CASCADE % ("ok", "none"): "0x40"},
+        {'ray_argus_breaker_state{target="gemini",WorkerId="1"}': "0x10 2x1 1x40"},
+        {"target": "gemini"},
+    ),
+    Case(
+        "ArgusGpuMemoryOverBudget",
+        "ticket",
+        {GPU % ("used", 1): "25e9x40", GPU % ("budget", 1): "24e9x40"},
+        # Two replicas of which each keeps to its budget.
+        {GPU % (kind, i): f"{size}x40" for i in (1, 2) for kind, size in (("used", "23e9"), ("budget", "24e9"))},
+        {"model": "llava"},
+    ),
+    Case(
+        "ArgusCascadeDrift",
+        "ticket",
+        {'ray_argus_cascade_drift_alarm{cascade="moderation",step="screen"}': "1x40"},
+        {'ray_argus_cascade_drift_alarm{cascade="moderation",step="screen"}': "0x40"},
+        {"cascade": "moderation", "step": "screen"},
+    ),
+    Case(
+        "ArgusCascadeUncalibrated",
+        "info",
+        {'ray_argus_cascade_uncalibrated{cascade="vqa"}': "1x100"},
+        {'ray_argus_cascade_uncalibrated{cascade="vqa"}': "0x100"},
+        {"cascade": "vqa"},
+        at="70m",
+    ),
+    Case(
+        "ArgusJobQueueOld",
+        "ticket",
+        {"ray_argus_job_queue_age_seconds": "0+60x40"},
+        {"ray_argus_job_queue_age_seconds": "0+60x9 0+60x9 0+60x9 0+60x9"},
+    ),
+    Case(
+        "ArgusBudgetNearlySpent",
+        "ticket",
+        {'ray_argus_budget_left_usd{tenant="*"}': "0.9x40", 'ray_argus_budget_usd{tenant="*"}': "10x40"},
+        {'ray_argus_budget_left_usd{tenant="*"}': "1.1x40", 'ray_argus_budget_usd{tenant="*"}': "10x40"},
+        {"tenant": "*"},
+    ),
+    Case(
+        "ArgusSharedStoreAway",
+        "ticket",
+        {REDIS % "yes": "0+40x40", REDIS % "no": "0+60x40"},
+        {REDIS % "yes": "0+60x40", REDIS % "no": "0+40x40"},
+    ),
+]
+
+
+def firing(case: Case, expected: bool) -> dict[str, Any]:
+    asked = {"alertname": case.alert, "alertstate": "firing"} | ({"window": case.window} if case.window else {})
+    found = {
+        "alertname": case.alert,
+        "alertstate": "firing",
+        "severity": case.severity,
+        "cluster": "cluster",
+        **case.labels,
+    }
+    samples = [{"labels": selector("ALERTS", found), "value": 1}] if expected else []
+    return {"expr": selector("ALERTS", asked), "eval_time": case.at, "exp_samples": samples}
+
+
+@promtool
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_an_alert_fires_when_it_must(case: Case, tmp_path: Path) -> None:
+    evaluate(
+        tmp_path, everything(), [{"series": dict(case.fires), "promql_expr_test": [firing(case, True)]}], case.every
+    )
+
+
+@promtool
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_an_alert_keeps_quiet_when_it_must(case: Case, tmp_path: Path) -> None:
+    evaluate(
+        tmp_path, everything(), [{"series": dict(case.quiet), "promql_expr_test": [firing(case, False)]}], case.every
+    )
+
+
+def test_every_alert_has_its_cases() -> None:
+    rules = [rule for group in render(everything())["groups"] for rule in group["rules"] if "alert" in rule]
+    assert {rule["alert"] + rule["labels"].get("window", "") for rule in rules} == {case.name for case in CASES}
+    for profile in PROFILES:
+        names = {
+            rule["alert"]
+            for group in render(load_profile(profile))["groups"]
+            for rule in group["rules"]
+            if "alert" in rule
+        }
+        assert names <= {case.alert for case in CASES}
+
+
+@promtool
+@pytest.mark.parametrize(
+    ("series", "why"),
+    [
+        ({OK: "0+84x60 5040+100x60", FAILED: "0+16x60 960+0x60"}, "it is over: the short window is clean"),
+        ({OK: "0x60 0+1x60", FAILED: "0x60 0+1x60"}, "ten requests in five minutes say nothing"),
+        ({OK: "0+50x120", WRONG: "0+50x120"}, "the clients' fault"),
+        ({OK: "0+100x120", PROBE.replace('"none"', '"server"'): "0+100x120"}, "probes are nobody's requests"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_nobody_is_woken_for_what_is_no_burning_budget(series: dict[str, str], why: str, tmp_path: Path) -> None:
+    asked = 'ALERTS{alertname="ArgusErrorBudgetBurnsFast",window="1h",alertstate="firing"}'
+    test = {"series": series, "promql_expr_test": [{"expr": asked, "eval_time": "115m", "exp_samples": []}]}
+    evaluate(tmp_path, everything(), [test])
+
+
+@promtool
+def test_many_failures_among_few_minutes_wake_somebody_without_a_sample_before_them(tmp_path: Path) -> None:
+    """The series of failures begins in the middle of an outage, as Ray's counters do."""
+    case = CASES[0]
+    series = {OK: "0+100x60 6000+0x60", FAILED: "_x60 100+100x60"}
+    evaluate(tmp_path, everything(), [{"series": series, "promql_expr_test": [firing(case, True)]}])
+
+
+@promtool
+def test_calls_that_wait_for_a_place_count_as_waiting_for_their_model(tmp_path: Path) -> None:
+    series = {PLACE % "1.0": "0+90x40", PLACE % "2.0": "0+100x40", PLACE % "+Inf": "0+100x40"}
+    labels = {"alertname": "ArgusQueueWaitHigh", "alertstate": "firing", "severity": "ticket", "cluster": "cluster"}
+    sample = {"labels": selector("ALERTS", labels | {"model": "llava"}), "value": 1}
+    asked = {"expr": 'ALERTS{alertname="ArgusQueueWaitHigh"}', "eval_time": "30m", "exp_samples": [sample]}
+    evaluate(tmp_path, everything(), [{"series": series, "promql_expr_test": [asked]}])
+
+
+@promtool
+def test_a_deployment_without_any_replica_and_a_cluster_without_any_target_are_told(tmp_path: Path) -> None:
+    missing = 'ALERTS{alertname="ArgusReplicasMissing",alertstate="firing"}'
+    down = 'ALERTS{alertname="ArgusTargetDown",alertstate="firing"}'
+    tests = [
+        {
+            "series": {WANTED: "2x40"},
+            "promql_expr_test": [
+                {"expr": f"count({asked})", "eval_time": "30m", "exp_samples": [{"labels": "{}", "value": 1}]}
+                for asked in (missing, down)
+            ],
+        }
+    ]
+    evaluate(tmp_path, everything(), tests)
+
+
+@promtool
+def test_another_cluster_of_the_same_prometheus_raises_nothing_here(tmp_path: Path) -> None:
+    other = {name.replace("{", '{cluster="other",', 1): values for name, values in CASES[0].fires.items()}
+    own = {name.replace("{", '{cluster="cluster",', 1): values for name, values in CASES[0].quiet.items()}
+    evaluate(tmp_path, everything(), [{"series": {**other, **own}, "promql_expr_test": [firing(CASES[0], False)]}])
+    labelled = {name.replace("{", '{cluster="cluster",', 1): values for name, values in CASES[0].fires.items()}
+    evaluate(tmp_path, everything(), [{"series": labelled, "promql_expr_test": [firing(CASES[0], True)]}])
+
+
+SLOS = {
+    "fast": {"kind": "latency", "route": "/v1/classify", "under_s": 0.2, "target": 0.9},
+    "slow": {"kind": "latency", "route": "/v1/classify", "under_s": 5, "target": 0.9},
+    "answers": {"kind": "availability", "cascade": "moderation", "target": 0.9},
+    "first": {"kind": "escalation", "cascade": "moderation", "target": 0.8},
+    "right": {"kind": "agreement", "cascade": "moderation", "target": 0.95},
+    "asked": {"kind": "availability", "route": "/v1/vqa", "target": 0.9},
+}
+COUNTS = {
+    SECONDS % ("count", ""): "0+100x120",
+    SECONDS % ("bucket", ',le="0.2"'): "0+70x120",
+    SECONDS % ("bucket", ',le="5.0"'): "0+90x120",
+    CASCADE % ("ok", "none"): "0+80x120",
+    CASCADE % ("unavailable", "server"): "0+15x120",
+    CASCADE % ("invalid_image", "client"): "0+5x120",
+    ESCALATED: "0+25x120",
+    SHADOW % "agreed": "0+19x120",
+    SHADOW % "disagreed": "0+1x120",
+    SHADOW % "dropped": "0+50x120",
+}
+
+
+@promtool
+@pytest.mark.parametrize("window", ["5m", "1h"])
+def test_the_share_of_bad_requests_is_what_the_objective_says(window: str, tmp_path: Path) -> None:
+    data = load_profile("demo", calibrations=False).model_dump(mode="json", exclude_unset=True)
+    data["objectives"] = {"slos": SLOS}
+    shares = {"fast": 0.3, "slow": 0.1, "answers": 0.15, "first": 0.25, "right": 0.05, "asked": 0.0}
+    tests = [
+        {
+            "series": dict(COUNTS),
+            "promql_expr_test": [
+                {
+                    "expr": f'round(argus_slo:error_ratio:rate{window}{{slo="{slo}"}}, 0.0001)',
+                    "eval_time": "100m",
+                    "exp_samples": [
+                        {
+                            "labels": selector("", {"cluster": "demo", "slo": slo, "kind": SLOS[slo]["kind"]}),
+                            "value": share,
+                        }
+                    ],
+                }
+                for slo, share in shares.items()
+            ],
+        }
+    ]
+    evaluate(tmp_path, parse(data), tests)
+
+
+@promtool
+def test_the_error_budget_that_remains_counts_requests_and_not_minutes(tmp_path: Path) -> None:
+    """Half an hour of 10 requests a minute that all fail, within hours of 1000 that do not: 300 of 100 000 or so."""
+    series = {OK: "0+1000x99 99000x50", FAILED: "0x99 0+10x30 300x20"}
+    left = 'round(argus_slo:error_budget:remaining_ratio{slo="all"}, 0.01)'
+    labels = selector("", {"cluster": "cluster", "slo": "all", "kind": "availability"})
+    test = {
+        "series": series,
+        "promql_expr_test": [
+            {"expr": left, "eval_time": "145m", "exp_samples": [{"labels": labels, "value": 0.7}]},
+            {"expr": left, "eval_time": "0m", "exp_samples": [{"labels": labels, "value": 1}]},
+        ],
+    }
+    evaluate(tmp_path, everything(), [test])
+
+
+@promtool
+def test_what_is_written_for_people_has_the_figures_in_it(tmp_path: Path) -> None:
+    expected = {
+        "exp_labels": {"severity": "ticket", "cluster": "cluster", "tenant": "*"},
+        "exp_annotations": {
+            "summary": "The day's money of tenant * is nearly spent",
+            "description": "9% of today's money (UTC) are left; when they are gone, calls of providers are refused "
+            "with `budget_exceeded`. `*` stands for all tenants together.",
+            "runbook": "docs/operations.md#argusbudgetnearlyspent",
+        },
+    }
+    case = next(case for case in CASES if case.alert == "ArgusBudgetNearlySpent")
+    test = {"eval_time": "30m", "alertname": "ArgusBudgetNearlySpent", "exp_alerts": [expected]}
+    evaluate(tmp_path, everything(), [{"series": dict(case.fires), "alert_rule_test": [test]}])
+
+
+@promtool
+@pytest.mark.parametrize("profile", PROFILES)
+def test_prometheus_takes_the_rules_of_a_profile(profile: str) -> None:
+    check(PROMETHEUS / f"{profile}.rules.yaml")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_committed_rules_are_those_of_the_profile(profile: str) -> None:
+    command = f"argus observability rules --profile {profile}"
+    path = PROMETHEUS / f"{profile}.rules.yaml"
+    assert path.read_text() == text(load_profile(profile), command), f"{command} --out grafana/prometheus makes it anew"
+
+
+def test_each_alert_has_its_heading_in_the_runbook_and_the_reverse() -> None:
+    page = (REPOSITORY / RUNBOOK).read_text()
+    headings = set(re.findall(r"^### (Argus\w+)$", page, re.MULTILINE))
+    rules = [rule for group in render(everything())["groups"] for rule in group["rules"] if "alert" in rule]
+    assert headings == {rule["alert"] for rule in rules}
+    for rule in rules:
+        file, _, anchor = rule["annotations"]["runbook"].partition("#")
+        assert (file, anchor) == (RUNBOOK, rule["alert"].lower())
+
+
+def test_rules_read_only_what_is_exported_with_the_labels_that_it_has() -> None:
+    known = set(by_series()) | set(RAYS) | {"up"}
+    recorded = {
+        rule["record"] for group in render(everything())["groups"] for rule in group["rules"] if "record" in rule
+    }
+    for group in render(everything())["groups"]:
+        for rule in group["rules"]:
+            for name, matchers in re.findall(r"([a-z_][\w:]*)\{([^}]*)\}", rule["expr"]):
+                assert name in known | recorded, name
+                labels = set(re.findall(r"(\w+)(?:=~|!~|!=|=)", re.sub(r'"[^"]*"', "", matchers))) - {"cluster"}
+                if name in by_series():
+                    assert labels <= {*by_series()[name].labels, "le"}, rule["expr"]
+
+
+@pytest.mark.parametrize(("days", "factors"), [(30, [14.4, 6, 3, 1]), (90, [43.2, 18, 9, 3]), (7, [3.36, 1.4, 1, 1])])
+def test_burn_rates_follow_the_window_and_never_fall_below_what_lasts(days: int, factors: list[float]) -> None:
+    assert [burn.factor(days) for burn in BURNS] == factors
