@@ -1,0 +1,142 @@
+"""The open loop: each request is sent at its intended time, whatever became of the earlier ones.
+
+A closed loop waits for an answer before it sends again, so that a server that stalls is spared the requests it would
+have had, and the stall is measured once instead of as often as users would have felt it: "coordinated omission" (Gil
+Tene, https://github.com/giltene/wrk2; closed against open: Schroeder, Wierman and Harchol-Balter, NSDI 2006).
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gevent.event import Event
+from gevent.pool import Pool
+
+from benchmarks.loadtest.columns import GENERATOR_FULL, GENERATOR_LATE, UNANSWERED, Recorder
+from benchmarks.loadtest.request import Due, Failed
+from benchmarks.loadtest.schedule import Schedule
+from benchmarks.loadtest.user import OpenLoopUser
+
+Booked = Callable[[str, float, Exception | None], None]
+"""Is told of each ended request: kind, latency in seconds, and its error if it failed."""
+
+
+@dataclass(slots=True)
+class Driver:
+    """One worker's part of a run.
+
+    Attributes:
+        booked: see `Booked`.
+        cpu_s: processor time that this process has used since the run began.
+        done, failed: requests that have ended so far.
+    """
+
+    user: OpenLoopUser
+    part: Schedule
+    grace_s: float
+    booked: Booked
+    done: int = 0
+    failed: int = 0
+    cpu_s: float = 0.0
+    recorder: Recorder = field(init=False)
+    _pool: Pool = field(init=False)
+    _began: float = field(init=False, default=0.0)
+    _cancelled: Event = field(init=False, default_factory=Event)
+
+    def __post_init__(self) -> None:
+        self.recorder = Recorder(self.part)
+        self._pool = Pool(self.user.max_in_flight)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests in progress."""
+        return len(self._pool)
+
+    def cancel(self) -> None:
+        """Ends the run now: nothing more is sent, and what is in progress is given up."""
+        self._cancelled.set()
+
+    def run(self, began: float, end_s: float) -> None:
+        """Sends everything and waits for the answers.
+
+        Args:
+            began: when the run begins, by `time.monotonic()`; may lie ahead.
+            end_s: when the grace period begins, in seconds since then.
+        """
+        self._began = began
+        before = _cpu_s()
+        # Plain lists: reading one number out of an array costs more than the rest of a turn of this loop.
+        due_s, last = self.part.due_s.tolist(), end_s + self.grace_s
+        for row, due in enumerate(due_s):
+            if not self._wait_until(due):
+                break
+            self.recorder.rows = row + 1
+            if self._now() > last:
+                self._fail(row, GENERATOR_LATE, f"was due {self._now() - due:.1f} s ago")
+            elif self._pool.full():
+                self._fail(row, GENERATOR_FULL, f"{len(self._pool)} requests are in progress; see --max-in-flight")
+            else:
+                self._pool.spawn(self._send, row)
+        self._wait_until(end_s)
+        self._finish(last)
+        self.cpu_s = _cpu_s() - before
+
+    def _now(self) -> float:
+        return time.monotonic() - self._began
+
+    def _wait_until(self, moment: float) -> bool:
+        """Sleeps; False when the run was cancelled. Lets others run at least once, also when it is late."""
+        while True:
+            ahead = moment - self._now()
+            if self._cancelled.wait(max(0.0, ahead)):
+                return False
+            if ahead <= 0:
+                return True
+
+    def _finish(self, last: float) -> None:
+        """Waits for what is in progress until the moment `last`, and gives up the rest."""
+        while self._pool and not self._cancelled.is_set() and (left := last - self._now()) > 0:
+            self._pool.join(timeout=min(left, 0.1))
+        self._pool.kill(block=True, timeout=5)
+        for row in range(self.recorder.rows):
+            if self.recorder.pending(row):
+                self._fail(row, UNANSWERED, f"no answer in {self._now() - self.part.due_s[row]:.1f} s")
+
+    def _send(self, row: int) -> None:
+        due = self._due(row)
+        self.recorder.sent(row, self._now())
+        try:
+            answer = self.user.send(due)
+        except Failed as failure:
+            self._fail(row, failure.code, str(failure))
+        except Exception as error:
+            self._fail(row, type(error).__name__, str(error))
+        else:
+            now = self._now()
+            self.recorder.answered(row, now, answer)
+            self.done += 1
+            self.booked(answer.kind, now - due.intended_s, None)
+
+    def _fail(self, row: int, code: str, message: str) -> None:
+        due, now = self._due(row), self._now()
+        kind = self.user.kind(due)
+        self.recorder.failed(row, now, kind, code, message)
+        self.failed += 1
+        self.booked(kind, now - due.intended_s, Failed(code, message))
+
+    def _due(self, row: int) -> Due:
+        part = self.part
+        return Due(
+            int(part.number[row]),
+            float(part.due_s[row]),
+            int(part.prompt_tokens[row]) or None,
+            int(part.output_tokens[row]) or None,
+        )
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime

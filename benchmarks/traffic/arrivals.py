@@ -1,0 +1,390 @@
+"""When requests arrive: processes that are drawn exactly, from a seed, before anything is sent.
+
+A longer run with the same seed begins like the shorter one. The processes:
+
+* `constant`: one every 1/rate seconds.
+* `poisson`: independent arrivals.
+* `gamma`: a renewal process with gamma-distributed gaps of coefficient of variation `cv`; 1 is Poisson, above 1 is
+  burstier, below 1 more regular. It is stationary: the first gap is what is left of one that began before.
+* `mmpp`: Markov-modulated Poisson with two states (Fischer and Meier-Hellstern, "The Markov-modulated Poisson process
+  (MMPP) cookbook", Performance Evaluation 18, 1993), which begins in its stationary distribution.
+* `ramp`, `step`, `spike`, `diurnal`: Poisson with a rate that changes over the run, by thinning (Lewis and Shedler,
+  "Simulation of nonhomogeneous Poisson processes by thinning", Naval Research Logistics 26, 1979).
+* `trace`: replays a recording.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from benchmarks.traffic.renewals import poisson_times, renewal_times
+from benchmarks.traffic.traces import MOST_REQUESTS, Float64, Int32, Trace, load_trace
+from serve.errors import ConfigError
+
+Rate = Annotated[float, Field(gt=0, le=1e6, description="Requests a second.")]
+RateOrNone = Annotated[float, Field(ge=0, le=1e6, description="Requests a second; 0 for none.")]
+# A sojourn of a thousandth of a second is below what a server can feel, and bounds how many there are.
+_SHORTEST_SOJOURN_S = 1e-3
+
+
+class _Process(BaseModel):
+    """What every process can do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def times(self, seconds: float, seed: int) -> Float64:
+        """When requests arrive in a run of `seconds`: sorted, in [0, seconds).
+
+        Raises:
+            ConfigError: there would be more than `MOST_REQUESTS`; a trace cannot be read.
+        """
+        if self.peak_rate(seconds) * seconds > MOST_REQUESTS:
+            raise ConfigError(
+                f"up to {self.peak_rate(seconds):g} requests a second for {seconds:g} s; at most {MOST_REQUESTS} "
+                "requests are scheduled",
+                param="arrivals",
+            )
+        return self._times(seconds, seed)
+
+    def tokens(self, seconds: float, seed: int) -> tuple[Int32, Int32] | None:
+        """Prompt and output tokens of the requests that `times` gives; None where the process has none."""
+        return None
+
+    @abstractmethod
+    def mean_rate(self, seconds: float) -> float:
+        """Requests a second that are expected in a run of `seconds`."""
+
+    def rate_at(self, times: Float64, seconds: float) -> Float64:
+        """Expected requests a second at `times` of a run of `seconds`."""
+        return np.full(len(times), self.mean_rate(seconds))
+
+    def peak_rate(self, seconds: float) -> float:
+        """At least what `rate_at` gives anywhere in the run."""
+        return self.mean_rate(seconds)
+
+    @abstractmethod
+    def scaled(self, rate_per_s: float) -> Self:
+        """The same process at another mean rate; what it is made of keeps its proportions."""
+
+    @abstractmethod
+    def _times(self, seconds: float, seed: int) -> Float64: ...
+
+
+class Constant(_Process):
+    """One request every 1/rate seconds, the first at once."""
+
+    process: Literal["constant"] = "constant"
+    rate_per_s: Rate
+
+    def mean_rate(self, seconds: float) -> float:
+        return self.rate_per_s
+
+    def scaled(self, rate_per_s: float) -> Constant:
+        return Constant(rate_per_s=rate_per_s)
+
+    def _times(self, seconds: float, seed: int) -> Float64:
+        times = np.arange(math.ceil(seconds * self.rate_per_s)) / self.rate_per_s
+        return times[times < seconds]
+
+
+class Poisson(_Process):
+    """Independent arrivals."""
+
+    process: Literal["poisson"] = "poisson"
+    rate_per_s: Rate
+
+    def mean_rate(self, seconds: float) -> float:
+        return self.rate_per_s
+
+    def scaled(self, rate_per_s: float) -> Poisson:
+        return Poisson(rate_per_s=rate_per_s)
+
+    def _times(self, seconds: float, seed: int) -> Float64:
+        return poisson_times(self.rate_per_s, seconds, np.random.default_rng(seed))
+
+
+class Gamma(_Process):
+    """Gamma-distributed gaps."""
+
+    process: Literal["gamma"] = "gamma"
+    rate_per_s: Rate
+    cv: float = Field(2.0, ge=0.02, le=50, description="Standard deviation of the gaps over their mean.")
+
+    def mean_rate(self, seconds: float) -> float:
+        return self.rate_per_s
+
+    def scaled(self, rate_per_s: float) -> Gamma:
+        return self.model_copy(update={"rate_per_s": rate_per_s})
+
+    def _times(self, seconds: float, seed: int) -> Float64:
+        draw = np.random.default_rng(seed)
+        shape, scale = self.cv**-2, self.cv**2 / self.rate_per_s
+        # A moment falls into a long gap more often than into a short one: that gap has gamma's shape plus 1.
+        first = draw.random() * draw.gamma(shape + 1, scale)
+        return renewal_times(first, lambda count: draw.gamma(shape, scale, count), seconds)
+
+
+class Mmpp(_Process):
+    """Poisson at one of two rates, with exponential times between the changes."""
+
+    process: Literal["mmpp"] = "mmpp"
+    low_per_s: RateOrNone
+    high_per_s: Rate
+    low_s: float = Field(ge=_SHORTEST_SOJOURN_S, description="Mean seconds at the low rate.")
+    high_s: float = Field(ge=_SHORTEST_SOJOURN_S, description="Mean seconds at the high rate.")
+
+    def mean_rate(self, seconds: float) -> float:
+        return (self.low_per_s * self.low_s + self.high_per_s * self.high_s) / (self.low_s + self.high_s)
+
+    def peak_rate(self, seconds: float) -> float:
+        return max(self.low_per_s, self.high_per_s)
+
+    def scaled(self, rate_per_s: float) -> Mmpp:
+        factor = rate_per_s / self.mean_rate(1.0)
+        rates = {"low_per_s": self.low_per_s * factor, "high_per_s": self.high_per_s * factor}
+        return self.model_copy(update=rates)
+
+    def _times(self, seconds: float, seed: int) -> Float64:
+        states, sojourns, counts, places = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4))
+        high_first = states.random() < self.high_s / (self.low_s + self.high_s)
+        means = np.array((self.high_s, self.low_s) if high_first else (self.low_s, self.high_s))
+        rates = np.array((self.high_per_s, self.low_per_s) if high_first else (self.low_per_s, self.high_per_s))
+        lasted: list[Float64] = []
+        total = 0.0
+        while total < seconds:
+            piece = sojourns.standard_exponential(1024) * np.tile(means, 512)
+            lasted.append(piece)
+            total += float(piece.sum())
+        lengths = np.concatenate(lasted)
+        begins = np.cumsum(lengths) - lengths
+        ran = int(np.searchsorted(begins, seconds, side="left"))
+        lengths, begins = lengths[:ran], begins[:ran]
+        arrived = counts.poisson(lengths * np.tile(rates, ran // 2 + 1)[:ran])
+        times = np.repeat(begins, arrived) + places.random(int(arrived.sum())) * np.repeat(lengths, arrived)
+        times.sort()
+        return times[: int(np.searchsorted(times, seconds, side="left"))]
+
+
+class _Changing(_Process):
+    """Poisson whose rate is a function of time."""
+
+    def _times(self, seconds: float, seed: int) -> Float64:
+        candidates, keep = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
+        peak = self.peak_rate(seconds)
+        times = poisson_times(peak, seconds, candidates)
+        kept: npt.NDArray[np.bool_] = keep.random(len(times)) * peak < self.rate_at(times, seconds)
+        return times[kept]
+
+
+class Ramp(_Changing):
+    """From one rate to another in a straight line over the run."""
+
+    process: Literal["ramp"] = "ramp"
+    from_per_s: RateOrNone
+    to_per_s: RateOrNone
+
+    def mean_rate(self, seconds: float) -> float:
+        return (self.from_per_s + self.to_per_s) / 2
+
+    def peak_rate(self, seconds: float) -> float:
+        return max(self.from_per_s, self.to_per_s)
+
+    def rate_at(self, times: Float64, seconds: float) -> Float64:
+        return self.from_per_s + (self.to_per_s - self.from_per_s) * times / seconds
+
+    def scaled(self, rate_per_s: float) -> Ramp:
+        factor = rate_per_s / self.mean_rate(1.0)
+        return Ramp(from_per_s=self.from_per_s * factor, to_per_s=self.to_per_s * factor)
+
+    def model_post_init(self, context: Any, /) -> None:
+        if not self.from_per_s + self.to_per_s:
+            raise ValueError("from_per_s and to_per_s are both 0")
+
+
+class Step(_Changing):
+    """One rate after the other, each for an equal part of the run."""
+
+    process: Literal["step"] = "step"
+    rates_per_s: Annotated[
+        tuple[Rate, ...], BeforeValidator(lambda value: value.split("/") if isinstance(value, str) else value)
+    ] = Field(min_length=1, max_length=1000, description="Requests a second, in their order.")
+
+    def mean_rate(self, seconds: float) -> float:
+        return sum(self.rates_per_s) / len(self.rates_per_s)
+
+    def peak_rate(self, seconds: float) -> float:
+        return max(self.rates_per_s)
+
+    def rate_at(self, times: Float64, seconds: float) -> Float64:
+        parts = len(self.rates_per_s)
+        part = np.clip((times * parts / seconds).astype(np.int64), 0, parts - 1)
+        return np.array(self.rates_per_s)[part]
+
+    def scaled(self, rate_per_s: float) -> Step:
+        factor = rate_per_s / self.mean_rate(1.0)
+        return Step(rates_per_s=tuple(rate * factor for rate in self.rates_per_s))
+
+
+class Spike(_Changing):
+    """One rate, and a higher one for a part of the run."""
+
+    process: Literal["spike"] = "spike"
+    rate_per_s: Rate
+    peak_per_s: Rate
+    begin: float = Field(0.4, ge=0, lt=1, description="Share of the run after which the peak begins.")
+    share: float = Field(0.2, gt=0, le=1, description="Share of the run that the peak lasts.")
+
+    def mean_rate(self, seconds: float) -> float:
+        lasts = min(self.share, 1 - self.begin)
+        return self.rate_per_s * (1 - lasts) + self.peak_per_s * lasts
+
+    def peak_rate(self, seconds: float) -> float:
+        return max(self.rate_per_s, self.peak_per_s)
+
+    def rate_at(self, times: Float64, seconds: float) -> Float64:
+        in_peak = (times >= self.begin * seconds) & (times < (self.begin + self.share) * seconds)
+        return np.where(in_peak, self.peak_per_s, self.rate_per_s)
+
+    def scaled(self, rate_per_s: float) -> Spike:
+        factor = rate_per_s / self.mean_rate(1.0)
+        rates = {"rate_per_s": self.rate_per_s * factor, "peak_per_s": self.peak_per_s * factor}
+        return self.model_copy(update=rates)
+
+
+class Diurnal(_Changing):
+    """A sine from night to day and back: `rate * (1 - swing * cos(2 pi t / period))`."""
+
+    process: Literal["diurnal"] = "diurnal"
+    rate_per_s: Rate
+    swing: float = Field(0.8, ge=0, le=1, description="Part of the rate by which it rises and falls.")
+    period_s: float | None = Field(None, gt=0, description="Seconds of one day; by default the whole run is one.")
+
+    def mean_rate(self, seconds: float) -> float:
+        if self.period_s is None:
+            return self.rate_per_s
+        turned = 2 * math.pi * seconds / self.period_s
+        return self.rate_per_s * (1 - self.swing * math.sin(turned) / turned)
+
+    def peak_rate(self, seconds: float) -> float:
+        return self.rate_per_s * (1 + self.swing)
+
+    def rate_at(self, times: Float64, seconds: float) -> Float64:
+        turned = 2 * np.pi * times / (self.period_s or seconds)
+        return self.rate_per_s * (1 - self.swing * np.cos(turned))
+
+    def scaled(self, rate_per_s: float) -> Diurnal:
+        return self.model_copy(update={"rate_per_s": rate_per_s})
+
+
+class Replay(_Process):
+    """A recording, from its beginning; it begins anew when the run is longer."""
+
+    process: Literal["trace"] = "trace"
+    file: Path = Field(description="Azure LLM trace, BurstGPT or our JSONL.")
+    rate_per_s: Rate | None = Field(None, description="Mean over the whole recording; by default its own.")
+
+    def mean_rate(self, seconds: float) -> float:
+        trace = _loaded(self.file)
+        factor = self.rate_per_s / trace.rate_per_s if self.rate_per_s else 1.0
+        return factor * len(trace.window(seconds)) / seconds
+
+    def rate_at(self, times: Float64, seconds: float) -> Float64:
+        """Of the second around each moment."""
+        arrived = _loaded(self.file).window(seconds).times_s
+        near = np.searchsorted(arrived, times + 0.5) - np.searchsorted(arrived, times - 0.5)
+        factor = self.rate_per_s / _loaded(self.file).rate_per_s if self.rate_per_s else 1.0
+        return factor * near.astype(np.float64)
+
+    def scaled(self, rate_per_s: float) -> Replay:
+        return self.model_copy(update={"rate_per_s": rate_per_s})
+
+    def replayed(self, seconds: float, seed: int) -> Trace:
+        """The requests of a run."""
+        trace = _loaded(self.file)
+        if self.rate_per_s is not None:
+            trace = trace.scaled(self.rate_per_s, seed)
+        return trace.window(seconds)
+
+    def tokens(self, seconds: float, seed: int) -> tuple[Int32, Int32] | None:
+        trace = self.replayed(seconds, seed)
+        told = trace.prompt_tokens.any() or trace.output_tokens.any()
+        return (trace.prompt_tokens, trace.output_tokens) if told else None
+
+    def _times(self, seconds: float, seed: int) -> Float64:
+        return self.replayed(seconds, seed).times_s
+
+
+@lru_cache(maxsize=4)
+def _loaded(path: Path) -> Trace:
+    return load_trace(path)
+
+
+Arrivals = Annotated[
+    Constant | Poisson | Gamma | Mmpp | Ramp | Step | Spike | Diurnal | Replay, Field(discriminator="process")
+]
+_ARRIVALS: TypeAdapter[Arrivals] = TypeAdapter(Arrivals)
+_BY_NAME: dict[str, type[_Process]] = {
+    kind.model_fields["process"].default: kind for kind in get_args(get_args(Arrivals)[0])
+}
+
+
+def parse_arrivals(text: str) -> Arrivals:
+    """Reads a process from a command line: its name, its first value and others by name.
+
+    A name may lack its unit: `poisson:100`, `gamma:100,cv=2`, `mmpp:low=20,high=200,low_s=30,high_s=5`, `ramp:1,to=50`,
+    `step:10/20/40`, `spike:20,peak=100,begin=0.4,share=0.2`, `diurnal:50,swing=0.8`, `trace:FILE,rate=100`. A
+    process as JSON is read as well.
+
+    Raises:
+        ConfigError: names the process, the key and what would be right.
+    """
+    if text.lstrip().startswith("{"):
+        return _from_json(text)
+    name, _, rest = text.strip().partition(":")
+    kind = _BY_NAME.get(name)
+    if kind is None:
+        raise _wrong(text, f"unknown process; there are {', '.join(_BY_NAME)}")
+    fields = [field for field in kind.model_fields if field != "process"]
+    given = _values(text, rest, fields)
+    try:
+        return _ARRIVALS.validate_python({"process": name, **given})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"] if part != name) or name
+        raise _wrong(text, f"{where}: {first['msg']}; {name} takes {', '.join(fields)}") from None
+
+
+def _from_json(text: str) -> Arrivals:
+    try:
+        return _ARRIVALS.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise _wrong(text, f"{'.'.join(map(str, first['loc'])) or 'process'}: {first['msg']}") from None
+
+
+def _values(text: str, rest: str, fields: Sequence[str]) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for place, part in enumerate(part.strip() for part in rest.split(",") if part.strip()):
+        key, equals, value = part.partition("=")
+        if not equals:
+            key, value = fields[0], part
+            if place:
+                raise _wrong(text, f"{part!r}: only the first value may stand without a name")
+        key = next((field for field in fields if field in (key, f"{key}_per_s", f"{key}_s")), key)
+        if key in given:
+            raise _wrong(text, f"{key} is given twice")
+        given[key] = value
+    return given
+
+
+def _wrong(text: str, why: str) -> ConfigError:
+    return ConfigError(f"{text!r}: {why}", param="arrivals")

@@ -1,0 +1,267 @@
+"""Recorded traffic: when requests came, and how long prompts and answers were.
+
+Three formats are read, told apart by the header:
+
+* Azure LLM inference traces of 2023 and 2024 (https://github.com/Azure/AzurePublicDataset, CC-BY-4.0):
+  `TIMESTAMP,ContextTokens,GeneratedTokens`.
+* BurstGPT (https://github.com/HPMLL/BurstGPT, CC-BY-4.0): `Timestamp,Model,Request tokens,Response tokens,...`, with
+  times in whole seconds; requests of one second are spread evenly in it.
+* Ours: one JSON object a line, `{"time_s": 1.25, "prompt_tokens": 374, "output_tokens": 44}`; tokens are optional.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from serve.errors import ConfigError
+
+Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+T = TypeVar("T")
+
+_MOST_TOKENS = 2**31 - 1
+# A file with more lines than that is refused rather than read into memory.
+MOST_REQUESTS = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Requests in the order of their arrival.
+
+    Attributes:
+        times_s: since the first one.
+        prompt_tokens, output_tokens: 0 where the recording does not say.
+        seconds: length of the recording: from the first request to a mean gap after the last.
+    """
+
+    times_s: Float64
+    prompt_tokens: Int32
+    output_tokens: Int32
+    seconds: float
+
+    def __len__(self) -> int:
+        return len(self.times_s)
+
+    @property
+    def rate_per_s(self) -> float:
+        """Mean over the whole recording."""
+        return len(self) / self.seconds
+
+    def scaled(self, rate_per_s: float, seed: int) -> Trace:
+        """The same traffic at another mean rate; wall time, and with it every swell and burst, stays.
+
+        Each request becomes `rate / own rate` requests on average: the whole part always, the rest by a draw. Copies
+        lie at random places between the request and the next one, so that they make no bursts of their own.
+
+        Raises:
+            ConfigError: there would be more than `MOST_REQUESTS`.
+        """
+        factor = rate_per_s / self.rate_per_s
+        if factor * len(self) > MOST_REQUESTS:
+            raise ConfigError(f"{factor * len(self):.0f} requests; at most {MOST_REQUESTS} are scheduled", param="rate")
+        draw = np.random.default_rng(seed)
+        copies = int(factor) + (draw.random(len(self)) < factor - int(factor))
+        source = np.repeat(np.arange(len(self)), copies)
+        if not len(source):
+            raise ConfigError(f"no request of the trace is left at {rate_per_s:g} a second", param="rate")
+        gaps = np.diff(self.times_s, append=self.seconds)
+        first = np.diff(source, prepend=-1) > 0
+        places = np.where(first, 0.0, draw.random(len(source)))
+        times = self.times_s[source] + places * gaps[source]
+        order = np.argsort(times, kind="stable")
+        return Trace(times[order], self.prompt_tokens[source][order], self.output_tokens[source][order], self.seconds)
+
+    def window(self, seconds: float) -> Trace:
+        """The first `seconds` of it; a recording that is shorter begins anew when it has ended."""
+        rounds = int(np.ceil(seconds / self.seconds))
+        if rounds * len(self) > MOST_REQUESTS:
+            raise ConfigError(f"{rounds} rounds of the trace; at most {MOST_REQUESTS} requests", param="duration")
+        starts = np.repeat(np.arange(rounds) * self.seconds, len(self))
+        times = np.tile(self.times_s, rounds) + starts
+        count = int(np.searchsorted(times, seconds, side="left"))
+        prompts, outputs = np.tile(self.prompt_tokens, rounds), np.tile(self.output_tokens, rounds)
+        return Trace(times[:count], prompts[:count], outputs[:count], seconds)
+
+
+def load_trace(path: Path) -> Trace:
+    """Reads a recording.
+
+    Raises:
+        ConfigError: it cannot be read, is in no known format, is empty, or has a value that cannot be; the message
+            names the line and the column.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            head = file.readline()
+            file.seek(0)
+            times, prompts, outputs = _reader(path, head)(path, file)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", param="trace") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not text in UTF-8", param="trace") from None
+    if not len(times):
+        raise ConfigError(f"{path}: has no request", param="trace")
+    return _trace(times, prompts, outputs)
+
+
+def _trace(times: Float64, prompts: Int32, outputs: Int32) -> Trace:
+    order = np.argsort(times, kind="stable")
+    since = times[order] - times.min()
+    last = float(since[-1])
+    seconds = last * len(since) / (len(since) - 1) if last > 0 else 1.0
+    return Trace(since, prompts[order], outputs[order], seconds)
+
+
+Columns = tuple[Float64, Int32, Int32]
+Reader = Callable[[Path, Iterator[str]], Columns]
+
+
+def _reader(path: Path, head: str) -> Reader:
+    if head.lstrip().startswith("{"):
+        return _read_jsonl
+    names = {name.strip().strip('"') for name in head.split(",")}
+    if {"TIMESTAMP", "ContextTokens", "GeneratedTokens"} <= names:
+        return _read_azure
+    if {"Timestamp", "Request tokens", "Response tokens"} <= names:
+        return _read_burstgpt
+    raise ConfigError(
+        f"{path}: line 1: is in no known format: expected TIMESTAMP,ContextTokens,GeneratedTokens (Azure), "
+        "Timestamp,...,Request tokens,Response tokens (BurstGPT) or JSON with time_s",
+        param="trace",
+    )
+
+
+def _read_azure(path: Path, lines: Iterator[str]) -> Columns:
+    rows = list(_rows(path, lines, ("TIMESTAMP", "ContextTokens", "GeneratedTokens")))
+    at = _Place(path, "TIMESTAMP")
+    # Ten digits of a fraction would be cut by numpy without a word; the traces have six or seven.
+    stamps = np.array([at.value(_stamp, line, cells[0]) for line, cells in rows], dtype="datetime64[ns]")
+    times = (stamps - stamps.min()).astype(np.float64) * 1e-9 if len(stamps) else np.empty(0)
+    return times, _tokens(path, rows, 1, "ContextTokens"), _tokens(path, rows, 2, "GeneratedTokens")
+
+
+def _stamp(text: str) -> np.datetime64:
+    stamp = np.datetime64(text.strip().removesuffix("Z").removesuffix("+00:00"), "ns")
+    if np.isnat(stamp):
+        raise ValueError
+    return stamp
+
+
+def _read_burstgpt(path: Path, lines: Iterator[str]) -> Columns:
+    rows = list(_rows(path, lines, ("Timestamp", "Request tokens", "Response tokens")))
+    at = _Place(path, "Timestamp")
+    times = np.array([at.value(_seconds, line, cells[0]) for line, cells in rows], dtype=np.float64)
+    prompts, outputs = _tokens(path, rows, 1, "Request tokens"), _tokens(path, rows, 2, "Response tokens")
+    return _spread(times), prompts, outputs
+
+
+def _spread(times: Float64) -> Float64:
+    """Times that were cut to whole seconds, evenly in their seconds; others as they are."""
+    if np.any(times != np.floor(times)):
+        return times
+    order = np.argsort(times, kind="stable")
+    _, first, counts = np.unique(times[order], return_index=True, return_counts=True)
+    rank = np.arange(len(times)) - np.repeat(first, counts)
+    spread = np.empty_like(times)
+    spread[order] = times[order] + rank / np.repeat(counts, counts)
+    return spread
+
+
+def _read_jsonl(path: Path, lines: Iterator[str]) -> Columns:
+    times: list[float] = []
+    tokens: tuple[list[int], list[int]] = ([], [])
+    names = ("prompt_tokens", "output_tokens")
+    for line, text in enumerate(lines, start=1):
+        if not text.strip():
+            continue
+        record = _object(path, line, text)
+        if "time_s" not in record:
+            raise ConfigError(f"{path}: line {line}: has no time_s", param="trace")
+        times.append(_Place(path, "time_s").value(_seconds, line, record["time_s"]))
+        for name, column in zip(names, tokens, strict=True):
+            column.append(_Place(path, name).value(_count, line, record.get(name, 0)))
+        _bounded(path, len(times))
+    return np.array(times, np.float64), np.array(tokens[0], np.int32), np.array(tokens[1], np.int32)
+
+
+def _object(path: Path, line: int, text: str) -> Mapping[str, Any]:
+    try:
+        record = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(f"{path}: line {line}: is not JSON: {error.msg}", param="trace") from None
+    if not isinstance(record, dict):
+        raise ConfigError(f"{path}: line {line}: is not a JSON object", param="trace")
+    if unknown := sorted(set(record) - {"time_s", "prompt_tokens", "output_tokens"}):
+        raise ConfigError(f"{path}: line {line}: {unknown[0]}: unknown key", param="trace")
+    return record
+
+
+def _rows(path: Path, lines: Iterator[str], names: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Line number and the named cells of each line of a CSV with a header."""
+    reader = csv.reader(lines)
+    header = [name.strip() for name in next(reader)]
+    places = [header.index(name) for name in names]
+    for count, cells in enumerate(reader):
+        if not cells:
+            continue
+        if len(cells) <= max(places):
+            missing = header[len(cells)]
+            raise ConfigError(f"{path}: line {reader.line_num}: {missing}: is missing", param="trace")
+        _bounded(path, count)
+        yield reader.line_num, [cells[place] for place in places]
+
+
+def _bounded(path: Path, count: int) -> None:
+    if count > MOST_REQUESTS:
+        raise ConfigError(f"{path}: has more than {MOST_REQUESTS} requests", param="trace")
+
+
+def _tokens(path: Path, rows: Sequence[tuple[int, list[str]]], cell: int, name: str) -> Int32:
+    at = _Place(path, name)
+    return np.array([at.value(_count, line, cells[cell]) for line, cells in rows], dtype=np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a value stands, for the error about it."""
+
+    path: Path
+    column: str
+
+    def value(self, read: Callable[[Any], T], line: int, text: object) -> T:
+        try:
+            return read(text)
+        except (TypeError, ValueError, OverflowError):
+            raise ConfigError(
+                f"{self.path}: line {line}: {self.column}: {_EXPECTED[read]}, got {text!r:.60}", param="trace"
+            ) from None
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not 0 <= seconds < 1e10 or isinstance(value, bool):
+        raise ValueError
+    return seconds
+
+
+def _count(value: Any) -> int:
+    # BurstGPT's exports write some counts as 12.0.
+    count = float(value)
+    if not 0 <= count <= _MOST_TOKENS or count != int(count) or isinstance(value, bool):
+        raise ValueError
+    return int(count)
+
+
+_EXPECTED: Mapping[Callable[[Any], Any], str] = {
+    _stamp: "must be a date and time",
+    _seconds: "must be a number of seconds, 0 or more",
+    _count: "must be a whole number, 0 or more",
+}

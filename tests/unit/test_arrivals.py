@@ -1,0 +1,193 @@
+"""Arrival processes: their statistics against theory at fixed seeds, reproducibility, and what a spec may say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.traffic.arrivals import Arrivals, Gamma, Mmpp, Poisson, parse_arrivals
+from serve.errors import ConfigError
+
+SPECS = (
+    "constant:200",
+    "poisson:200",
+    "gamma:200,cv=3",
+    "gamma:200,cv=0.3",
+    "mmpp:low=100,high=800,low_s=2,high_s=0.5",
+    "ramp:0,to=400",
+    "step:100/200/300",
+    "spike:100,peak=600,begin=0.3,share=0.2",
+    "diurnal:200,swing=0.9",
+    "diurnal:200,period=7",
+)
+SECONDS = 300.0
+
+
+@pytest.fixture(params=SPECS)
+def process(request: pytest.FixtureRequest) -> Arrivals:
+    return parse_arrivals(request.param)
+
+
+def dispersion(times: np.ndarray, window_s: float, seconds: float) -> float:
+    """Variance of the counts in windows over their mean; 1 for Poisson."""
+    counts = np.histogram(times, np.arange(0, seconds + window_s / 2, window_s))[0]
+    return float(counts.var() / counts.mean())
+
+
+def test_times_are_sorted_and_within_the_run(process: Arrivals) -> None:
+    times = process.times(SECONDS, 1)
+    assert times.dtype == np.float64
+    assert times[0] >= 0
+    assert times[-1] < SECONDS
+    assert (np.diff(times) >= 0).all()
+
+
+def test_the_mean_rate_is_what_was_asked_for(process: Arrivals) -> None:
+    counts = [len(process.times(SECONDS, seed)) for seed in range(20)]
+    expected = process.mean_rate(SECONDS) * SECONDS
+    error = np.std(counts) / np.sqrt(len(counts)) + 1
+    assert abs(np.mean(counts) - expected) < 4 * error
+
+
+def test_a_seed_gives_the_same_times_and_another_gives_others(process: Arrivals) -> None:
+    assert np.array_equal(process.times(20, 5), process.times(20, 5))
+    if process.process != "constant":
+        assert not np.array_equal(process.times(20, 5), process.times(20, 6))
+
+
+def test_scaling_changes_the_mean_and_keeps_the_shape(process: Arrivals) -> None:
+    scaled = process.scaled(50.0)
+    if process.process != "diurnal" or process.period_s is None:
+        assert scaled.mean_rate(SECONDS) == pytest.approx(50.0)
+    moments = np.linspace(0, SECONDS, 50, endpoint=False)
+    ratio = scaled.rate_at(moments, SECONDS)[1:] / process.rate_at(moments, SECONDS)[1:]
+    assert ratio == pytest.approx(ratio[0])
+
+
+def test_peak_rate_bounds_the_rate(process: Arrivals) -> None:
+    rates = process.rate_at(np.linspace(0, SECONDS, 1000, endpoint=False), SECONDS)
+    assert rates.max() <= process.peak_rate(SECONDS) + 1e-9
+
+
+@pytest.mark.parametrize("spec", ["constant:200", "poisson:200", "gamma:200,cv=3", "diurnal:200,period=7"])
+def test_a_longer_run_begins_like_a_shorter_one(spec: str) -> None:
+    process = parse_arrivals(spec)
+    short, long = process.times(10, 3), process.times(1000, 3)
+    assert np.array_equal(short, long[: len(short)])
+
+
+def test_poisson_gaps_are_exponential() -> None:
+    gaps = np.diff(Poisson(rate_per_s=100).times(1000, 7))
+    assert stats.kstest(gaps, "expon", args=(0, 1 / 100)).pvalue > 0.01
+    assert dispersion(Poisson(rate_per_s=100).times(1000, 7), 0.5, 1000) == pytest.approx(1.0, abs=0.1)
+
+
+def test_poisson_gaps_are_independent() -> None:
+    gaps = np.diff(Poisson(rate_per_s=100).times(1000, 8))
+    assert abs(np.corrcoef(gaps[:-1], gaps[1:])[0, 1]) < 4 / np.sqrt(len(gaps))
+
+
+@pytest.mark.parametrize("cv", [0.25, 1.0, 2.0])
+def test_gamma_gaps_have_the_distribution_that_was_asked_for(cv: float) -> None:
+    gaps = np.diff(Gamma(rate_per_s=100, cv=cv).times(2000, 11))
+    assert stats.kstest(gaps, "gamma", args=(cv**-2, 0, cv**2 / 100)).pvalue > 0.01
+    assert gaps.std() / gaps.mean() == pytest.approx(cv, rel=0.05)
+
+
+def test_gamma_may_be_very_bursty() -> None:
+    gaps = np.diff(Gamma(rate_per_s=100, cv=5).times(2000, 11))
+    assert gaps.std() / gaps.mean() == pytest.approx(5, rel=0.1)
+
+
+@pytest.mark.parametrize("cv", [0.5, 4.0])
+def test_gamma_is_stationary_from_the_first_moment(cv: float) -> None:
+    """An ordinary renewal process would have (cv^2 - 1) / 2 requests too many or too few."""
+    counts = [len(Gamma(rate_per_s=10, cv=cv).times(1.0, seed)) for seed in range(2000)]
+    assert np.mean(counts) == pytest.approx(10, abs=4 * np.std(counts) / np.sqrt(len(counts)))
+
+
+def test_mmpp_has_the_index_of_dispersion_of_theory() -> None:
+    process = Mmpp(low_per_s=50, high_per_s=500, low_s=0.8, high_s=0.2)
+    low_s, high_s = process.low_s, process.high_s
+    excess = 2 * (450**2) * (low_s * high_s) ** 2
+    theory = 1 + excess / ((low_s + high_s) ** 2 * (50 * low_s + 500 * high_s))
+    found = [dispersion(process.times(4000, seed), 20.0, 4000) for seed in range(12)]
+    assert np.mean(found) == pytest.approx(theory, rel=0.1)
+
+
+def test_mmpp_begins_in_its_stationary_distribution() -> None:
+    process = Mmpp(low_per_s=0, high_per_s=100, low_s=30, high_s=10)
+    begins_high = [len(process.times(0.2, seed)) > 0 for seed in range(2000)]
+    assert np.mean(begins_high) == pytest.approx(0.25, abs=0.04)
+
+
+@pytest.mark.parametrize("spec", ["ramp:0,to=400", "step:100/200/300", "spike:100,peak=600", "diurnal:200,swing=0.9"])
+def test_a_changing_rate_is_followed(spec: str) -> None:
+    """Counts in 30 parts of the run against the integral of the rate, by chi-square."""
+    process = parse_arrivals(spec)
+    times = process.times(SECONDS, 21)
+    fine = (np.arange(30_000) + 0.5) * SECONDS / 30_000
+    expected = process.rate_at(fine, SECONDS).reshape(30, -1).mean(axis=1) * SECONDS / 30
+    counts = np.histogram(times, np.linspace(0, SECONDS, 31))[0]
+    statistic = float(((counts - expected) ** 2 / expected).sum())
+    assert stats.chi2.sf(statistic, 30) > 0.01
+
+
+def test_constant_is_exact() -> None:
+    assert parse_arrivals("constant:4").times(1.0, 0).tolist() == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_a_process_can_be_given_as_json(process: Arrivals) -> None:
+    assert parse_arrivals(process.model_dump_json()) == process
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("uniform:3", "unknown process; there are constant, poisson"),
+        ("poisson", "rate_per_s: Field required; poisson takes rate_per_s"),
+        ("poisson:-3", "greater than 0"),
+        ("poisson:nan", "rate_per_s"),
+        ("poisson:3,rate=4", "rate_per_s is given twice"),
+        ("gamma:3,4", "only the first value may stand without a name"),
+        ("gamma:3,cw=2", "cw: Extra inputs are not permitted; gamma takes rate_per_s, cv"),
+        ("step:3/x", "rates_per_s.1"),
+        ("ramp:0,to=0", "from_per_s and to_per_s are both 0"),
+        ("spike:1,peak=5,share=0", "share"),
+        ('{"process": "poisson"}', "rate_per_s"),
+        ("{", "process"),
+    ],
+)
+def test_a_wrong_spec_is_one_clear_line(spec: str, says: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_arrivals(spec)
+    assert says in error.value.message
+    assert "\n" not in error.value.message
+    assert error.value.param == "arrivals"
+
+
+def test_more_requests_than_fit_into_memory_are_refused() -> None:
+    with pytest.raises(ConfigError, match="at most 50000000 requests"):
+        parse_arrivals("poisson:1e6").times(3600, 1)
+
+
+def test_a_trace_is_replayed_at_another_rate_with_its_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    lines = [f'{{"time_s": {second}, "prompt_tokens": {10 + second}, "output_tokens": 5}}' for second in range(100)]
+    path.write_text("\n".join(lines))
+    process = parse_arrivals(f"trace:{path},rate=20")
+    times = process.times(50, 3)
+    tokens = process.tokens(50, 3)
+    assert tokens is not None
+    assert process.mean_rate(50) == pytest.approx(20)
+    assert len(times) == len(tokens[0]) == 1000
+    assert np.array_equal(tokens[0], 10 + np.floor(times).astype(int))
+
+
+def test_a_trace_without_tokens_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text('{"time_s": 0}\n{"time_s": 1}\n')
+    assert parse_arrivals(f"trace:{path}").tokens(2, 1) is None

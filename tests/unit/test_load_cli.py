@@ -1,0 +1,176 @@
+"""`argus load`: what it refuses, what it runs, and its exit status; the engine itself is in the integration tests."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.loadtest import run as engine
+from benchmarks.loadtest.hooks import only_user
+from benchmarks.loadtest.record import LoadRecord
+from benchmarks.loadtest.run import Processes
+from benchmarks.loadtest.settings import Settings
+from benchmarks.loadtest.subject import SOAK_SHARE, arrivals, find
+from benchmarks.loadtest.user import OpenLoopUser
+from benchmarks.targets import load_targets
+from serve.cli import app
+from serve.errors import ArgusError, ConfigError
+from tests.unit.load_records import record
+
+TARGETS = load_targets()
+HOST = ("--host", "http://127.0.0.1:1")
+GOAL = TARGETS.workload("classification").goals["cpu-demo"]
+
+
+class Engine:
+    """Stands in for Locust: keeps what it was asked for, and gives a run with the latency that it was told."""
+
+    def __init__(self) -> None:
+        self.latency_s = 0.001
+        self.cpu_share = 0.1
+        self.asked: list[tuple[Settings, Path, Processes]] = []
+
+    def __call__(self, settings: Settings, file: Path, processes: Processes, **_more: Any) -> LoadRecord:
+        self.asked.append((settings, file, processes))
+        return record(settings, latency_s=self.latency_s, cpu_share=self.cpu_share)
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    stub = Engine()
+    monkeypatch.setattr(engine, "run_load", stub)
+    return stub
+
+
+def said(*arguments: str) -> tuple[int, str]:
+    """Exit status and output; an error of ours is raised out of the application."""
+    ran = CliRunner().invoke(app, ["load", *arguments], catch_exceptions=True)
+    if isinstance(ran.exception, ArgusError):
+        return 1, ran.exception.message
+    return ran.exit_code, ran.output
+
+
+def test_a_target_that_is_held_ends_well(stub: Engine) -> None:
+    code, text = said("classification", *HOST, "--duration", "5s")
+    assert code == 0, text
+    assert "met" in text
+    ((settings, file, processes),) = stub.asked
+    assert settings.arrivals.mean_rate(5) == pytest.approx(GOAL.qps)
+    assert file.name == "classification.py"
+    assert processes == Processes()
+
+
+def test_a_target_that_is_missed_does_not(stub: Engine) -> None:
+    stub.latency_s = 5.0
+    code, text = said("classification", *HOST, "--duration", "5s")
+    assert code == 1
+    assert re.search(r"missed P\d\d: .* target <= ", text)
+
+
+def test_a_run_that_is_no_measurement_does_not_either(stub: Engine) -> None:
+    stub.cpu_share = 1.0
+    code, text = said("classification", *HOST, "--duration", "5s")
+    assert code == 1
+    assert "invalid the generator used 100% of its core" in text
+
+
+def test_files_are_written(stub: Engine, tmp_path: Path) -> None:
+    files = ("--json", str(tmp_path / "a" / "r.json"), "--html", str(tmp_path / "a" / "r.html"))
+    code, _ = said("classification", *HOST, "--duration", "5s", *files)
+    assert code == 0
+    assert json.loads((tmp_path / "a" / "r.json").read_text())["settings"]["workload"] == "classification"
+    assert "<svg" in (tmp_path / "a" / "r.html").read_text()
+
+
+def test_a_soak_test_is_long_and_below_the_target(stub: Engine) -> None:
+    _, text = said("classification", *HOST, "--soak")
+    ((settings, _, _),) = stub.asked
+    assert settings.seconds == 1200
+    assert settings.arrivals.mean_rate(1200) == pytest.approx(SOAK_SHARE * GOAL.qps)
+    assert "latency P99, ms" in text
+
+
+def test_a_file_of_ones_own(stub: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("")
+    code, text = said(str(path), *HOST, "--rate", "50", "--duration", "5s", "--workers", "3")
+    assert code == 0, text
+    ((settings, file, processes),) = stub.asked
+    assert (settings.workload, file, processes) == ("mine", path, Processes(local=3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("nothing", *HOST), "Workload 'nothing' does not exist; it must be one of"),
+        (("none.py", *HOST), "there is no such file"),
+        (("classification", *HOST, "--profile", "h100"), "Nothing is declared for 'h100'"),
+        (("classification", *HOST, "--rate", "0"), "above 0"),
+        (("classification", *HOST, "--arrivals", "poison:3"), "unknown process"),
+        (("classification", *HOST, "--arrivals", "trace:/nowhere/x.csv"), "cannot be read"),
+        (("classification", *HOST, "--duration", "long"), "is no length of time"),
+        (("classification", *HOST, "--duration", "0"), "seconds"),
+        (("classification", "--host", "127.0.0.1:80"), "host"),
+        (("classification", *HOST, "--name", "demo"), "either --host or --name"),
+        (("classification", "--name", "nothing-runs-under-this"), "does not run"),
+        (("classification", *HOST, "--master", "5557", "--workers", "2"), "write HOST:PORT"),
+        (("classification", *HOST, "--master", "0.0.0.0:5557"), "say how many"),
+        (("classification", "--worker", "there"), "write HOST:PORT"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_line(stub: Engine, arguments: tuple[str, ...], says: str) -> None:
+    code, text = said(*arguments)
+    assert code == 1
+    assert says in text
+    assert "\n" not in text
+    assert stub.asked == []
+
+
+def test_nothing_is_started_for_settings_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.loadtest import target
+
+    def refuse(*_args: object) -> None:
+        raise AssertionError("a cluster was started")
+
+    monkeypatch.setattr(target, "started", refuse)
+    code, text = said("classification", "--warm-up", "2h")
+    assert code == 1
+    assert "warm_up_s" in text
+
+
+def test_a_spec_keeps_its_rate_unless_another_is_given() -> None:
+    subject = find("classification", "cpu-demo", TARGETS)
+    assert arrivals(subject, "gamma:7,cv=3", None, soak=False).mean_rate(60) == pytest.approx(7)
+    assert arrivals(subject, "gamma:7,cv=3", 9.0, soak=False).mean_rate(60) == pytest.approx(9)
+    assert arrivals(subject, None, 9.0, soak=True).mean_rate(60) == pytest.approx(9)
+
+
+def test_a_file_without_a_target_needs_a_rate(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("")
+    with pytest.raises(ConfigError, match="give --rate or --arrivals"):
+        arrivals(find(str(path), "cpu-demo", TARGETS), None, None, soak=False)
+
+
+def test_the_files_own_user_is_chosen_among_those_in_sight() -> None:
+    base = type("Base", (OpenLoopUser,), {"__module__": "benchmarks.workloads.base"})
+    own = type("Own", (base,), {"__module__": "own"})
+    assert only_user([base, own], "own.py") is own
+    assert only_user([base], "own.py") is base
+    assert only_user([], "own.py") is None
+    other = type("Other", (base,), {"__module__": "own"})
+    with pytest.raises(ConfigError, match="has several users: Other, Own"):
+        only_user([own, other], "own.py")
+
+
+def test_knowing_a_workload_does_not_make_the_process_cooperative() -> None:
+    from gevent import monkey
+
+    assert "locust" in sys.modules
+    assert not monkey.is_module_patched("socket")

@@ -1,0 +1,120 @@
+"""How the demo's goals are found: the knee by search, a goal with reserve from it; what the cross-check compares."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.loadtest import crosscheck
+from benchmarks.loadtest.verdict import Figures
+from benchmarks.targets import Goal
+from benchmarks.workloads.knee import goal_of, held, knee, rounded, search
+from serve.errors import Unavailable
+
+LIGHT = Figures(
+    requests=24,
+    offered_per_s=2.0,
+    paced_per_s=2.0,
+    failed_share=0.0,
+    mean_ms=22.0,
+    p50_ms=20.0,
+    p95_ms=30.0,
+    p99_ms=40.0,
+    escalated_share=0.0,
+    cached_share=0.0,
+    usd_per_1000=0.0,
+    tokens_per_s=0.0,
+    first_p50_s=math.nan,
+    first_p99_s=math.nan,
+)
+
+
+@given(st.floats(2, 500))
+def test_the_search_ends_just_below_what_is_held(limit: float) -> None:
+    asked: list[float] = []
+
+    def is_held(rate: float) -> bool:
+        asked.append(rate)
+        return rate <= limit
+
+    found = search(is_held, 2.0)
+    assert found in asked
+    assert limit / 1.6**0.25 * 0.999 <= found <= limit
+    assert len(asked) <= 16 + 2
+
+
+def test_nothing_is_found_where_a_light_load_is_too_much() -> None:
+    assert search(lambda rate: False, 2.0) == 0
+
+
+def test_what_is_held() -> None:
+    assert held(replace(LIGHT, p95_ms=140), LIGHT)
+    assert not held(replace(LIGHT, p95_ms=160), LIGHT)
+    assert not held(replace(LIGHT, failed_share=0.01), LIGHT)
+    assert not held(replace(LIGHT, paced_per_s=1.8), LIGHT)
+
+
+def test_the_knee_of_a_server_that_queues() -> None:
+    """A server that does 50 a second: M/M/1, whose 95th percentile is ln(20) / (50 - rate)."""
+
+    def measure(rate: float, _seconds: float) -> Figures:
+        p95 = 1e3 * math.log(20) / max(50 - rate, 1e-3)
+        return replace(LIGHT, offered_per_s=rate, paced_per_s=min(rate, 50.0), p95_ms=p95)
+
+    # Five times the 95th percentile at 2/s is reached at 40.4/s.
+    assert 40.4 / 1.6**0.25 <= knee(measure, 2.0, 10.0) <= 40.4
+
+
+def test_goals_have_reserve_and_say_where_they_come_from() -> None:
+    goal = Goal.model_validate(goal_of("moderation", 43.0, rounded(0.7 * 43.0, up=False), LIGHT))
+    assert goal.qps == 30
+    assert (goal.p50_ms, goal.p95_ms, goal.p99_ms) == (40, 60, 80)
+    assert "measured" in goal.source and "knee moderation" in goal.source and "argus load moderation" in goal.source
+
+
+@pytest.mark.parametrize(
+    ("value", "up", "down"), [(30.1, 31, 30), (0.0, 0, 0), (123.4, 130, 120), (0.0456, 0.046, 0.045), (99.9, 100, 99)]
+)
+def test_two_digits(value: float, up: float, down: float) -> None:
+    assert rounded(value, up=True) == pytest.approx(up)
+    assert rounded(value, up=False) == pytest.approx(down)
+
+
+def test_a_round_is_measured_without_its_first_seconds() -> None:
+    began = np.arange(0, 10, 0.5)
+    kinds = ["ask", "describe"] * 10
+    ended = began + np.where(np.arange(20) % 2 == 0, 0.1, 0.3)
+    ended[:6] += 5  # connections were being made
+    found = crosscheck.measured(began, ended, kinds, 2)
+    assert found.p50_ms == pytest.approx({"ask": 100, "describe": 300})
+    assert found.done_per_s == pytest.approx(2, rel=0.05)
+    assert found.failed == 2
+    with pytest.raises(Unavailable, match="3 failed"):
+        crosscheck.measured(np.empty(0), np.empty(0), [], 3)
+
+
+def test_rounds_are_compared_by_their_medians() -> None:
+    rounds = [crosscheck.Measured(4.0, {"ask": p50}, 0) for p50 in (50.0, 500.0, 52.0)]
+    ours = crosscheck.median(rounds)
+    assert ours.p50_ms == {"ask": 52.0}
+    rows = {row[0]: row for row in crosscheck.compare(ours, crosscheck.Measured(4.04, {"ask": 50.0}, 0))}
+    assert rows["answers/s"][3] == pytest.approx(-0.0099, abs=1e-3)
+    assert rows["P50 ms, ask"][3] == pytest.approx(0.04)
+
+
+def test_the_peers_report_is_read_by_kind() -> None:
+    def request(start: float, seconds: float, text: str) -> dict[str, object]:
+        body = {"body": {"messages": [{"role": "user", "content": text}]}}
+        return {"request_start_time": start, "request_end_time": start + seconds, "request_args": json.dumps(body)}
+
+    good = [request(n, 0.2 if n % 2 else 0.4, "What colour?" if n % 2 else "as JSON with keys") for n in range(10)]
+    report = {"benchmarks": [{"requests": {"successful": good, "errored": [{}], "incomplete": []}}]}
+    found = crosscheck.read_report(report)
+    assert found.p50_ms == pytest.approx({"ask": 200, "describe": 400})
+    assert found.failed == 1
