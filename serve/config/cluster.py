@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from serve.config.cascades import Cascade
 from serve.config.documents import Documents
+from serve.config.kubernetes import PoolOnKubernetes
 from serve.config.model_base import Name, Section
 from serve.config.models import Model
 from serve.config.objectives import Objectives
@@ -35,6 +36,7 @@ class NodePool(Section):
     memory_gb: float = Field(8, gt=0, description="Main memory a node, in GB.")
     min_nodes: int = Field(1, ge=0, description="Fewest nodes; what must fit is checked against these.")
     max_nodes: int = Field(1, ge=1, description="Most nodes.")
+    kubernetes: PoolOnKubernetes = Field(PoolOnKubernetes(), description="Its nodes on Kubernetes.")
 
     @model_validator(mode="after")
     def _consistent(self) -> NodePool:

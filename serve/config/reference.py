@@ -14,6 +14,7 @@ from serve.config import (
     cascades,
     cluster,
     documents,
+    kubernetes,
     model_base,
     models,
     objectives,
@@ -29,6 +30,8 @@ from serve.config import (
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("The file", cluster.ClusterFile),
     ("node_pools.NAME", cluster.NodePool),
+    ("node_pools.NAME.kubernetes", kubernetes.PoolOnKubernetes),
+    ("node_pools.NAME.kubernetes.tolerations[]", kubernetes.Toleration),
     ("models.NAME, kind clip", models.ClipModel),
     ("models.NAME, kind vector_index", models.VectorIndexModel),
     ("models.NAME, kind session_store", models.SessionStoreModel),
