@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
-from deployments.gpu import gpu_fraction
 from deployments.tracing import traced
 from serve.cascade.entry import functions
 from serve.config.budget import problems
@@ -30,11 +29,12 @@ from serve.config.models import (
     VideoClassifierModel,
     VideoReaderModel,
 )
+from serve.config.mounted import read
 from serve.config.scene_models import NerfModel, ReconstructionModel, RendererModel, SceneStoreModel, SplatModel
+from serve.placement import ROUTER, actor_options, replica_options
 from serve.router import Router
 from serve.services import image_limits
 
-ROUTER = "router"
 _AFFINITY: Any = "serve.affinity.BoundedLoadRouter"
 
 
@@ -54,9 +54,21 @@ def build(cluster: ClusterFile) -> serve.Application:
         num_replicas=cluster.router.replicas,
         # The router's own admission answers before Ray's limit is met, with our error and for every protocol.
         max_ongoing_requests=2 * cluster.router.max_ongoing_requests,
-        ray_actor_options={"num_cpus": cluster.router.num_cpus},
+        ray_actor_options=actor_options(cluster, ROUTER),
     )(serve.ingress()(Router))
     return router.bind(cluster, handles)
+
+
+def from_file(arguments: Mapping[str, Any]) -> serve.Application:
+    """The application of a cluster file on disk: the `import_path` of a Serve configuration (KubeRay), with its `args`.
+
+    Args:
+        arguments: see `serve.config.mounted.Mounted`.
+
+    Raises:
+        ConfigErrors: the arguments or the file are wrong, or the file did not appear in time.
+    """
+    return build(read(arguments))
 
 
 def logging_config(cluster: ClusterFile) -> LoggingConfig:
@@ -70,35 +82,18 @@ def logging_config(cluster: ClusterFile) -> LoggingConfig:
 
 def _deployment(cluster: ClusterFile, name: str, model: Model) -> serve.Application:
     factory, arguments = _implementation(cluster, name, model)
-    pool = cluster.node_pools[cluster.pool_of(name)]
-    threads = str(model.placement.threads)
-    options: dict[str, Any] = {
-        "num_cpus": model.placement.num_cpus,
-        # Read by OpenMP and MKL when they load, so it must be there before the replica imports torch.
-        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
-    }
-    if model.gpu_memory_gb:
-        options["num_gpus"] = gpu_fraction(model.gpu_memory_gb, pool.gpu_memory_gb)
-        options["accelerator_type"] = pool.gpu
     routing: dict[str, Any] = {}
-    scaling = model.autoscaling
-    fixed = scaling.min_replicas == scaling.max_replicas
+    scaling = replica_options(model)
     in_flight = model.batching.max_queue + 2 * model.batching.max_items
     # Both keep what the last requests were about: media, scenes.
-    if isinstance(model, GenerativeModel | RendererModel) and scaling.max_replicas > 1:
+    if isinstance(model, GenerativeModel | RendererModel) and model.autoscaling.max_replicas > 1:
         routing["request_router_config"] = RequestRouterConfig(request_router_class=_AFFINITY)
     deployment = serve.deployment(
         name=name,
-        num_replicas=scaling.min_replicas if fixed else None,
-        autoscaling_config=None
-        if fixed
-        else AutoscalingConfig(
-            min_replicas=scaling.min_replicas,
-            max_replicas=scaling.max_replicas,
-            target_ongoing_requests=scaling.target_ongoing_requests,
-            upscale_delay_s=scaling.upscale_delay_s,
-            downscale_delay_s=scaling.downscale_delay_s,
-        ),
+        num_replicas=scaling.get("num_replicas"),
+        autoscaling_config=AutoscalingConfig(**scaling["autoscaling_config"])
+        if "autoscaling_config" in scaling
+        else None,
         max_ongoing_requests=in_flight,
         max_queued_requests=model.batching.max_queue,
         # A checkpoint that does not load the third time will not the twentieth.
@@ -106,7 +101,7 @@ def _deployment(cluster: ClusterFile, name: str, model: Model) -> serve.Applicat
         health_check_period_s=10,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=20,
-        ray_actor_options=options,
+        ray_actor_options=actor_options(cluster, name),
         **routing,
     )(traced(factory, cluster.tracing, cluster.name, name))
     return deployment.bind(*arguments)

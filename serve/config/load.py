@@ -89,16 +89,17 @@ def load_profile(name: str, *, calibrations: bool = True) -> ClusterFile:
     return load_file(_FOLDER / f"{name}.yaml", calibrations=calibrations)
 
 
-def load_file(path: Path, *, calibrations: bool = True) -> ClusterFile:
+def load_file(path: Path, *, calibrations: bool = True, over: Mapping[str, Any] | None = None) -> ClusterFile:
     """Reads and checks a cluster file. Relative paths become absolute, and calibration files take their paths' places.
 
     Args:
         calibrations: off leaves those as paths, unread: for whoever makes them.
+        over: keys that take the file's own keys' places.
 
     Raises:
         ConfigErrors: with one line for each problem found.
     """
-    return parse(_read(path), source=str(path), folder=path.parent, calibrations=calibrations)
+    return parse(_merge(_read(path), over or {}), source=str(path), folder=path.parent, calibrations=calibrations)
 
 
 def parse(

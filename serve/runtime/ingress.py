@@ -18,6 +18,8 @@ from serve import loopback
 
 # Largest message between two deployments. Ray's default of 4 MiB refuses a large photo on its way to a model.
 _MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+WRAPPER = "haproxy"
+"""Name of the script that Ray starts in HAProxy's place."""
 
 # What the wrapper changes in the configuration that Ray writes, which has no options for it:
 # statistics and metrics listen on every interface, errors of HAProxy's own making all become a plain 500, and the
@@ -77,33 +79,54 @@ def environment(run_dir: Path, binary: str | None) -> Mapping[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(run_dir / "token"),
         # The one switch that makes Ray's own servers listen on 127.0.0.1 (ray/_private/services.py).
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": loopback.CALLBACK,
+        loopback.ENVIRONMENT: "1",
+        **common(),
+    }
+    if binary is not None:
+        settings |= _local_haproxy(run_dir, binary)
+    return settings
+
+
+def common() -> dict[str, str]:
+    """What holds wherever Ray runs: on this machine, and in the pods of `serve.kubernetes`."""
+    return {
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray starts workers at nice 15, made for batch jobs; replicas answer people.
         "RAY_worker_niceness": "0",
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(_MAX_MESSAGE_BYTES),
         # Log lines that wait for a thousand others are lost with the process that dies.
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "20",
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": loopback.CALLBACK,
-        loopback.ENVIRONMENT: "1",
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
         "OMP_NUM_THREADS": "1",
     }
-    if binary is not None:
-        settings |= _haproxy_environment(run_dir, binary)
-    return settings
 
 
-def _haproxy_environment(run_dir: Path, binary: str) -> dict[str, str]:
+def _local_haproxy(run_dir: Path, binary: str) -> dict[str, str]:
     folder = run_dir / "ha"
     folder.mkdir(mode=0o700, exist_ok=True)
     ports = free_ports(4)
-    wrapper = write_wrapper(folder, binary, side_ports=ports[:2])
+    write_wrapper(folder, binary, side_ports=ports[:2])
+    return haproxy(folder, ports) | {
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, (os.cpu_count() or 1) // 2))),
+        # Time for load balancers elsewhere to notice a draining replica; here HAProxy is the only one.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    }
+
+
+def haproxy(folder: Path, ports: Sequence[int]) -> dict[str, str]:
+    """Settings of HAProxy in front of throughput-optimised replicas.
+
+    Args:
+        folder: where `write_wrapper` wrote; its path must be short.
+        ports: of statistics, of metrics, and of the proxy that stands in for HAProxy over HTTP and over gRPC.
+    """
     return {
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(folder / WRAPPER),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
@@ -113,9 +136,6 @@ def _haproxy_environment(run_dir: Path, binary: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports[1]),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports[2]),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports[3]),
-        "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, (os.cpu_count() or 1) // 2))),
-        # Time for load balancers elsewhere to notice a draining replica; here HAProxy is the only one.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     }
 
 
@@ -130,7 +150,7 @@ def write_wrapper(folder: Path, binary: str, *, side_ports: Sequence[int]) -> Pa
         head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
         (folder / f"{code}.http").write_bytes(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
     ports = "\\|".join(str(port) for port in side_ports)
-    wrapper = folder / "haproxy"
+    wrapper = folder / WRAPPER
     wrapper.write_text(_WRAPPER.format(binary=binary, folder=folder, ports=ports), encoding="utf-8")
     wrapper.chmod(0o700)
     return wrapper
