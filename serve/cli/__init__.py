@@ -14,6 +14,7 @@ from serve.cli import (
     cascade,
     config,
     doctor,
+    k8s,
     load,
     observability,
     plan,
@@ -52,6 +53,7 @@ app.add_typer(call.app, name="call")
 app.add_typer(cascade.app, name="cascade")
 app.add_typer(config.app, name="config")
 app.add_typer(observability.app, name="observability")
+app.add_typer(k8s.app, name="k8s")
 app.add_typer(bench.app, name="bench")
 
 
