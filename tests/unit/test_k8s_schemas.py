@@ -30,9 +30,7 @@ UNDEFINED = {"Gateway", "HTTPRoute", "GRPCRoute"}
 def definition(kind: str) -> Path:
     path = CRDS / DEFINITIONS[kind]
     if not path.is_file():
-        pytest.skip(
-            f"{path.name} is not at {CRDS}: custom objects are checked where definitions lie beside the project"
-        )
+        pytest.skip(f"{path.name} is not at {CRDS}; custom objects are checked where it lies beside the project")
     return path
 
 
