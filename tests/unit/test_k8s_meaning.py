@@ -130,7 +130,7 @@ def test_fractions_on_a_node_never_exceed_its_gpus(overlay: str) -> None:
 
 
 def test_replacements_start_first_except_where_two_must_not_be(overlay: str) -> None:
-    """Else a model with one replica is away for as long as its weights take to load; a store's folder has one writer."""
+    """Else a model with one replica is away until its weights have loaded; a store's folder has one writer."""
     models = shipped(overlay).cluster.models
     for name, deployment in deployments(overlay).items():
         assert (deployment["max_surge_percent"] == 0) == (name in models and isinstance(models[name], StoreModel)), name
