@@ -258,29 +258,31 @@ class Batcher(Generic[In, Out]):
 
     def _collect(self) -> list[_Entry[In, Out]]:
         """Takes the next batch from the lane whose head has waited longest, leaving out what is dead."""
-        now = self._clock()
+        now, limits = self._clock(), self._limits
         batch: list[_Entry[In, Out]] = []
         cost, tightest = 0.0, math.inf
+        fixed_s, cost_s = self._estimate.line()
         lane = list(self._lanes)[policy.oldest([entries[0].enqueued for entries in self._lanes.values()])]
         entries = self._lanes[lane]
-        while entries and len(batch) < self._limits.max_items:
+        while entries and len(batch) < limits.max_items:
             entry = entries[0]
-            ends = now + self._estimate.seconds(cost + entry.cost)
-            verdict = (
-                policy.DEAD
-                if entry.result.done()
-                else policy.ruling(cost, entry.cost, self._limits.max_cost, tightest, entry.deadline, ends)
-            )
+            if entry.result.done():
+                self._observer.dropped(_why_dead(entry))
+                entries.popleft()
+                self._waiting -= 1
+                continue
+            together = cost + entry.cost
+            verdict = policy.ruling(together, limits.max_cost, tightest, entry.deadline, now, fixed_s, cost_s)
             if verdict == policy.FULL:
                 break
-            if verdict == policy.DEAD:
-                self._observer.dropped(_why_dead(entry))
-            elif verdict == policy.LATE:
+            if verdict == policy.LATE:
                 self._refuse_late(entry, now)
+                fixed_s, cost_s = self._estimate.line()
             else:
                 batch.append(entry)
-                cost += entry.cost
-                tightest = min(tightest, entry.deadline)
+                cost = together
+                if entry.deadline < tightest:
+                    tightest = entry.deadline
             entries.popleft()
             self._waiting -= 1
         if not entries:
@@ -346,8 +348,8 @@ class Batcher(Generic[In, Out]):
         seconds = self._clock() - started
         self._estimate.observe(cost, seconds)
         waits = [started - entry.enqueued for entry in batch]
-        usual_s, most_s = self._last_pass_s, self._limits.max_wait_s
-        self._standing_s = sum(policy.standing_s(wait, usual_s, most_s) for wait in waits) / len(waits)
+        usual = policy.usual_wait_s(self._last_pass_s, self._limits.max_wait_s)
+        self._standing_s = sum(max(0.0, wait - usual) for wait in waits) / len(waits)
         self._last_pass_s = seconds
         self._observer.batch_ran(items=len(batch), cost=cost, forward_s=seconds, waits_s=waits)
         return results
