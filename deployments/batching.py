@@ -89,11 +89,19 @@ class SilentObserver:
 
 @dataclass(slots=True, eq=False)
 class _Entry(Generic[In, Out]):
+    """An item that waits or runs.
+
+    Attributes:
+        enqueued: when it came.
+        queued: since when it waits: since then, or since the end of a pass that failed with it.
+    """
+
     item: In
     cost: float
     lane: Hashable
     deadline: float
     enqueued: float
+    queued: float
     result: asyncio.Future[Out]
     span: tracing.Span | None
 
@@ -186,12 +194,14 @@ class Batcher(Generic[In, Out]):
             raise Overloaded(
                 f"The model's queue is full ({self._limits.max_queue} waiting).", retry_after_s=self.expected_wait_s()
             )
+        now = self._clock()
         entry: _Entry[In, Out] = _Entry(
             item,
             cost,
             lane,
             deadline,
-            self._clock(),
+            now,
+            now,
             asyncio.get_running_loop().create_future(),
             tracing.current(),
         )
@@ -299,6 +309,9 @@ class Batcher(Generic[In, Out]):
         results = await self._forward(batch)
         if isinstance(results, BaseException) and len(batch) > 1:
             self._observer.retried_alone(len(batch))
+            failed = self._clock()
+            for entry in batch:
+                entry.queued = failed
             for entry in batch:
                 await self._execute_alone(entry)
         elif isinstance(results, BaseException):
@@ -321,7 +334,7 @@ class Batcher(Generic[In, Out]):
         if not any(spans):
             return await self._pass(batch)
         now = self._clock()
-        waited = [now - entry.enqueued for entry in batch]
+        waited = [now - entry.queued for entry in batch]
         with TracedPass(spans, waited, sum(entry.cost for entry in batch)) as traced:
             results = await self._pass(batch)
             if isinstance(results, BaseException):

@@ -26,6 +26,7 @@ from benchmarks.capacity.profiles import (
 )
 from benchmarks.capacity.rooflines import (
     CARDS,
+    RASTER_PIXELS,
     Card,
     batches,
     lognormal,
@@ -78,11 +79,12 @@ _NF4_SOURCE = (
     "bitsandbytes #611 (2023-11-22): 36.5 against 48.6 tokens/s at batch 1"
 )
 _INT8_SOURCE = (
-    "dohu012/llm-quantization-benchmark (T4, Qwen2.5-0.5B): 6.3 tokens/s with bitsandbytes' 8 bits, 24.4 at 16: "
-    "a step takes 3.9 times as long"
+    "bitsandbytes #347 (2023-04-26, RTX 3090, LLaMA 7B): 154.55 ms with 8 bits, 32.89 at 16: a step takes 4.7 times as "
+    "long, between 3.9 (dohu012/llm-quantization-benchmark, T4, Qwen2.5-0.5B) and 6.7 (bitsandbytes #181, 2024-03-25, "
+    "A100, LLaMA 7B: 15 % of the speed)"
 )
 # Steps of quantised weights, beside 16 bits: they are turned into 16 bits before each product.
-_STEP_FACTOR: Mapping[Quantization, float] = {"none": 1.0, "4bit": 2.0, "int8": 3.9}
+_STEP_FACTOR: Mapping[Quantization, float] = {"none": 1.0, "4bit": 2.0, "int8": 4.7}
 # A conversation's text, and an answer, where a batch is static and its length has to be assumed.
 _TEXT_TOKENS, _ANSWER_TOKENS = 100, 16
 _STATIC_BATCH = 16
@@ -230,19 +232,20 @@ def _florence(card: Card) -> ModelProfile:
 
 
 def _splat(card: Card) -> ModelProfile:
-    """Views of a million Gaussians at 1080p; their cost is in pixels, without the scene's share."""
+    """Views of a million Gaussians; their cost is in pixels, without the scene's share."""
     return _model(
         card,
-        "1 million Gaussians, 1920 x 1080",
+        f"1 million Gaussians, {RASTER_PIXELS:,} pixels",
         "splat",
         4.0,
         236e6,
         (
-            "Kerbl et al. 2023, table 1: 134 frames/s of 3.1 million Gaussians (734 MB) on an A6000; in proportion to "
-            "the Gaussians and to the geometric mean of bandwidth and 32-bit arithmetic",
+            "Kerbl et al. 2023, table 1: 134 frames/s of 3.1 million Gaussians (734 MB) on an A6000, at the sizes at "
+            "which Mip-NeRF 360 is evaluated, on average 1.29 million pixels; in proportion to the Gaussians and to "
+            "the geometric mean of bandwidth and 32-bit arithmetic",
         ),
         dtype="float32",
-        forward=_forward(32, lambda size: size * card.raster_s, unit=1920 * 1080),
+        forward=_forward(32, lambda size: size * card.raster_s, unit=RASTER_PIXELS),
     )
 
 

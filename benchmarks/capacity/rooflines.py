@@ -2,8 +2,9 @@
 
 A pass is as slow as the slowest of three things: operations over the arithmetic rate that dense models reach, bytes
 over the bandwidth that decoding reaches, and one dispatch of kernels a layer, which bounds small batches (Williams et
-al. 2009, "Roofline", with the dispatch as a third ceiling). The shares of a card's peak that are reached are published
-measurements, named with each constant; `tests/unit/test_estimates.py` holds the formulas to published tables.
+al. 2009, "Roofline", with the dispatch as a third ceiling). The shares of a card's peak that are reached come from
+published measurements, named with each constant. `tests/unit/test_estimates.py` holds the formulas to the tables from
+which those shares were taken, which shows that their form fits and not that they are right for another card or model.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from math import exp, log
 from benchmarks.capacity.profiles import PROBABILITIES, Distribution
 
 # Share of peak that vision transformers reach in PyTorch at 16 bits and large batches. AITemplate's table for an A100
-# (PyTorch 1.12, eager): ViT-L/16 at 384 pixels, batch 32, 217 images/s; FlagPerf has 26.2 % for ViT-L/16.
+# (PyTorch 1.12, eager), to which this share was fitted: ViT-L/16 at 384 pixels, batch 32, 217 images/s; FlagPerf has
+# 26.2 % for ViT-L/16.
 ARITHMETIC_SHARE = 0.27
 # Of prompts through a language model of 7 billion parameters, whose matrices are larger. An assumption.
 PREFILL_SHARE = 0.5
@@ -38,7 +40,7 @@ class Card:
         bandwidth: bytes a second of its memory, peak.
         memory_gb: in GB (1e9 bytes).
         dispatch_s: seconds from one transformer layer's kernels to the next's while the card waits for them.
-        raster_s: of one view of a million Gaussians at 1080p.
+        raster_s: of one view of a million Gaussians with `RASTER_PIXELS`.
         source: where these come from.
     """
 
@@ -108,7 +110,10 @@ def _softest(*seconds: float) -> float:
 
 _VIT_L_384_ONE_S, _CLIP_L_ONE_T4_S, _LAYERS_L = 9.88e-3, 22e-3, 24
 # Kerbl et al. 2023, table 1: 134 frames/s and 734 MB (3.1 million Gaussians of 236 bytes) over the scenes of
-# Mip-NeRF 360 on an A6000 (768 GB/s, 38.7 TFLOPS at 32 bits); taken to be in proportion to the Gaussians.
+# Mip-NeRF 360 on an A6000 (768 GB/s, 38.7 TFLOPS at 32 bits); taken to be in proportion to the Gaussians. Those scenes
+# are evaluated at 1.0 (outdoors, a quarter of 4,946 x 3,286) and 1.6 (indoors, half of 3,118 x 2,078) million pixels:
+# over five of the one and four of the other, 1.29.
+RASTER_PIXELS = 1_290_000
 _A6000_S, _A6000_BANDWIDTH, _A6000_FLOPS = 1 / 134 / 3.1, 768e9, 38.7e12
 
 
@@ -128,13 +133,14 @@ CARDS: Mapping[str, Card] = {
         "NVIDIA T4 data sheet (2018): 65 TFLOPS at 16 bits, 8.1 at 32, 320 GB/s, 16 GB",
     ),
     "a10": Card(
-        "A10",
-        125e12,
+        "A10G",
+        70e12,
         600e9,
         24,
         _VIT_L_384_ONE_S / _LAYERS_L,
-        _raster(600e9, 31.2e12),
-        "NVIDIA A10 data sheet (2021): 125 TFLOPS at 16 bits, 31.2 at 32, 600 GB/s, 24 GB",
+        _raster(600e9, 35e12),
+        "NVIDIA A10G, which AWS rents as g5 (baseten.co, NVIDIA A10 vs A10G for ML model inference): 70 TFLOPS at "
+        "16 bits where the A10 has 125, 35 at 32, 600 GB/s, 24 GB",
     ),
     "a100": Card(
         "A100 80 GB",

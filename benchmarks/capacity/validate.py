@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.capacity.comparison import FIGURES, Figure, Simulate, capacity_per_s, compare, predict
+from benchmarks.capacity.comparison import DRAWS, Figure, Simulate, capacity_per_s, compare, predict
 from benchmarks.capacity.outcome import Outcome
 from benchmarks.capacity.scenario import Scenario
 from benchmarks.loadtest.record import LoadRecord
@@ -44,9 +44,12 @@ class Trial:
     """What is validated.
 
     Attributes:
+        arrivals: the process, at any rate; see `planned`.
         loads: shares of `capacity_per_s`.
         seeds: one real run each, at each load.
         seconds: of the measured part of a run.
+        planned: the arrivals are a plan's, taken as they are at a load of 1: what a trace is scaled to is the rate of
+            all of it, not of a run.
     """
 
     workload: str
@@ -56,6 +59,13 @@ class Trial:
     loads: Sequence[float]
     seeds: Sequence[int]
     seconds: float
+    planned: bool = False
+
+    def process(self, load: float) -> Arrivals:
+        """The arrivals of one load."""
+        if self.planned and load == 1:
+            return self.arrivals
+        return self.arrivals.scaled(load * self.capacity_per_s)
 
 
 RunReal = Callable[[Arrivals, int], LoadRecord]
@@ -69,7 +79,7 @@ def measure(trial: Trial, run: RunReal, simulate: Simulate) -> tuple[list[dict[s
     """
     rows, misses = [], []
     for load in trial.loads:
-        process = trial.arrivals.scaled(load * trial.capacity_per_s)
+        process = trial.process(load)
         records = [run(process, seed) for seed in trial.seeds]
         real = [record.outcome() for record in records]
         simulated = [
@@ -104,8 +114,9 @@ def report(trials: Sequence[Trial], rows: list[dict[str, Any]], misses: list[str
         },
         rows=rows,
         notes=[
-            "Load: share of the rate that the simulated cluster sustains.",
-            "Both sides have the same requests at the same times; the simulator draws 8 times for each real run.",
+            "Load: share of the rate that the simulated cluster sustains, or of a plan's rate.",
+            f"Both sides have the same requests at the same times, and each real run has {DRAWS} simulations.",
+            "Throughput: right answers that ended in the window; latencies: of answered requests that were due in it.",
             "The record also has `*_spread`: how far the real runs of one load lie apart, (most - least) / pooled.",
         ],
         misses=misses,
@@ -134,7 +145,6 @@ def _row(trial: Trial, load: float, real: Sequence[Outcome], figures: Sequence[F
 
 
 def _misses(figures: Sequence[Figure]) -> list[str]:
-    assert FIGURES.keys() >= BOUNDS.keys()
     return [
         f"{one.name} is predicted {one.error:+.1%} off (real runs lie {one.spread:.1%} apart)"
         for one in figures

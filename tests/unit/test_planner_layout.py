@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.capacity.planner.catalogue import NodeType
-from benchmarks.capacity.planner.layout import Pool, layouts, least_nodes
+from benchmarks.capacity.planner.layout import Pool, _counts, layouts, least_nodes
 from benchmarks.capacity.planner.options import Hosted, Need
 from deployments.gpu import Claim, pack
 from tests.unit.planner_cases import catalogue, cluster, encoder, engine
@@ -106,6 +106,26 @@ def test_least_nodes_is_a_lower_bound(cases: list[tuple[float, float]]) -> None:
     ]
     least = least_nodes(T4, stages, 0.85)
     assert all(not list(layouts(cluster(), "t4", T4, nodes, stages)) for nodes in range(1, least))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.5, 12), st.floats(0.01, 1.5)), min_size=3, max_size=4), st.integers(2, 11))
+def test_one_node_more_never_leaves_nothing_to_try(cases: list[tuple[float, float]], nodes: int) -> None:
+    """Also where not every number of replicas is tried any more: beyond 1,024 mixes of them."""
+    stages = [(hosted("clip", 100, memory), need(100 * load)) for memory, load in cases]
+    assert not _counts(T4, nodes, stages) or _counts(T4, nodes + 1, stages)
+
+
+def test_many_nodes_solve_what_one_replica_of_each_does() -> None:
+    """Each model fills a GPU's memory, so that there are as many replicas as GPUs, whichever they are."""
+    stages = [(hosted("clip", 100, 12), need(10))] * 4
+    assert _counts(T4, 4, stages)
+    assert _counts(T4, 12, stages)
+
+
+def test_cores_left_are_known_by_node() -> None:
+    pool = first(T4, 3, (hosted("clip", 100, 4, cpu_s=0.02), need(200)))
+    assert pool.spare == tuple(8 - pool.placed[0].num_cpus * content.get("clip", 0) for content in pool.contents)
 
 
 def test_a_larger_gpu_needs_fewer_nodes() -> None:

@@ -21,6 +21,7 @@ from benchmarks.capacity.planner.solve import Solution, solve
 from benchmarks.capacity.planner.write import write
 from benchmarks.capacity.profiles import shipped_profiles
 from benchmarks.targets import load_targets
+from benchmarks.traffic.arrivals import Poisson
 from serve.cli import app
 from serve.config.budget import problems
 from serve.config.load import load_file
@@ -53,7 +54,7 @@ def test_the_cluster_file_loads_and_fits(folder: Path, solution: Solution) -> No
         assert model.placement.pool == stage.node
     for node in solution.plan.nodes:
         pool = cluster.node_pools[node.name]
-        assert pool.min_nodes == node.working
+        assert pool.min_nodes == node.rented
         assert pool.max_nodes >= pool.min_nodes
     assert cluster.cascades["screen"].steps[0].use == "clip"
     assert "spare" not in cluster.models
@@ -64,7 +65,7 @@ def test_prometheus_takes_the_rules(folder: Path, solution: Solution) -> None:
     rules = folder / "plan.rules.yaml"
     (group,) = yaml.safe_load(rules.read_text())["groups"]
     (capacity,) = [rule for rule in group["rules"] if rule["record"] == "argus_plan:capacity:qps"]
-    assert capacity["labels"] == {"flow": "screened", "entry": "screen"}
+    assert capacity["labels"] == {"cluster": "small", "flow": "screened", "entry": "screen"}
     held = float(capacity["expr"].removeprefix("vector(").removesuffix(")"))
     assert held == pytest.approx(solution.plan.capacity_per_s["screened"], rel=1e-4)
     assert held >= 60 * 0.999
@@ -75,7 +76,10 @@ def test_prometheus_takes_the_rules(folder: Path, solution: Solution) -> None:
 
 
 def test_plan_json_is_the_plan(folder: Path, solution: Solution) -> None:
-    assert Plan.model_validate_json((folder / "plan.json").read_text()) == solution.plan
+    read = Plan.model_validate_json((folder / "plan.json").read_text())
+    assert read == solution.plan
+    assert read.process == solution.problem.arrivals
+    assert isinstance(read.process, Poisson)
 
 
 def test_the_report_says_what_it_must(folder: Path, solution: Solution) -> None:
@@ -188,6 +192,9 @@ def test_a_rate_must_be_known() -> None:
         ([], "--workload"),
         (["--workload", "nothing"], "nothing"),
         (["--workload", "moderation", "--slo", "p99=soon"], "must be like"),
+        (["--workload", "moderation", "--slo", "p99=200"], "need ms or s"),
+        (["--profile", "cluster", "--flow", "entry=llava,images=0", "--rate", "5"], "output_tokens"),
+        (["--profile", "cluster", "--flow", "llava", "--rate", "5"], "output_tokens"),
         (["--workload", "moderation", "--slo", "other.p99=1s"], "other"),
         (["--workload", "moderation", "--node", "h100"], "h100"),
         (["--workload", "moderation", "--price", "gratis"], "gratis"),

@@ -24,7 +24,7 @@ from benchmarks.capacity.profiler.tape import Event
 from benchmarks.capacity.profiler.timing import Effort, distribution, rounds, time_by_size
 from benchmarks.loadtest.columns import Columns
 from serve.config.load import load_profile as load_cluster
-from serve.errors import ConfigError, ModelFailed
+from serve.errors import ConfigError, ModelFailed, Unavailable
 from tests.unit.test_profiles import flat, hardware, one
 
 
@@ -159,9 +159,9 @@ def test_what_disturbs_some_steps_does_not_move_the_fit() -> None:
 
 
 def test_too_little_is_not_fitted() -> None:
-    with pytest.raises(ValueError, match="too few"):
+    with pytest.raises(Unavailable, match="too few"):
         fit_steps(observations(0.0)[:4])
-    with pytest.raises(ValueError, match="0 of steps"):
+    with pytest.raises(Unavailable, match="0 of steps"):
         fit_steps([each for each in observations(0.0) if each.asked])
 
 
@@ -223,7 +223,7 @@ def test_the_hop_is_what_is_left_of_a_request() -> None:
 
 
 def test_a_run_without_answers_gives_no_hop() -> None:
-    with pytest.raises(ValueError, match="no request"):
+    with pytest.raises(Unavailable, match="No request"):
         measured.hop(served([], []))
 
 

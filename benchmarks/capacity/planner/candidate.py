@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,6 +50,37 @@ class Candidate:
         return {one.option.stage: (pool.node, one) for pool in self.pools for one in pool.placed}
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One node that is gone.
+
+    Attributes:
+        node: its kind.
+        at: which of its pool's.
+        content: replicas that are gone with it, by stage.
+    """
+
+    node: str
+    at: int
+    content: Mapping[str, int]
+
+    @property
+    def label(self) -> str:
+        """`one t4 node (1 clip)`"""
+        what = ", ".join(f"{count} {stage}" for stage, count in sorted(self.content.items()))
+        return f"one {self.node} node ({what or 'no model'})"
+
+
+def losses(candidate: Candidate) -> Iterator[Loss]:
+    """Each node, but once for those of one kind with the same replicas and as many cores left."""
+    for pool in candidate.pools:
+        seen = []
+        for at, (content, spare) in enumerate(zip(pool.contents, pool.spare, strict=True)):
+            if (content, spare) not in seen:
+                seen.append((content, spare))
+                yield Loss(pool.node, at, content)
+
+
 def assemble(
     problem: Problem, pools: tuple[Pool, ...], called: tuple[Called, ...], within: Mapping[str, float]
 ) -> Candidate | None:
@@ -61,10 +92,7 @@ def assemble(
     home = _home(problem, pools[0].node)
     busy = problem.rate_per_s * (home.router.cpu.mean + home.router.ingress_cpu_s)
     routers = max(problem.cluster.router.replicas if home.cores == 0 else 1, math.ceil(busy / _ROUTER_USE))
-    asked = routers * problem.cluster.router.num_cpus + sum(
-        model.placement.num_cpus for model in kept_stores(problem.cluster).values()
-    )
-    if sum(pool.spare_cpus for pool in pools) < asked - 1e-9 or routers > 64:
+    if routers > 64 or _stores_at(problem.cluster, _spare(pools), routers) is None:
         return None
     queues = {
         one.option.stage: max(
@@ -81,6 +109,38 @@ def assemble(
 def kept_stores(cluster: ClusterFile) -> dict[str, Any]:
     """Stores of the base file: they cost cores, no GPU, and routes rest on them."""
     return {name: model for name, model in cluster.models.items() if isinstance(model, StoreModel)}
+
+
+def _spare(pools: Sequence[Pool], lost: Loss | None = None) -> list[tuple[str, float]]:
+    """Kind and cores left of each node that is there."""
+    return [
+        (pool.node, cores)
+        for pool in pools
+        for at, cores in enumerate(pool.spare)
+        if lost is None or (pool.node, at) != (lost.node, lost.at)
+    ]
+
+
+def _stores_at(cluster: ClusterFile, spare: Sequence[tuple[str, float]], routers: int) -> dict[str, str] | None:
+    """Kind of node for each store, with routers and stores in whole on nodes, the largest first, each where least is
+    left over; None where one has no room.
+
+    Args:
+        spare: kind and cores left of each node.
+    """
+    asked: list[tuple[float, str | None]] = [(cluster.router.num_cpus, None)] * routers
+    asked += [(model.placement.num_cpus, name) for name, model in kept_stores(cluster).items()]
+    left = [cores for _, cores in spare]
+    found: dict[str, str] = {}
+    for cores, store in sorted(asked, key=lambda one: -one[0]):
+        fitting = [at for at, room in enumerate(left) if room >= cores - 1e-9]
+        if not fitting:
+            return None
+        at = min(fitting, key=lambda at: left[at])
+        left[at] -= cores
+        if store is not None:
+            found[store] = spare[at][0]
+    return found
 
 
 def cluster_of(problem: Problem, candidate: Candidate, *, most: Mapping[str, int] | None = None) -> ClusterFile:
@@ -138,27 +198,26 @@ def _model(problem: Problem, stage: str, node: str, one: Placed, queue: int | No
 
 
 def _stores(base: ClusterFile, candidate: Candidate) -> dict[str, Any]:
-    """The stores, each on the pool with most cores left."""
-    spare = {pool.node: pool.spare_cpus for pool in candidate.pools}
-    moved: dict[str, Any] = {}
-    for name, model in kept_stores(base).items():
-        pool = max(spare, key=lambda name: spare[name])
-        spare[pool] -= model.placement.num_cpus
-        moved[name] = model.model_copy(update={"placement": model.placement.model_copy(update={"pool": pool})})
-    return moved
+    """The stores, each on a pool that has room for it."""
+    pools = _stores_at(base, _spare(candidate.pools), candidate.routers) or {}
+    return {
+        name: model.model_copy(update={"placement": model.placement.model_copy(update={"pool": pools[name]})})
+        for name, model in kept_stores(base).items()
+    }
 
 
 def _node_pool(problem: Problem, pool: Pool, most: Mapping[str, int]) -> NodePool:
     kind = problem.catalogue.nodes[pool.node]
     growth = max((most.get(one.option.stage, one.replicas) / one.replicas for one in pool.placed), default=1.0)
+    least = rented(problem, pool.node, pool.nodes)
     return NodePool(
         gpu=kind.gpu,
         gpus=kind.gpus,
         gpu_memory_gb=kind.gpu_memory_gb,
         cpus=kind.cpus,
         memory_gb=kind.memory_gb,
-        min_nodes=pool.nodes,
-        max_nodes=max(pool.nodes, math.ceil(pool.nodes * growth)),
+        min_nodes=least,
+        max_nodes=max(least, min(kind.max_nodes, math.ceil(least * growth))),
     )
 
 
@@ -182,23 +241,30 @@ def _home(problem: Problem, node: str) -> HardwareProfile:
     return next(iter(problem.profiles.values()))
 
 
-def scenario_of(problem: Problem, candidate: Candidate, *, lost: Mapping[str, int] | None = None) -> Scenario | None:
-    """What the flows meet on it; None when a stage has no replica left.
+def scenario_of(problem: Problem, candidate: Candidate, *, lost: Loss | None = None) -> Scenario | None:
+    """What the flows meet on it; None when a stage has no replica left, or the routers and stores no room.
 
     Args:
-        lost: replicas that are gone, by stage.
+        lost: a node that is gone. Its routers and stores start anew on others, which must have room for all of them;
+            until then the routers are fewer by the node's share.
     """
+    nodes = sum(candidate.nodes.values())
+    routers = candidate.routers
+    if lost is not None:
+        if nodes == 1 or _stores_at(problem.cluster, _spare(candidate.pools, lost), routers) is None:
+            return None
+        routers = max(1, routers - math.ceil(routers / nodes))
     cluster = cluster_of(problem, candidate)
     profiles = {pool.node: _home(problem, pool.node) for pool in candidate.pools}
     made = scenario(cluster, profiles, problem.flows)
     stages = {}
     for name, stage in made.stages.items():
-        left = stage.replicas - (lost or {}).get(name, 0)
+        left = stage.replicas - (0 if lost is None else lost.content.get(name, 0))
         if left < 1:
             return None
         stages[name] = replace(stage, replicas=left, slowdown=candidate.placed[name][1].slowdown)
     providers = {name: problem.provider(name) or profile for name, profile in made.providers.items()}
-    return replace(made, stages=stages, providers=providers)
+    return replace(made, stages=stages, providers=providers, router_replicas=routers)
 
 
 def node_usd_per_hour(problem: Problem, nodes: Mapping[str, int]) -> float:

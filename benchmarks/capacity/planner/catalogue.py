@@ -46,6 +46,12 @@ class NodeType(Record):
             raise ValueError(f"gpus is {self.gpus} and gpu_memory_gb is {self.gpu_memory_gb:g}; state both or neither")
         if self.gpus and self.hardware is None:
             raise ValueError("has GPUs and no hardware; name the class of profiles that holds on them")
+        if self.hardware is not None and not self.gpus and self.max_nodes > 1:
+            # The simulator knows one node whose cores everything shares.
+            raise ValueError(
+                f"hosts models without a GPU and max_nodes is {self.max_nodes}; such a node is planned alone, so it "
+                "must be 1"
+            )
         return self
 
 
@@ -88,11 +94,15 @@ class Catalogue(Record):
             raise ConfigError(f"no node has a price {kind!r}; the catalogue has {', '.join(known)}", param="price")
         found = {}
         for name, node in self.nodes.items():
-            price = node.prices.get(kind, node.prices.get("on_demand"))
+            price = node.prices.get(self.way(name, kind))
             if price is None:
                 raise ConfigError(f"node {name!r} has neither price {kind!r} nor on_demand", param="price")
             found[name] = price
         return found
+
+    def way(self, name: str, kind: str) -> str:
+        """How a node is rented where `kind` is wished: that way, or on demand where the catalogue does not have it."""
+        return kind if kind in self.nodes[name].prices else "on_demand"
 
 
 def load_catalogue(path: Path = SHIPPED) -> Catalogue:

@@ -69,18 +69,18 @@ def accepted_at(calibration: StepCalibration, threshold: float) -> float:
 def lowest_certified(calibration: StepCalibration, agreement: float) -> CurvePoint | None:
     """The lowest threshold whose accepted answers agree at least so often, with the file's confidence; None for none.
 
-    Thresholds are gone through downwards, from the file's own where that is certified, and else from the first that is,
-    ending where a lower bound is too low: tests in a fixed order need no correction for their number.
+    Thresholds are gone through downwards from the file's own and end at the first whose lower bound is too low: tests
+    in a fixed order need no correction for their number, and looking for one that passes would. More agreement than
+    holds at the file's threshold is therefore not certified here; calibrate for it.
     """
     falling = sorted(calibration.curve, key=lambda one: -one.threshold)
-    if agreement <= calibration.target:
-        falling = [one for one in falling if one.threshold <= calibration.threshold + _ROUNDING]
     found = None
     for point in falling:
-        if point.lower >= agreement - _ROUNDING:
-            found = point
-        elif found is not None or agreement <= calibration.target:
+        if point.threshold > calibration.threshold + _ROUNDING:
+            continue
+        if point.lower < agreement - _ROUNDING:
             break
+        found = point
     return found
 
 

@@ -22,7 +22,6 @@ from benchmarks.capacity.planner.search import Found
 from benchmarks.capacity.scenario import profile_key
 
 _POINT = 0.01
-_LONGEST_WINDOW_S = 60.0
 
 
 def blank(problem: Problem, thresholds: Sequence[Threshold], left_out: Sequence[str]) -> Plan:
@@ -33,6 +32,7 @@ def blank(problem: Problem, thresholds: Sequence[Threshold], left_out: Sequence[
         feasible=False,
         flows=problem.flows,
         arrivals=_process(problem),
+        process=problem.arrivals,
         rate_per_s=problem.rate_per_s,
         objectives=problem.objectives,
         confidence=wishes.confidence,
@@ -99,6 +99,7 @@ def _nodes(problem: Problem, candidate: Candidate) -> Iterator[NodePlan]:
             working=pool.nodes,
             rented=rented(problem, pool.node, pool.nodes),
             usd_per_hour=prices[pool.node].usd_per_hour,
+            price=problem.catalogue.way(pool.node, problem.wishes.price),
             source=f"{prices[pool.node].source}, {prices[pool.node].date}",
             contents=pool.contents,
         )
@@ -147,8 +148,7 @@ def _envelope_rate(problem: Problem, stage: str, need: Need, times: Float64) -> 
     work: Work = problem.works[stage]
     draw = np.random.default_rng(problem.wishes.first_seed)
     seen = times[draw.random(len(times)) < min(1.0, work.calls)]
-    lengths = windows(min(need.within_s, 1.0), min(_LONGEST_WINDOW_S, problem.seconds))
-    return rate_within(seen, lengths, need.within_s)
+    return rate_within(seen, windows(need.within_s, problem.seconds), need.within_s)
 
 
 def _mean_bound_ms(problem: Problem, one: Placed, need: Need) -> float | None:
@@ -157,8 +157,10 @@ def _mean_bound_ms(problem: Problem, one: Placed, need: Need) -> float | None:
         return None
     fitted = queueing.fit(forward, one.option.max_items)
     slow = queueing.BatchService(fitted.item_s * one.slowdown, fitted.pass_s * one.slowdown, fitted.max_items)
-    items = problem.works[one.option.stage].items
-    bound = slow.mean_response_bound(need.calls_per_s * items / one.replicas)
+    rate = need.calls_per_s / one.replicas
+    if problem.works[one.option.stage].items != 1 or not slow.rarely_full(rate):
+        return None
+    bound = slow.mean_response_bound(rate)
     return 1e3 * bound if math.isfinite(bound) else None
 
 

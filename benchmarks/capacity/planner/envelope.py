@@ -12,10 +12,16 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 
-def windows(shortest_s: float, longest_s: float) -> Float64:
-    """Window lengths that double from the shortest to the longest (InferLine's, Crankshaw et al. 2020, section 5)."""
-    count = max(1, math.ceil(math.log2(max(1.0, longest_s / shortest_s))) + 1)
-    return np.asarray(shortest_s * 2.0 ** np.arange(count), dtype=np.float64)
+# Each window is so many times the one before: what `rate_within` asks beyond the least rate at most.
+_STEP = 1.1
+
+
+def windows(delay_s: float, run_s: float) -> Float64:
+    """Window lengths from a tenth of a delay to beyond a run (InferLine's double, Crankshaw et al. 2020, section 5: too
+    coarse to say what is enough without asking twice as much)."""
+    shortest = 0.1 * min(delay_s, run_s)
+    count = math.ceil(math.log(run_s / shortest) / math.log(_STEP)) + 2
+    return np.asarray(shortest * _STEP ** np.arange(count), dtype=np.float64)
 
 
 def envelope(times: Float64, lengths: Float64) -> Int64:
@@ -35,14 +41,21 @@ def envelope(times: Float64, lengths: Float64) -> Int64:
 
 
 def rate_within(times: Float64, lengths: Float64, delay_s: float) -> float:
-    """Requests a second that a server must do so that none waits longer than `delay_s`, seen at these windows.
+    """Requests a second with which none ends later than `delay_s` after it came, whatever lies between these windows.
 
     Network calculus (Le Boudec and Thiran 2001, theorem 1.4.2): the horizontal distance between an arrival curve q and
-    a constant-rate server is at most D when the rate is at least q(w) / (w + D) for every window w.
+    a constant-rate server is at most D when the rate is at least q(w) / (w + D) for every window w. Between two
+    windows the arrivals of the longer one may come within the shorter, so those are taken together; below the first,
+    within no time at all; and beyond the last all there are.
+
+    Args:
+        lengths: rising.
     """
     if delay_s <= 0:
         return math.inf
-    return float((envelope(times, lengths) / (lengths + delay_s)).max(initial=0.0))
+    most = np.append(envelope(times, lengths), len(times))
+    least = np.append(0.0, lengths)
+    return float((most / (least + delay_s)).max(initial=0.0))
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]

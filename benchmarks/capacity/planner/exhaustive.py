@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from benchmarks.capacity.planner.candidate import Candidate, assemble, node_usd_per_hour
+from benchmarks.capacity.planner.candidate import Candidate, assemble, node_usd_per_hour, rented
 from benchmarks.capacity.planner.judge import Judge, Verdict
 from benchmarks.capacity.planner.layout import every_layout
 from benchmarks.capacity.planner.options import Called, Need, Option, called, hosted
@@ -77,7 +77,10 @@ def _candidates(problem: Problem, assignment: tuple[Option, ...]) -> Iterator[Ca
     kinds = problem.catalogue.nodes
     names = list(grouped) or [min(kinds, key=lambda name: node_usd_per_hour(problem, {name: 1}))]
     apis = tuple(option for option in assignment if isinstance(option, Called))
-    for counts in itertools.product(*(range(1, kinds[name].max_nodes + 1) for name in names)):
+    most = {name: kinds[name].max_nodes for name in names}
+    for counts in itertools.product(*(range(1, most[name] + 1) for name in names)):
+        if any(rented(problem, name, count) > most[name] for name, count in zip(names, counts, strict=True)):
+            continue
         ways = [
             every_layout(problem.cluster, name, kinds[name], count, grouped.get(name, []))
             for name, count in zip(names, counts, strict=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.capacity.outcome import Outcome
-from benchmarks.capacity.planner.candidate import Candidate, node_usd_per_hour, scenario_of
+from benchmarks.capacity.planner.candidate import Candidate, Loss, losses, node_usd_per_hour, scenario_of
 from benchmarks.capacity.planner.envelope import Float64
 from benchmarks.capacity.planner.objectives import Finding, findings
 from benchmarks.capacity.planner.problem import Problem
@@ -69,11 +69,11 @@ class Judge:
             self._arrivals[seed] = self._problem.arrivals.times(self._problem.seconds, seed)
         return self._arrivals[seed]
 
-    def judge(self, candidate: Candidate, *, lost: Mapping[str, int] | None = None, all_runs: bool = False) -> Verdict:
+    def judge(self, candidate: Candidate, *, lost: Loss | None = None, all_runs: bool = False) -> Verdict:
         """Runs a candidate.
 
         Args:
-            lost: replicas that are gone, by stage.
+            lost: a node that is gone.
             all_runs: also when the first run is hopeless.
         """
         made = scenario_of(self._problem, candidate, lost=lost)
@@ -89,14 +89,14 @@ class Judge:
                 break
         found = findings(self._problem.objectives, runs, wishes.confidence)
         held = len(runs) == wishes.seeds and all(one.held for one in found)
-        return Verdict(held, found, tuple(runs), nodes, _usd_per_hour(runs))
+        return Verdict(held, found, tuple(runs), nodes, _calls_usd(runs, self._problem.rate_per_s))
 
     def holds(self, candidate: Candidate) -> Verdict:
         """The candidate as it is and, where the plan must survive it, with any one node lost."""
         verdict = self.judge(candidate)
         if not verdict.held or not self._problem.wishes.survive_node_loss:
             return verdict
-        for lost in losses(candidate).values():
+        for lost in losses(candidate):
             without = self.judge(candidate, lost=lost)
             if not without.held:
                 return Verdict(False, without.findings, without.runs, verdict.nodes_usd, verdict.calls_usd)
@@ -113,17 +113,8 @@ class Judge:
         return any(one.measured > _HOPELESS * one.allowed for one in found)
 
 
-def losses(candidate: Candidate) -> dict[str, Mapping[str, int]]:
-    """What is gone with one node, for each kind of node and each different content: by a name that says so."""
-    found: dict[str, Mapping[str, int]] = {}
-    for pool in candidate.pools:
-        for content in pool.contents:
-            if content:
-                what = ", ".join(f"{count} {stage}" for stage, count in sorted(content.items()))
-                found[f"one {pool.node} node ({what})"] = content
-    return found
-
-
-def _usd_per_hour(runs: list[Outcome]) -> float:
+def _calls_usd(runs: list[Outcome], rate_per_s: float) -> float:
+    """An hour's calls at the planned rate: what a request cost in the runs, whatever number of them was drawn."""
     paid = sum(float(run.usd[run.measured].sum()) for run in runs)
-    return 3600.0 * paid / sum(run.end_s - run.start_s for run in runs)
+    asked = sum(int(run.measured.sum()) for run in runs)
+    return 3600.0 * rate_per_s * paid / asked if asked else 0.0

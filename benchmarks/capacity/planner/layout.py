@@ -17,7 +17,7 @@ _UNITS = 10_000
 # Most use of a core by work that has a deadline: preprocessing must not queue behind itself.
 _CORE_USE = 0.7
 # Numbers of replicas that are tried where several stages share a pool, each stage's least and most being known.
-_MOST_MIXES = 4096
+_MOST_MIXES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,14 @@ class Pool:
 
     Attributes:
         contents: replicas on each node, by stage.
-        spare_cpus: cores that no replica reserves, of all nodes.
+        spare: cores that no replica reserves, of each node.
     """
 
     node: str
     nodes: int
     placed: tuple[Placed, ...]
     contents: tuple[Mapping[str, int], ...]
-    spare_cpus: float
+    spare: tuple[float, ...]
 
 
 def least_nodes(node: NodeType, stages: Sequence[tuple[Hosted, Need]], most_use: float) -> int:
@@ -85,7 +85,7 @@ def layouts(
     Ray cannot put two busy replicas on one GPU and leave another idle.
     """
     if not stages:
-        yield Pool(name, nodes, (), tuple({} for _ in range(nodes)), float(nodes * node.cpus))
+        yield Pool(name, nodes, (), tuple({} for _ in range(nodes)), (float(node.cpus),) * nodes)
         return
     found = [
         pool for counts in _counts(node, nodes, stages) if (pool := _pool(cluster, name, node, nodes, stages, counts))
@@ -108,13 +108,26 @@ def every_layout(
 def _counts(node: NodeType, nodes: int, stages: Sequence[tuple[Hosted, Need]]) -> list[tuple[int, ...]]:
     """Replicas of each stage to try: all that pack, without those that another exceeds in every stage."""
     most = nodes * node.gpus if node.gpus else nodes
-    ranges = [range(max(1, math.ceil(_accelerators(option, need) - 1e-9)), most + 1) for option, need in stages]
-    # With many nodes and stages the low counts are left out: they are what would be exceeded.
+    ranges: list[Sequence[int]] = [
+        range(max(1, math.ceil(_accelerators(option, need) - 1e-9)), most + 1) for option, need in stages
+    ]
+    # With many nodes and stages not every count is tried; the least always is, since it packs where others do not.
     while math.prod(len(one) for one in ranges) > _MOST_MIXES:
         longest = max(range(len(ranges)), key=lambda at: len(ranges[at]))
-        ranges[longest] = ranges[longest][len(ranges[longest]) // 2 :]
+        ranges[longest] = _thinned(ranges[longest])
     packing = [counts for counts in itertools.product(*ranges) if _packs(node, nodes, stages, counts)]
-    return [one for one in packing if not any(_exceeds(other, one) for other in packing)]
+    kept: list[tuple[int, ...]] = []
+    # What exceeds another has more replicas in all, so it comes before it.
+    for one in sorted(packing, key=sum, reverse=True):
+        if not any(_exceeds(other, one) for other in kept):
+            kept.append(one)
+    return kept
+
+
+def _thinned(counts: Sequence[int]) -> Sequence[int]:
+    """Every other one, and the most, where that is not too few to leave any out."""
+    kept = list(counts[::2])
+    return kept if len(counts) <= 3 or kept[-1] == counts[-1] else [*kept, counts[-1]]
 
 
 def _exceeds(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
@@ -203,11 +216,8 @@ def _pool(
             return None
         cores, workers = _processors(cluster, node, option, need, count)
         placed.append(Placed(option, count, fractions[at], slowdown, use, cores, workers))
-    contents = _contents(node, nodes, placed)
-    if contents is None:
-        return None
-    reserved = sum(one.num_cpus * one.replicas for one in placed)
-    return Pool(name, nodes, tuple(placed), contents, nodes * node.cpus - reserved)
+    laid = _contents(node, nodes, placed)
+    return None if laid is None else Pool(name, nodes, tuple(placed), *laid)
 
 
 def _beside(at: int, counts: Sequence[int], fractions: Sequence[int], loads: Sequence[float]) -> float:
@@ -240,8 +250,10 @@ def _processors(cluster: ClusterFile, node: NodeType, option: Hosted, need: Need
     )
 
 
-def _contents(node: NodeType, nodes: int, placed: Sequence[Placed]) -> tuple[Mapping[str, int], ...] | None:
-    """Replicas by node, best fit decreasing within its GPUs and cores; None where one has no room."""
+def _contents(
+    node: NodeType, nodes: int, placed: Sequence[Placed]
+) -> tuple[tuple[Mapping[str, int], ...], tuple[float, ...]] | None:
+    """Replicas and cores left by node, best fit decreasing within its GPUs and cores; None where one has no room."""
     gpus = [[_UNITS] * node.gpus for _ in range(nodes)]
     cores = [float(node.cpus)] * nodes
     contents: list[dict[str, int]] = [{} for _ in range(nodes)]
@@ -255,7 +267,7 @@ def _contents(node: NodeType, nodes: int, placed: Sequence[Placed]) -> tuple[Map
                 gpus[spot][gpu] -= one.fraction
             cores[spot] -= one.num_cpus
             contents[spot][one.option.stage] = contents[spot].get(one.option.stage, 0) + 1
-    return tuple(contents)
+    return tuple(contents), tuple(cores)
 
 
 def _fullest(gpus: list[list[int]], cores: list[float], one: Placed) -> tuple[int, int] | None:

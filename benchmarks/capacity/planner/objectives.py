@@ -18,7 +18,9 @@ from serve.errors import ConfigError
 
 # Parts of a run that count as independent of each other.
 BLOCKS = 4
-_UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0}
+_UNITS = {"ms": 1e-3, "s": 1.0}
+# The tail in which it is seen how late requests come together holds so many times the misses that are allowed.
+_TAIL = 5.0
 _WRITTEN = re.compile(
     r"(?:(?P<flow>[\w.-]+)\.)?(?P<what>p\d+(?:\.\d+)?|mean|failed)=(?P<value>[\d.eE+-]+)(?P<unit>ms|s|%)?"
 )
@@ -92,7 +94,7 @@ def parse_objective(text: str) -> Objective:
     """`p99=200ms`, `mean=0.03s`, `failed=0.1%`, or one flow's: `chat.p95=2s`.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: it is none of these, or a latency without a unit.
     """
     found = _WRITTEN.fullmatch(text.strip())
     try:
@@ -109,7 +111,9 @@ def parse_objective(text: str) -> Objective:
         return Objective(flow=found["flow"], quantile=quantile, seconds=seconds)
     except (ValueError, KeyError):
         raise ConfigError(
-            f"{text!r}: must be like p99=200ms, mean=30ms, failed=0.1%, or of one flow: chat.p95=2s", param="slo"
+            f"{text!r}: must be like p99=200ms, mean=30ms, failed=0.1%, or of one flow: chat.p95=2s; latencies need ms "
+            "or s",
+            param="slo",
         ) from None
 
 
@@ -122,19 +126,22 @@ def _finding(objective: Objective, runs: Sequence[Outcome], confidence: float) -
     if objective.quantile is None:
         return _mean_finding(objective, runs, confidence)
     bound_s = np.inf if objective.seconds is None else objective.seconds
-    misses, requests = [], []
+    allowed = 1.0 - objective.quantile
+    slow_s = _quantile(objective, runs, max(0.5, 1.0 - _TAIL * allowed))
+    misses, requests, slow = [], [], []
     for outcome, chosen in _blocks(objective, runs):
-        met = outcome.ok[chosen] & (outcome.latency_s[chosen] <= bound_s)
-        requests.append(float(chosen.sum()))
-        misses.append(requests[-1] - float(met.sum()))
-    allowed, total = 1.0 - objective.quantile, max(1.0, sum(requests))
-    bound = upper_share(np.array(misses), np.array(requests), confidence)
+        latency = np.where(outcome.ok[chosen], outcome.latency_s[chosen], np.inf)
+        requests.append(float(len(latency)))
+        misses.append(float((~outcome.ok[chosen] | (latency > bound_s)).sum()))
+        slow.append(0.0 if slow_s is None else float((latency > slow_s).sum()))
+    total = max(1.0, sum(requests))
+    bound = upper_share(np.array(misses), np.array(requests), confidence, slow=np.array(slow))
     return Finding(
         objective=objective.label,
         allowed=allowed,
         measured=sum(misses) / total,
         bound=bound,
-        value_s=None if objective.seconds is None else _quantile(objective, runs),
+        value_s=None if objective.seconds is None else _quantile(objective, runs, objective.quantile),
         held=bound <= allowed,
     )
 
@@ -174,7 +181,7 @@ def _chosen(objective: Objective, outcome: Outcome) -> npt.NDArray[np.bool_]:
     return chosen
 
 
-def _quantile(objective: Objective, runs: Sequence[Outcome]) -> float | None:
+def _quantile(objective: Objective, runs: Sequence[Outcome], share: float) -> float | None:
     """The latency that the share is met at, failures being later than everything; None when failures reach it."""
     pieces = []
     for outcome in runs:
@@ -183,5 +190,5 @@ def _quantile(objective: Objective, runs: Sequence[Outcome]) -> float | None:
     latencies = np.concatenate(pieces)
     if not len(latencies):
         return None
-    value = float(np.quantile(latencies, objective.quantile or 0.0, method="inverted_cdf"))
+    value = float(np.quantile(latencies, share, method="inverted_cdf"))
     return value if np.isfinite(value) else None

@@ -32,6 +32,7 @@ class Hosted:
         idle_s: mean seconds of a call that meets nobody, without the router's own.
         memory_gb: of the accelerator that a replica needs; 0 without one.
         cpu_s: processor time of one call in the replica; on machines without an accelerator the forward pass included.
+        floor_s: seconds below which no call of it ends, by the least that was measured of each part.
         overflow: name of the provider that takes what the replicas refuse; None where they must do it all.
     """
 
@@ -44,6 +45,7 @@ class Hosted:
     memory_gb: float
     cpu_s: float
     overflow: str | None = None
+    floor_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Called:
 
     Attributes:
         idle_s: mean seconds of a call.
+        floor_s: seconds of the fastest.
     """
 
     stage: str
@@ -59,6 +62,7 @@ class Called:
     usd_per_call: float
     requests_per_minute: float | None
     idle_s: float
+    floor_s: float = 0.0
 
 
 Option = Hosted | Called
@@ -77,10 +81,11 @@ def hosted(problem: Problem, work: Work, name: str, node: NodeType, *, every: bo
     if memory > node.gpu_memory_gb:
         return []
     found = []
+    floor = floor_s(work, profile)
     for size in _sizes(problem, work, profile, 0.0 if every else _WORTH):
         capacity, idle, pass_s = figures(work, profile, size)
         cpu = (profile.preprocess.mean * work.items + profile.cpu_s) + profile.cores * pass_s / max(1.0, size)
-        found.append(Hosted(work.target, name, profile, size, capacity, idle, memory, cpu))
+        found.append(Hosted(work.target, name, profile, size, capacity, idle, memory, cpu, floor_s=floor))
     return found
 
 
@@ -108,6 +113,21 @@ def figures(work: Work, profile: ModelProfile, max_items: int) -> tuple[float, f
     best = max(size / queueing.forward_seconds(profile.forward, size) for size in {*sizes, max_items})
     lone = queueing.forward_seconds(profile.forward, min(work.items, max_items))
     return best / work.items, around + lone, queueing.forward_seconds(profile.forward, max_items)
+
+
+def floor_s(work: Work, profile: ModelProfile) -> float:
+    """Seconds of the smallest call that comes to a stage when every part takes the least that was measured."""
+    flows = [one.flow for one in work.visits]
+    around = profile.preprocess.seconds[0] + profile.overhead.seconds[0]
+    engine = profile.generation
+    if engine is not None:
+        images = min(flow.images for flow in flows)
+        prompt = min(flow.prompt_tokens for flow in flows) + images * engine.image_tokens
+        luck = 1.0 if engine.residual is None else min(1.0, engine.residual.seconds[0])
+        return around + luck * queueing.engine_response(
+            engine, prompt, min(flow.output_tokens for flow in flows), images
+        )
+    return around + min(one.seconds.seconds[0] for one in profile.forward)
 
 
 def _sizes(problem: Problem, work: Work, profile: ModelProfile, worth: float) -> list[int]:
@@ -144,6 +164,7 @@ def called(problem: Problem, work: Work) -> Iterator[Called]:
                 profile.usd_per_call,
                 profile.requests_per_minute,
                 profile.latency.mean,
+                profile.latency.seconds[0],
             )
 
 

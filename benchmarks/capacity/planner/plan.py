@@ -11,6 +11,7 @@ from pydantic import Field
 from benchmarks.capacity.planner.objectives import Finding, Objective
 from benchmarks.capacity.profiles import Record
 from benchmarks.capacity.scenario import Flow
+from benchmarks.traffic.arrivals import Arrivals
 
 
 class Latency(Record):
@@ -41,9 +42,12 @@ class StagePlan(Record):
     use: float = Field(description="The one over the other: rho.")
     use_per_point: float = Field(description="What one point more of escalation adds to it.")
     burst_per_s: float = Field(description="Capacity that the arrivals' bursts ask at least: a lower bound.")
-    envelope_per_s: float = Field(description="Capacity with which, by the envelope, nothing would be late: enough.")
+    envelope_per_s: float = Field(
+        description="Capacity with which, by the envelope of one run's arrivals, nothing would be late: enough."
+    )
     mean_bound_ms: float | None = Field(
-        description="Inoue's bound of the mean response for Poisson arrivals; none for engines, or when overloaded."
+        description="Mean response for Poisson arrivals, by Inoue's bound for batches without a limit: an "
+        "approximation. None for engines, calls of several items, and where batches are not rarely full."
     )
     busy_share: float = Field(description="Simulated.")
     mean_batch: float = Field(description="Simulated.")
@@ -69,6 +73,7 @@ class NodePlan(Record):
     working: int = Field(description="That the plan needs.")
     rented: int = Field(description="With those for the wanted availability.")
     usd_per_hour: float = Field(description="Of one.")
+    price: str = Field(description="Way of renting; on_demand where the catalogue lacks the one that was wished.")
     source: str
     contents: tuple[Mapping[str, int], ...] = Field(description="Replicas on each, as planned.")
 
@@ -129,7 +134,8 @@ class Plan(Record):
     nearest: str | None = Field(None, description="What would be feasible instead.")
 
     flows: tuple[Flow, ...]
-    arrivals: str = Field(description="The process.")
+    arrivals: str = Field(description="The process, in words.")
+    process: Arrivals = Field(description="The process itself, at the planned rate.")
     rate_per_s: float
     objectives: tuple[Objective, ...]
     confidence: float

@@ -9,12 +9,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from benchmarks.capacity.planner.catalogue import Catalogue
+from benchmarks.capacity.planner.demand import visits
 from benchmarks.capacity.planner.objectives import Objective, objectives_of
 from benchmarks.capacity.planner.problem import Problem, Wishes
 from benchmarks.capacity.profiles import HardwareClass, HardwareProfile
-from benchmarks.capacity.scenario import Flow
+from benchmarks.capacity.scenario import Flow, check_flows, profile_key
 from benchmarks.targets import Place, Targets, Workload
-from benchmarks.traffic.arrivals import Arrivals, Poisson
+from benchmarks.traffic.arrivals import Arrivals, Poisson, Replay
 from serve.config.cluster import ClusterFile
 from serve.config.load import parse
 from serve.errors import ConfigError
@@ -100,13 +101,17 @@ def problem(
 ) -> Problem:
     """The traffic at a rate, with these objectives in place of its own where any are given.
 
+    A mean says nothing about requests that are refused, so a flow of which nothing else is asked keeps its goal's bound
+    on failures, or gets the usual one.
+
     Raises:
-        ConfigError: no rate is known, or there is no profile for any node.
+        ConfigError: no rate is known, there is no profile for any node, or a model that writes text is asked for none.
     """
     if arrivals is None and rate_per_s is None and traffic.rate_per_s is None:
         raise ConfigError("no rate is known; give --rate, or --arrivals with one", param="rate")
     process = arrivals or traffic.arrivals
-    rate = rate_per_s or (None if arrivals is not None else traffic.rate_per_s)
+    rate = rate_per_s or (traffic.rate_per_s if arrivals is None or _rateless(arrivals) else None)
+    check_flows(traffic.cluster, traffic.flows)
     demo = traffic.hardware == _DEMO
     nodes = {name: node for name, node in catalogue.nodes.items() if (node.hardware == _DEMO) == demo}
     used = {name: profile for name, profile in profiles.items() if (name == _DEMO) == demo}
@@ -116,15 +121,47 @@ def problem(
             f"{'of class cpu-demo' if demo else 'besides cpu-demo'}",
             param="hardware",
         )
+    _check_tokens(traffic, used)
     return Problem(
         cluster=traffic.cluster,
         flows=traffic.flows,
         arrivals=process if rate is None else process.scaled(rate),
-        objectives=tuple(slo) or traffic.objectives or (_DEFAULT,),
+        objectives=_with_failures(tuple(slo) or traffic.objectives, traffic),
         catalogue=catalogue.model_copy(update={"nodes": nodes}),
         profiles=used,
         wishes=wishes,
     )
+
+
+def _rateless(arrivals: Arrivals) -> bool:
+    """Whether it is a recording of which nobody said at what rate: only its shape is meant."""
+    return isinstance(arrivals, Replay) and arrivals.rate_per_s is None
+
+
+def _with_failures(asked: tuple[Objective, ...], traffic: Traffic) -> tuple[Objective, ...]:
+    counted = {one.flow for one in asked if one.quantile is not None}
+    if None in counted:
+        return asked
+    bare = [flow.name for flow in traffic.flows if flow.name not in counted]
+    goals = {one.flow: one for one in traffic.objectives if one.seconds is None}
+    usual = goals.get(None, _DEFAULT)
+    if len(bare) == len(traffic.flows) and not any(name in goals for name in bare):
+        return (*asked, usual)
+    return (*asked, *(goals.get(name, usual.model_copy(update={"flow": name})) for name in bare))
+
+
+def _check_tokens(traffic: Traffic, profiles: Mapping[HardwareClass, HardwareProfile]) -> None:
+    for visit in visits(traffic.cluster, traffic.flows):
+        model = traffic.cluster.models.get(visit.target)
+        if model is None or visit.flow.output_tokens:
+            continue
+        known = [one for hardware in profiles.values() if (one := hardware.models.get(profile_key(model)))]
+        if any(one.generation is not None for one in known):
+            raise ConfigError(
+                f"flow {visit.flow.name!r} asks {visit.target!r} to write, and says nothing of how much; state "
+                "output_tokens=COUNT",
+                param="flow",
+            )
 
 
 def _place_name(name: str, workload: Workload, hardware: str | None) -> str:

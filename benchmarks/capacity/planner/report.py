@@ -61,10 +61,13 @@ def _refusal(plan: Plan) -> str:
 
 def _cluster(plan: Plan) -> str:
     nodes = [
-        (one.name, one.working, one.rented, f"{one.usd_per_hour:.3f}", _contents(one.contents), one.source)
+        (one.name, one.working, one.rented, f"{one.usd_per_hour:.3f}", one.price, _contents(one.contents), one.source)
         for one in plan.nodes
     ]
-    text = "## Cluster\n\n" + _table(("node", "needed", "rented", "$/h each", "on each", "price from"), nodes)
+    text = "## Cluster\n\n" + _table(("node", "needed", "rented", "$/h each", "as", "on each", "price from"), nodes)
+    for node in plan.nodes:
+        if node.price != plan.price:
+            text += f"\nThe catalogue has no {plan.price} price of {node.name}; it is rented {node.price}.\n"
     if plan.stages:
         rows = [
             (
@@ -153,7 +156,7 @@ def _headroom(plan: Plan) -> str:
         "rho for +1 point",
         "needed for bursts/s",
         "enough by envelope/s",
-        "Inoue mean, ms",
+        "mean by Inoue, about, ms",
         "busy",
         "batch",
         "wait, ms",

@@ -13,9 +13,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-from benchmarks.capacity.planner.candidate import Candidate, assemble, node_usd_per_hour
+from benchmarks.capacity.planner.candidate import Candidate, assemble, node_usd_per_hour, rented
 from benchmarks.capacity.planner.catalogue import NodeType
-from benchmarks.capacity.planner.idle import impossible
+from benchmarks.capacity.planner.idle import Idle, Lone
 from benchmarks.capacity.planner.judge import Judge, Verdict
 from benchmarks.capacity.planner.layout import Pool, layouts, least_nodes
 from benchmarks.capacity.planner.options import Called, Hosted, Need, Option, called, hosted, need
@@ -27,6 +27,11 @@ _LAYOUTS = 2
 # A stage whose calls wait less than this, in batches below that size, serves them as if each were alone.
 _NO_WAIT_S = 1e-4
 _ALONE = 1.02
+# Ways to give each stage its place that are gone through, and reasons that are kept for what was left out.
+_MOST_ASSIGNMENTS = 50_000
+_MOST_REFUSALS = 1_000
+# Bounds on batches that are tried for a model on one kind of node: all that add capacity, fewer where stages are many.
+_SIZES = (16, 3, 2, 1)
 Progress = Callable[[str], None]
 
 
@@ -47,7 +52,7 @@ class Found:
         nearest: the candidate that missed least, and its verdict; None when none was simulated.
         proven: nothing cheaper was left untried.
         tried: candidates that were simulated.
-        refusals: what the bounds kept out, each reason once.
+        refusals: what the bounds kept out, each reason once, in the order of their finding.
         needs: of each stage.
     """
 
@@ -56,13 +61,13 @@ class Found:
     nearest: tuple[Candidate, Verdict] | None = None
     proven: bool = True
     tried: int = 0
-    refusals: list[Refusal] = field(default_factory=list)
+    refusals: dict[Refusal, None] = field(default_factory=dict)
     needs: Mapping[str, Need] = field(default_factory=dict)
 
     def refuse(self, what: str, why: str) -> None:
         """Notes a reason."""
-        if Refusal(what, why) not in self.refusals:
-            self.refusals.append(Refusal(what, why))
+        if len(self.refusals) < _MOST_REFUSALS:
+            self.refusals[Refusal(what, why)] = None
 
     def missed(self, candidate: Candidate, verdict: Verdict) -> None:
         """Notes a candidate that does not hold."""
@@ -85,7 +90,8 @@ def search(problem: Problem, judge: Judge, progress: Progress | None = None) -> 
     """The cheapest candidate that holds.
 
     Raises:
-        ConfigError: a stage has neither a profile on any node nor a provider to stand in.
+        ConfigError: a stage has neither a profile on any node nor a provider to stand in, or there are too many ways to
+            place them.
     """
     found = Found()
     times = judge.arrivals(problem.wishes.first_seed)
@@ -95,7 +101,8 @@ def search(problem: Problem, judge: Judge, progress: Progress | None = None) -> 
         if stage in problem.cluster.models
     }
     found.needs = needs
-    assignments = [one for one in itertools.product(*_choices(problem, needs, found)) if _possible(problem, one, found)]
+    idle = Idle(problem)
+    assignments = [one for one in itertools.product(*_choices(problem, needs, found)) if _possible(idle, one, found)]
     heap = _Heap(problem, needs, assignments, found)
     best: tuple[float, Candidate, Verdict] | None = None
     while (entry := heap.pop()) is not None:
@@ -165,17 +172,32 @@ def _said(candidate: Candidate, verdict: Verdict) -> str:
     return f"{nodes}{apis}: {verdict.usd_per_hour:.2f} $/h{shown}"
 
 
-def _choices(problem: Problem, needs: Mapping[str, Need], found: Found) -> Iterator[list[Option]]:
+def _choices(problem: Problem, needs: Mapping[str, Need], found: Found) -> list[list[Option]]:
+    """Options of each stage: with fewer bounds on batches where all of them would be too many together."""
+    for sizes in _SIZES:
+        choices = list(_options(problem, needs, found, sizes))
+        count = math.prod(len(options) for options in choices)
+        if count <= _MOST_ASSIGNMENTS:
+            found.proven = sizes == _SIZES[0]
+            return choices
+    raise ConfigError(
+        f"{len(choices)} models can be placed in {count:,} ways; at most {_MOST_ASSIGNMENTS:,} are gone through. Name "
+        "fewer kinds of nodes (--node), or plan the flows apart",
+        param="node",
+    )
+
+
+def _options(problem: Problem, needs: Mapping[str, Need], found: Found, sizes: int) -> Iterator[list[Option]]:
     for stage, work in problem.works.items():
         if stage not in problem.cluster.models:
             continue
         stands_in = list(called(problem, work))
         options: list[Option] = []
         for name, node in problem.catalogue.nodes.items():
-            here = hosted(problem, work, name, node)
+            here = hosted(problem, work, name, node)[:sizes]
             if not here and node.hardware is not None:
                 found.refuse(stage, f"has no profile on {name}, or needs more memory than one of its GPUs has")
-            options += here
+            options += [one for one in here if _does_enough(one, needs[stage], node, found)]
             # What a model has no room for goes to the provider that would be asked first in its place.
             options += [replace(one, overflow=api.provider) for one in here[:1] for api in stands_in[:1]]
         options += [api for api in stands_in if _within_limit(api, needs[stage], found)]
@@ -188,17 +210,23 @@ def _choices(problem: Problem, needs: Mapping[str, Need], found: Found) -> Itera
         yield options
 
 
-def _possible(problem: Problem, assignment: Assignment, found: Found) -> bool:
+def _does_enough(option: Hosted, wanted: Need, node: NodeType, found: Found) -> bool:
+    """Whether all nodes of a kind together could do what the bounds say is needed at least."""
+    most = option.capacity_per_s * node.max_nodes * max(1, node.gpus)
+    if wanted.least_per_s <= most:
+        return True
+    nodes = math.ceil(wanted.least_per_s / option.capacity_per_s / max(1, node.gpus))
+    found.refuse(option.stage, f"would take {nodes} {option.node} nodes; the catalogue has {node.max_nodes}")
+    return False
+
+
+def _possible(idle: Idle, assignment: Assignment, found: Found) -> bool:
     """Whether an idle cluster of this kind would hold every objective."""
-    idle = {option.stage: option.idle_s for option in assignment}
-    for target in problem.works:
-        if target in problem.cluster.providers:
-            profile = problem.provider(target)
-            idle[target] = 0.0 if profile is None else profile.latency.mean
-    where = " + ".join(f"{o.stage} on {o.node}" if isinstance(o, Hosted) else o.provider for o in assignment)
-    reasons = list(impossible(problem, idle))
-    for stages, why in reasons:
-        found.refuse(stages, f"{where}: {why}")
+    reasons = list(idle.impossible({option.stage: Lone(option.idle_s, option.floor_s) for option in assignment}))
+    if reasons:
+        where = " + ".join(f"{o.stage} on {o.node}" if isinstance(o, Hosted) else o.provider for o in assignment)
+        for stages, why in reasons:
+            found.refuse(stages, f"{where}: {why}")
     return not reasons
 
 
@@ -250,9 +278,13 @@ class _Heap:
     def _push(self, assignment: Assignment, nodes: Mapping[str, int]) -> None:
         for node, count in nodes.items():
             most = self._problem.catalogue.nodes[node].max_nodes
-            if count > most:
+            wanted = rented(self._problem, node, count)
+            if wanted > most:
                 stages = ", ".join(o.stage for o in assignment if isinstance(o, Hosted) and o.node == node)
-                self._found.refuse(stages, f"would take {count} {node} nodes; the catalogue has {most}")
+                spare = f" ({wanted - count} of them spare)" if wanted > count else ""
+                self._found.refuse(
+                    stages or "router", f"would take {wanted} {node} nodes{spare}; the catalogue has {most}"
+                )
                 return
         key = (assignment, tuple(sorted(nodes.items())))
         if key in self._seen:

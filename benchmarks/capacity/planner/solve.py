@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.capacity.outcome import Outcome
@@ -15,8 +16,11 @@ from benchmarks.capacity.planner.describe import blank, described
 from benchmarks.capacity.planner.judge import Judge, Simulate
 from benchmarks.capacity.planner.plan import Plan
 from benchmarks.capacity.planner.problem import Problem
-from benchmarks.capacity.planner.search import Found, search
+from benchmarks.capacity.planner.search import Found, Refusal, search
 from serve.config.cluster import ClusterFile
+
+# Reasons why there is no plan that a person reads; the first of each stage come before the second of any.
+_REASONS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ def _grown(problem: Problem, candidate: Candidate, growth: float) -> ClusterFile
 def _infeasible(
     plan: Plan, problem: Problem, found: Found, what_ifs: bool, simulate: Simulate | None, tell: Callable[[str], None]
 ) -> Plan:
-    reasons = [f"{one.what}: {one.why}" for one in found.refusals]
+    reasons = _most_telling([*found.refusals])
     if found.nearest is not None:
         candidate, verdict = found.nearest
         worst = verdict.worst()
@@ -114,6 +118,18 @@ def _infeasible(
         reasons.append(f"the search ended after {found.tried} candidates; more may be tried")
     nearest = what_if.nearest_feasible(problem, simulate, tell) if what_ifs else None
     return plan.model_copy(update={"reasons": tuple(reasons), "nearest": nearest, "proven": found.proven})
+
+
+def _most_telling(refusals: Sequence[Refusal]) -> list[str]:
+    """A few of them, of as many stages as there are."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for at, one in enumerate(refusals):
+        ranked.append((seen[one.what], at, f"{one.what}: {one.why}"))
+        seen[one.what] += 1
+    told = [text for _, _, text in sorted(ranked)[:_REASONS]]
+    left = len(refusals) - len(told)
+    return [*told, f"and {left} more of the kind"] if left else told
 
 
 def _with_what_ifs(

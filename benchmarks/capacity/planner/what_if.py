@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from benchmarks.capacity.planner.candidate import Candidate
+from benchmarks.capacity.planner.candidate import Candidate, Loss, losses
 from benchmarks.capacity.planner.demand import with_escalation
-from benchmarks.capacity.planner.judge import Judge, Simulate, losses
+from benchmarks.capacity.planner.judge import Judge, Simulate
 from benchmarks.capacity.planner.options import Called, Hosted, called, hosted
 from benchmarks.capacity.planner.plan import BreakEven, CostPoint, WhatIf
 from benchmarks.capacity.planner.problem import Problem
@@ -32,13 +32,13 @@ class Change:
 
     Attributes:
         problem: as it is then; what the plan is judged by.
-        lost: replicas that are gone.
+        lost: a node that is gone.
         again: the problem whose plan would hold then.
     """
 
     what: str
     problem: Problem
-    lost: Mapping[str, int] | None
+    lost: Loss | None
     again: Problem
     remark: str = ""
 
@@ -53,7 +53,8 @@ def changes(problem: Problem, candidate: Candidate) -> Iterator[Change]:
     loaded = problem.at_rate(_MORE_LOAD)
     yield Change(f"load x {_MORE_LOAD:g}", loaded, None, loaded)
     sturdy = replace(problem, wishes=replace(problem.wishes, survive_node_loss=True))
-    for what, lost in losses(candidate).items():
+    # Nodes that differ in their cores alone are told apart by nobody who reads it.
+    for what, lost in {one.label: one for one in losses(candidate)}.items():
         yield Change(f"{what} lost", problem, lost, sturdy)
     if any(True for _ in _providers(problem, candidate)):
         down = replace(problem, profiles={name: _down(profile) for name, profile in problem.profiles.items()})
@@ -86,7 +87,7 @@ def sensitivity(
         yield WhatIf(
             change=change.what,
             held=verdict.held,
-            worst="a stage has no replica left" if worst is None else worst.objective,
+            worst="a stage has no replica left, or routers and stores no room" if worst is None else worst.objective,
             bound_over_allowed=1e9 if worst is None else min(1e9, worst.bound / worst.allowed),
             usd_per_hour_to_hold=cost,
             remark=change.remark,
@@ -174,12 +175,13 @@ def break_even(problem: Problem, candidate: Candidate) -> Iterator[BreakEven]:
 def _even(problem: Problem, option: Hosted, api: Called, usd_per_hour: float, calls_per_s: float) -> BreakEven:
     gpus = max(1, problem.catalogue.nodes[option.node].gpus)
     capacity = option.capacity_per_s * gpus * problem.wishes.most_use
-    usd_per_s = api.usd_per_call * 3600.0
+    # Dollars an hour of one call a second.
+    usd_of_one = api.usd_per_call * 3600.0
     full = math.floor(calls_per_s / capacity)
     ways: dict[Literal["host", "call", "host some"], float] = {
         "host": math.ceil(calls_per_s / capacity - 1e-9) * usd_per_hour,
-        "call": calls_per_s * usd_per_s,
-        "host some": full * usd_per_hour + (calls_per_s - full * capacity) * usd_per_s if full else math.inf,
+        "call": calls_per_s * usd_of_one,
+        "host some": full * usd_per_hour + (calls_per_s - full * capacity) * usd_of_one if full else math.inf,
     }
     return BreakEven(
         stage=option.stage,
@@ -187,7 +189,7 @@ def _even(problem: Problem, option: Hosted, api: Called, usd_per_hour: float, ca
         node=option.node,
         node_usd_per_hour=usd_per_hour,
         usd_per_call=api.usd_per_call,
-        calls_per_s=usd_per_hour / usd_per_s if usd_per_s else 1e9,
+        calls_per_s=usd_per_hour / usd_of_one if usd_of_one else 1e9,
         node_capacity_per_s=capacity,
         verdict=min(ways, key=lambda way: ways[way]),
     )

@@ -19,7 +19,7 @@ def write(solution: Solution, folder: Path) -> list[Path]:
     pictures: dict[str, str] = {}
     if solution.cluster is not None:
         files["cluster.yaml"] = cluster_yaml(solution.cluster, plan)
-        files["plan.rules.yaml"] = recording_rules(plan)
+        files["plan.rules.yaml"] = recording_rules(plan, solution.cluster.name)
         drawn = {
             "Cost against strictness": ("cost.svg", cost_plot(plan)),
             "Latency": ("latency.svg", latency_plot(plan, solution.runs)),

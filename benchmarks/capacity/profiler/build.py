@@ -61,6 +61,8 @@ _REST_S = 5.0
 _IDLE_SHARE = 0.2
 _FASTEST_IDLE_PER_S = 8.0
 _WARM_UP_S = 3.0
+# Share of right answers above which a run says what a request costs, and below which nothing was measured.
+_SOUND, _BROKEN = 0.99, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,12 @@ class Runs:
 
     @property
     def busiest(self) -> Served:
-        """The run that processor times are taken from: the more requests, the less a wake-up counts."""
-        return max((self.idle, *self.loaded), key=lambda run: len(run.requests))
+        """The run that processor times are taken from: the more requests, the less a wake-up counts.
+
+        Of those that answered their requests: what one costs that is refused is no model's cost.
+        """
+        sound = [run for run in (self.idle, *self.loaded) if answered_share(run) > _SOUND]
+        return max(sound, key=lambda run: len(run.requests), default=self.idle)
 
 
 def profilable(cluster: ClusterFile) -> tuple[str, ...]:
@@ -111,7 +117,7 @@ def profile(wish: Wish, name: str) -> HardwareProfile:
     wish.tell(f"{name}: alone")
     alone = _alone(wish, model)
     wish.tell(f"{name}: served")
-    runs = _served(wish, model)
+    runs = _served(wish, model, alone)
     return _profile(wish, model, alone, runs)
 
 
@@ -133,7 +139,7 @@ def _alone(wish: Wish, model: Model) -> Alone | Batched | Stepped:
     effort = Effort(wish.seconds, least=max(3, min(20, int(wish.seconds))))
     if not isinstance(model, GenerativeModel):
         return passes.measure(passes.subject_of(wish.cluster, model), effort)
-    few = Effort(wish.seconds, warm_up=1, least=3, most=200)
+    few = Effort(wish.seconds, warm_up=1, least=engines.LEAST_PASSES, most=200)
     return asyncio.run(_generating(model, few))
 
 
@@ -158,7 +164,7 @@ async def _generating(model: GenerativeModel, effort: Effort) -> Batched | Stepp
         await engine.close()
 
 
-def _served(wish: Wish, model: Model) -> Runs:
+def _served(wish: Wish, model: Model, alone: Alone | Batched | Stepped) -> Runs:
     workload, name = WORKLOADS[model.kind]
     with _instance(wish.cluster, model, name) as instance:
 
@@ -171,20 +177,36 @@ def _served(wish: Wish, model: Model) -> Runs:
                 seconds=seconds,
                 warm_up_s=_WARM_UP_S,
             )
-            return served.load(instance, settings)
+            ran = served.load(instance, settings)
+            if len(ran.requests):
+                _check(ran, workload)
+            return ran
 
         rest = served.rest(instance, min(_REST_S, wish.seconds))
         first = run("constant:1", min(4.0, wish.seconds))
         took = max(float(first.requests.latency_s.mean()), 1e-3) if len(first.requests) else 1.0
-        _check(first, workload)
         idle = run(f"constant:{min(_FASTEST_IDLE_PER_S, _IDLE_SHARE / took):.3f}", wish.seconds)
-        most = served.cores() / max(1e-6, measured.request_cpu_s(idle, rest))
+        most = _most_per_s(model, alone, idle, rest)
         shares = LOADS if model.kind == SHARED_KIND else LOADS[:1]
         loaded = []
         for share in shares:
-            wish.tell(f"{name}: served, {share:.0%} of the cores")
+            wish.tell(f"{name}: served, {share:.0%} of what cores and model can do")
             loaded.append(run(f"poisson:{max(0.2, share * most):.3f}", wish.seconds))
         return Runs(instance.ready_s[name], rest, idle, tuple(loaded))
+
+
+def _most_per_s(model: Model, alone: Alone | Batched | Stepped, idle: Served, rest: Mapping[str, float]) -> float:
+    """Requests a second that this machine's cores, and this model's replicas, can do at most."""
+    by_cores = served.cores() / max(1e-6, measured.request_cpu_s(idle, rest))
+    answered = idle.requests.tokens[idle.requests.ok]
+    tokens = float(answered.mean()) if len(answered) else 1.0
+    one = measured.capacity_per_s(alone, model.batching.max_items, tokens)
+    return min(by_cores, max(1, model.autoscaling.min_replicas) * one)
+
+
+def answered_share(run: Served) -> float:
+    """Of a run's requests; 0 where there was none."""
+    return float(run.requests.ok.mean()) if len(run.requests) else 0.0
 
 
 def _check(run: Served, workload: str) -> None:
@@ -193,9 +215,8 @@ def _check(run: Served, workload: str) -> None:
     Raises:
         Unavailable: with the refusals' codes.
     """
-    answered = float(run.requests.ok.mean()) if len(run.requests) else 0.0
-    if answered < 0.5:
-        codes = ", ".join(run.requests.errors) or "no request was sent"
+    if (answered := answered_share(run)) < _BROKEN:
+        codes = ", ".join(run.requests.errors)
         raise Unavailable(f"Of the requests of {workload!r} {answered:.0%} were answered: {codes}.")
 
 
@@ -245,7 +266,7 @@ def _profile(wish: Wish, model: Model, alone: Alone | Batched | Stepped, runs: R
         dtype=str(getattr(model, "dtype", "float32")) if not on_cpu else "float32",
         quantization=_quantization(model),
         overhead=around.overhead,
-        memory_gb=_memory_gb(alone, runs.idle),
+        memory_gb=_memory_gb(model, alone, runs.idle),
         start_s=runs.instance_ready_s,
         cores=float(model.placement.threads) if on_cpu else 0.0,
         cpu_s=_replica_cpu_s(runs, alone, parts["preprocess"].mean),
@@ -328,10 +349,15 @@ def _quantization(model: Model) -> str | None:
     return None if given == "none" else str(given)
 
 
-def _memory_gb(alone: Alone | Batched | Stepped, idle: Served) -> float:
+def _memory_gb(model: Model, alone: Alone | Batched | Stepped, idle: Served) -> float:
+    """Of a replica: resident memory, or the accelerator's. An engine fills its budget there: what weights leave is its
+    cache.
+    """
+    if not model.gpu_memory_gb:
+        return idle.memory_bytes / 1e9
     if isinstance(alone, Alone) and alone.memory_bytes is not None:
         return alone.memory_bytes / 1e9 + CONTEXT_GB
-    return idle.memory_bytes / 1e9
+    return model.gpu_memory_gb
 
 
 def _replica_cpu_s(runs: Runs, alone: Alone | Batched | Stepped, preprocess_s: float) -> float:
@@ -342,5 +368,6 @@ def _replica_cpu_s(runs: Runs, alone: Alone | Batched | Stepped, preprocess_s: f
         return max(0.0, mine)  # its engine is a process of its own
     by_size = {one.items: one.seconds.mean for one in alone.forward}
     requests = max(1, len(run.requests))
-    passes = sum(by_size.get(one.items, one.seconds) for one in run.of("pass")) or by_size[1] * requests
+    ran = sum(by_size.get(one.items, one.seconds) for one in run.of("pass"))
+    passes = ran or alone.forward[0].seconds.mean * requests
     return max(0.0, mine + measured.each(run, runs.rest, ENGINE) - passes / requests)

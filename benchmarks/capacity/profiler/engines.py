@@ -22,12 +22,15 @@ from deployments.generation.messages import ImagePart, Message, Sampling, Text
 from deployments.generation.prompts import PromptStyle, load_style, render
 from deployments.messages import EncodedImage
 from serve.config.models import GenerativeModel
+from serve.errors import Unavailable
 
 _SCENES = 32
 # Words in a question beside the image: from next to none to a page.
 _WORDS = (4, 40, 160)
 _TOKENS = 24
 _STATIC_TOKENS = 8
+# Observations of a batch size, of which its time can be told; a measurement has as many rounds at least.
+LEAST_PASSES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,15 +201,21 @@ async def batches(engine: Engine, passes: Passes, asker: Asker, most: int, effor
 
 
 def _passes(by_size: dict[tuple[int, float], list[float]]) -> tuple[ForwardPass, ...]:
-    """One entry a size, with the mean cost of an item; sizes that hardly ever came about are left out."""
+    """One entry a size, with the mean cost of an item; sizes that hardly ever came about are left out.
+
+    Raises:
+        Unavailable: none came about often enough.
+    """
     sizes = sorted({items for items, _ in by_size})
     found = []
     for size in sizes:
         samples = {cost: seconds for (items, cost), seconds in by_size.items() if items == size}
         seconds = [one for some in samples.values() for one in some]
         cost = sum(each * len(some) for each, some in samples.items()) / len(seconds)
-        if len(seconds) >= 5:
+        if len(seconds) >= LEAST_PASSES:
             found.append(ForwardPass(items=size, cost=size * cost, seconds=distribution(seconds)))
+    if not found:
+        raise Unavailable(f"The engine ran no size of batch {LEAST_PASSES} times; give it longer with --seconds.")
     return tuple(found)
 
 

@@ -10,6 +10,7 @@ from scipy.optimize import lsq_linear
 
 from benchmarks.capacity.profiler.timing import distribution
 from benchmarks.capacity.profiles import Distribution
+from serve.errors import Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,13 @@ def fit_steps(observations: Sequence[Observation]) -> StepFit:
     Medians, because whatever disturbs a machine makes a step longer and never shorter.
 
     Raises:
-        ValueError: too few observations, or none that is a step.
+        Unavailable: too few observations, or none that is a step: the engine said next to nothing.
     """
     steps = [one for one in observations if not one.asked]
     if len(observations) < 5 or not steps:
-        raise ValueError(f"{len(observations)} observations, {len(steps)} of steps: too few to fit five coefficients")
+        raise Unavailable(
+            f"{len(observations)} observations of the engine, {len(steps)} of steps: too few to fit five coefficients."
+        )
     matrix = np.array([[1, o.sequences, o.prompt_tokens, o.images, o.asked] for o in observations], np.float64)
     seconds = np.array([o.seconds for o in observations])
     alike, which = np.unique(matrix, axis=0, return_inverse=True)

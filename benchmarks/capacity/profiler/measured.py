@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.capacity.profiler.engines import Stepped
+from benchmarks.capacity.profiler.engines import Batched, Stepped
+from benchmarks.capacity.profiler.passes import Alone
 from benchmarks.capacity.profiler.served import CLIENT, INGRESS, ROUTER, Served
 from benchmarks.capacity.profiler.tape import Event
 from benchmarks.capacity.profiler.timing import distribution
 from benchmarks.capacity.profiles import Distribution, ForwardPass, Stretch
+from serve.errors import Unavailable
 
 # What others may use of the cores, on average, for wall times to be called those of an idle node.
 QUIET_CORES = 0.1
@@ -42,7 +44,7 @@ def hop(idle: Served, inside: Sequence[float] | None = None) -> Hop:
             A call of something else (a scene's file) has none, and counts with the router.
 
     Raises:
-        ValueError: no request was answered.
+        Unavailable: no request was answered.
     """
     calls = idle.of("call")
     spent = inside or inside_calls(idle)
@@ -52,7 +54,7 @@ def hop(idle: Served, inside: Sequence[float] | None = None) -> Hop:
         mine = sum(one.seconds for one, _ in kept if start <= one.ended <= end)
         latency += [max(0.0, end - start - mine)] if mine else []
     if not latency:
-        raise ValueError("no request of the idle run was answered")
+        raise Unavailable("No request of the idle run was answered by the model.")
     return Hop(distribution(latency), distribution([max(0.0, one.seconds - part) for one, part in kept]))
 
 
@@ -118,6 +120,20 @@ def each(load: Served, rest: Mapping[str, float], whose: str) -> float:
     """Processor seconds that one request takes, without what is spent when there is none."""
     spent = load.cpu_s.get(whose, 0.0) - rest.get(whose, 0.0) * load.seconds
     return max(0.0, spent) / max(1, len(load.requests))
+
+
+def capacity_per_s(alone: Alone | Batched | Stepped, sequences: int, tokens: float) -> float:
+    """Requests a second that one replica's passes, or engine, can do at most: above it a queue grows.
+
+    Args:
+        sequences: that its engine runs at a time.
+        tokens: of an answer.
+    """
+    if not isinstance(alone, Stepped):
+        return max(one.items / one.seconds.mean for one in alone.forward)
+    fit = alone.fit
+    prompt = fit.encode_s + fit.prompt_token_s * (alone.image_tokens + _TEXT_TOKENS)
+    return 1.0 / (prompt + max(1.0, tokens) * (fit.step_s / sequences + fit.sequence_s))
 
 
 def request_cpu_s(load: Served, rest: Mapping[str, float]) -> float:

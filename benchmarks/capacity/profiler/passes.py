@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,7 @@ class Subject:
         cost: of one of them.
         sizes: of batches that are measured.
         clock: by which a pass is timed; see `clock_of`.
+        accelerator: its model has a budget of GPU memory.
     """
 
     preprocess: Callable[[], object]
@@ -42,6 +44,7 @@ class Subject:
     cost: Callable[[Any], float]
     sizes: tuple[int, ...]
     clock: Callable[[], float] = time.perf_counter
+    accelerator: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class Alone:
 
     Attributes:
         forward: by batch size.
-        memory_bytes: that torch took of an accelerator; None on a CPU.
+        memory_bytes: that torch took of an accelerator at most; None for a model that has no budget there.
     """
 
     preprocess: Distribution
@@ -83,16 +86,23 @@ def measure(subject: Subject, effort: Effort) -> Alone:
     return Alone(
         distribution(items),
         tuple(ForwardPass(items=size, cost=size * cost, seconds=distribution(passes[size])) for size in sorted(passes)),
-        _accelerator_bytes(),
+        peak_bytes() if subject.accelerator else None,
     )
 
 
 def subject_of(cluster: ClusterFile, model: Model) -> Subject:
-    """The adapter of a model of the cluster file, loaded here.
+    """The adapter of a model of the cluster file, loaded here; accelerator memory is counted from here on.
 
     Raises:
         ConfigError: a kind without batches of its own.
     """
+    if not model.gpu_memory_gb:
+        return _loaded(cluster, model)
+    forget_peak()
+    return replace(_loaded(cluster, model), accelerator=True)
+
+
+def _loaded(cluster: ClusterFile, model: Model) -> Subject:
     if isinstance(model, ClipModel):
         return _clip(cluster, model)
     if isinstance(model, Florence2Model):
@@ -226,7 +236,18 @@ def _several(one: Callable[[], Any], count: int) -> list[Any]:
     return [one() for _ in range(count)]
 
 
-def _accelerator_bytes() -> int | None:
+def forget_peak() -> None:
+    """Gives back what earlier models of this process left on the accelerator, and counts its peak anew."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_bytes() -> int | None:
+    """Most bytes that torch reserved since `forget_peak`; None where there is no accelerator."""
     import torch
 
     return int(torch.cuda.max_memory_reserved()) if torch.cuda.is_available() else None

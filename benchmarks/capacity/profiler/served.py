@@ -55,10 +55,6 @@ class Served:
         """Mean share of this machine's cores in use by us."""
         return sum(self.cpu_s.values()) / self.seconds / cores()
 
-    def each(self, whose: str) -> float:
-        """Processor time of one request."""
-        return self.cpu_s.get(whose, 0.0) / max(1, len(self.requests))
-
     def spans(self) -> list[tuple[float, float]]:
         """When each right answer's request was due and when it ended, on `time.monotonic()`."""
         ok = self.requests.ok
