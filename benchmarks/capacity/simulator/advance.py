@@ -140,7 +140,7 @@ def _on_the_way(w: Any, what: int, slot: int) -> None:
     elif what == BACK:
         back(w, slot)
     elif what == WRITTEN:
-        written(w, slot)
+        written(w, slot, w.now)
     elif what == ANSWERED:
         if slots(w)[slot].failed == 2:
             ask_provider(w, slot)

@@ -71,14 +71,15 @@ class Control:
         world = self._world
         if self._gears is not None or self._shedding is not None:
             self._look(world, now)
-            world["wait_count"] = 0
+            state = world.state[0]
+            state["wait_count"], state["longest_wait"] = 0, 0.0
         for deployment in self._deployments:
             deployment.step(world, now)
 
     def _look(self, world: World, now: float) -> None:
         waits = world["waits"][: int(world["wait_count"])].copy()
         self._recent.append(waits)
-        asleep = self._shedding is None or self._shedding.sleeps(waits)
+        asleep = self._shedding is None or self._shedding.sleeps(waits, float(world.state[0]["longest_wait"]))
         seen = Watched((), ()) if asleep and self._gears is None else self._watch(waits)
         self._seen = int(world["next_arrival"])
         if self._gears is not None:
@@ -177,12 +178,12 @@ class _Shedding:
         # Nothing is shed, and nothing has waited for long: arrivals are not counted until something does.
         self.calm = True
 
-    def sleeps(self, waits: npt.NDArray[np.void]) -> bool:
+    def sleeps(self, waits: npt.NDArray[np.void], longest_s: float) -> bool:
         """Whether there is nothing to do: no cut, and no route whose calls of this tick waited for long.
 
         A mean over a second is above its target only if that of one of its ticks is.
         """
-        if not self.calm or not waits.size:
+        if not self.calm or longest_s <= self._rule.target_s:
             return self.calm
         counts = np.bincount(waits["flow"])
         sums = np.bincount(waits["flow"], weights=waits["seconds"])

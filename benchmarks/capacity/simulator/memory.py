@@ -71,6 +71,8 @@ StateRecord = np.dtype(
         # Mean share of cores that requests keep busy, and when it was reckoned.
         ("busy_share", "f8"),
         ("busy_at", "f8"),
+        # Longest of the waits that are logged at present.
+        ("longest_wait", "f8"),
         ("cores", "f8"),
         ("background", "f8"),
         ("ingress_s", "f8"),

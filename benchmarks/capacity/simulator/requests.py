@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.capacity.simulator import draws
-from benchmarks.capacity.simulator.events import push, served, spend
+from benchmarks.capacity.simulator.events import push, served, served_at, spend
 from benchmarks.capacity.simulator.memory import (
     accept,
     after,
@@ -44,6 +44,7 @@ from benchmarks.capacity.simulator.records import (
     PACED,
     REFUSED,
     SENT,
+    SHARED,
     TIMED_OUT,
     UNPLACED,
     WRITTEN,
@@ -57,6 +58,7 @@ from benchmarks.capacity.simulator.slots import (
     new_item,
     ongoing,
     rest_s,
+    router_s,
     stamp,
     through_router,
     unwatch,
@@ -311,15 +313,19 @@ def give(w: Any, slot: int) -> None:
         _end(w, slot)
         return
     one.phase = LEAVING
-    through_router(w, slot, draws.ROUTER_OUT, WRITTEN)
+    if w.mode == SHARED or servers(w)[one.router].free > w.now:
+        through_router(w, slot, draws.ROUTER_OUT, WRITTEN)
+    else:  # nobody is before it, and nothing can come between: no event is needed
+        seconds = router_s(w, slot, draws.ROUTER_OUT)
+        written(w, slot, served_at(w, one.router, seconds, one.key * 512 + draws.ROUTER_OUT))
 
 
 @part
-def written(w: Any, slot: int) -> None:
+def written(w: Any, slot: int, at: float) -> None:
     """The answer leaves the router."""
     one = slots(w)[slot]
     number = one.number
-    ended(w)[number] = w.now + rest_s(w, slot, draws.ROUTER_OUT)
+    ended(w)[number] = at + rest_s(w, slot, draws.ROUTER_OUT)
     ok(w)[number] = True
     flows(w)[one.flow].served += 1
     path(w)[number] = one.best

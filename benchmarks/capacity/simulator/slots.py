@@ -49,12 +49,18 @@ def stamp(w: Any, slot: int) -> None:
 
 @part
 def through_router(w: Any, slot: int, purpose: int, what: int) -> None:
-    """Half of a request's time in the router: processor time of its event loop, then what is no work of it."""
+    """Half of a request's work in the router: an event when its event loop has done it."""
+    one = slots(w)[slot]
+    served(w, one.router, router_s(w, slot, purpose), what, slot, one.stamp, one.key * 512 + purpose)
+
+
+@part
+def router_s(w: Any, slot: int, purpose: int) -> float:
+    """Processor time of that half."""
     one = slots(w)[slot]
     u = draws.uniform(w.seed, purpose, one.key * 64 + one.node)
     more_s = targets(w)[nodes(w)[one.node].target].router_cpu_s
-    busy = _INWARD * (draws.drawn(w, w.router_cpu, u) + more_s)
-    served(w, one.router, busy, what, slot, one.stamp, one.key * 512 + purpose)
+    return _INWARD * (draws.drawn(w, w.router_cpu, u) + more_s)
 
 
 @part
@@ -100,6 +106,7 @@ def log(w: Any, slot: int, seconds: float, usual: float) -> None:
     one = waits(w)[w.wait_count]
     one.time, one.seconds, one.usual, one.flow = w.now, seconds, usual, slots(w)[slot].flow
     w.wait_count += 1
+    w.longest_wait = max(w.longest_wait, seconds)
 
 
 @part
