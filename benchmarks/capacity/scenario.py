@@ -15,13 +15,12 @@ from benchmarks.capacity.profiles import (
     Record,
     RouterProfile,
     Stretch,
+    profile_key,
 )
 from deployments.batching import BatchLimits
 from deployments.gpu import Claim, pack
 from serve.config.cascades import Cascade, CascadeStep
-from serve.config.checkpoints import checkpoint_label
 from serve.config.cluster import ClusterFile
-from serve.config.model_base import CheckpointModel
 from serve.config.models import GenerativeModel, Model
 from serve.config.overload import Overload
 from serve.config.scene_models import RendererModel
@@ -32,7 +31,6 @@ from serve.resilience.settings import Settings, all_settings
 LOOK_BACK_S = 30.0
 # From the wish for a node to its joining, where a pool may grow: clouds take two to six minutes for one with a GPU.
 NODE_START_S = 240.0
-_QUANTISED = {"4bit": "@4bit", "int8": "@8bit", "none": ""}
 
 
 class Flow(Record):
@@ -258,13 +256,6 @@ def _stage(cluster: ClusterFile, profiles: Mapping[str, HardwareProfile], name: 
         scaling=scaling,
         affinity=isinstance(model, GenerativeModel | RendererModel) and model.autoscaling.max_replicas > 1,
     )
-
-
-def profile_key(model: Model) -> str:
-    """Under which name a hardware profile keeps a model: its checkpoint, or its kind where it has none."""
-    if not isinstance(model, CheckpointModel):
-        return model.kind
-    return checkpoint_label(model.checkpoint) + _QUANTISED[model.quantization]
 
 
 def _model_profile(hardware: HardwareProfile, pool: str, name: str, model: Model) -> ModelProfile:

@@ -1,4 +1,4 @@
-"""What a plan promises beyond its runs: a node lost, nodes to be had, prices and rates, with a simulator that is arithmetic."""
+"""What a plan promises beyond its runs: a node lost, nodes to be had, prices and rates. Its simulator is arithmetic."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from benchmarks.capacity.planner.options import Need
 from benchmarks.capacity.planner.plan import CalledPlan, Latency, NodePlan, Plan, StagePlan, ThresholdPlan
 from benchmarks.capacity.planner.problem import Problem
 from benchmarks.capacity.planner.search import Found
-from benchmarks.capacity.scenario import profile_key
+from benchmarks.capacity.profiles import profile_key
 
 _POINT = 0.01
 

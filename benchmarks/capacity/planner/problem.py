@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from benchmarks.capacity.planner.catalogue import Catalogue, NodeType
 from benchmarks.capacity.planner.demand import Work, works
 from benchmarks.capacity.planner.objectives import Objective
-from benchmarks.capacity.profiles import HardwareClass, HardwareProfile, ModelProfile, ProviderProfile
-from benchmarks.capacity.scenario import Flow, check_flows, profile_key
+from benchmarks.capacity.profiles import HardwareClass, HardwareProfile, ModelProfile, ProviderProfile, profile_key
+from benchmarks.capacity.scenario import Flow, check_flows
 from benchmarks.traffic.arrivals import Arrivals
 from serve.config.cluster import ClusterFile
 from serve.errors import ConfigError

@@ -12,8 +12,8 @@ from benchmarks.capacity.planner.catalogue import Catalogue
 from benchmarks.capacity.planner.demand import visits
 from benchmarks.capacity.planner.objectives import Objective, objectives_of
 from benchmarks.capacity.planner.problem import Problem, Wishes
-from benchmarks.capacity.profiles import HardwareClass, HardwareProfile
-from benchmarks.capacity.scenario import Flow, check_flows, profile_key
+from benchmarks.capacity.profiles import HardwareClass, HardwareProfile, profile_key
+from benchmarks.capacity.scenario import Flow, check_flows
 from benchmarks.targets import Place, Targets, Workload
 from benchmarks.traffic.arrivals import Arrivals, Poisson, Replay
 from serve.config.cluster import ClusterFile

@@ -355,7 +355,8 @@ def fail(w: Any, slot: int, kind: int) -> None:
     following = NONE
     if one.deadline > now:
         following = failed(w)[one.node * 3 + kind]
-        if following == NONE:
+        # As in serve/cascade/run.py: for want of capacity nothing goes on to a dearer step.
+        if following == NONE and kind != REFUSED:
             following = after(w)[one.node * w.gear_count + one.gear]
     if following != NONE:
         one.node = following
