@@ -6,6 +6,7 @@ them speak of the same traffic and the same numbers.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -73,7 +74,9 @@ class Kind(Record):
     """One kind of request of a workload's mix."""
 
     share: float = Field(gt=0, le=1, description="Of all requests; the shares of a mix add up to 1.")
-    protocol: Literal["http", "grpc"] = Field("http", description="How it is sent.")
+    protocol: Literal["http", "grpc"] = Field(
+        "http", description="How it is sent; a kind that is a workload of its own is sent as that one's kinds are."
+    )
     refused: str | None = Field(
         None, description="The error code that is the right answer to it; none where an answer is expected."
     )
@@ -123,7 +126,8 @@ class Place(Record):
                 raise ConfigError(f"Profile {self.profile!r} has no {section} {', '.join(missing)}", param=section)
             if names:
                 kept[section] = {name: there[name] for name in names}
-        return _merged(kept, self.overlay)
+        # Whoever gets it may change it; the overlay stays.
+        return _merged(kept, copy.deepcopy(self.overlay))
 
     def cluster(self) -> ClusterFile:
         """The same, checked, with its calibrations read.
@@ -141,7 +145,6 @@ class Workload(Record):
     user: str | None = Field(None, description=f"Module of {USERS}; by default the workload's name.")
     mix: dict[str, Kind] = Field(min_length=1, description="Kinds of requests by their name.")
     arrivals: Arrivals = Field(description="When requests arrive; scaled to the rate that is asked for.")
-    unique_images: bool = Field(True, description="No two requests show the same picture.")
     places: dict[Hardware, Place] = Field(min_length=1, description="Where it runs, by class of hardware.")
     goals: dict[Hardware, Goal] = Field(min_length=1, description="What it must hold, by class of hardware.")
 

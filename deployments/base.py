@@ -8,7 +8,9 @@ thread of its own for the forward pass, deadlines and a health probe. The event 
 from __future__ import annotations
 
 import asyncio
+import struct
 import time
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,9 @@ T = TypeVar("T")
 _PENDING_PER_WORKER = 256
 # A forward pass that runs this long, in seconds, has hung: the replica reports itself unhealthy and is replaced.
 STALL_S = 120.0
+# What decoders and tokenizers raise of an input that is damaged; anything else is a defect of ours, or no memory.
+# Pillow says SyntaxError and EOFError of broken files, too.
+UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, struct.error, zlib.error)
 
 
 class Replica(Protocol):
@@ -196,9 +201,11 @@ class Pipeline(Generic[Item, Prepared, Raw, Result]):
                 return await self._pool.run(job)
         except ArgusError:
             raise
-        except Exception as error:
+        except UNREADABLE as error:
             # The item passed validation and still broke a decoder or tokenizer: it is the item that is bad.
             raise InvalidMedia(f"This input cannot be processed: {type(error).__name__}: {error}") from error
+        except Exception as error:
+            raise ModelFailed(f"The input could not be prepared: {type(error).__name__}: {error}") from error
 
     async def _forward(self, batch: list[Prepared]) -> Sequence[Raw | BaseException]:
         forward = tracing.carried(self._adapter.forward)

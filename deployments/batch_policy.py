@@ -19,14 +19,16 @@ _OPTIMISM: Final = 0.8
 
 # What becomes of the item at the head of a queue while a batch is put together.
 TAKEN: Final = 0
-DEAD: Final = 1
-LATE: Final = 2
-FULL: Final = 3
+LATE: Final = 1
+FULL: Final = 2
 
 Sums = tuple[float, float, float, float, float]
 """Of the passes seen, with fading weights: weight, cost, cost^2, seconds, cost * seconds."""
 
 NO_PASSES: Final[Sums] = (0.0, 0.0, 0.0, 0.0, 0.0)
+
+Line = tuple[float, float]
+"""Predicted seconds of a pass: fixed, and for each unit of cost."""
 
 
 def company(last_items: int, max_items: int) -> int:
@@ -56,20 +58,24 @@ def oldest(heads: Sequence[float]) -> int:
     return first
 
 
-def ruling(cost: float, item_cost: float, max_cost: float, tightest: float, deadline: float, ends: float) -> int:
-    """What becomes of a living item at the head of the lane, given the batch so far.
+def ruling(
+    cost: float, max_cost: float, tightest: float, deadline: float, now: float, fixed_s: float, cost_s: float
+) -> int:
+    """What becomes of a living item at the head of the lane.
 
     Args:
-        cost: summed, of the batch so far.
-        tightest: earliest deadline in it; infinite when it is empty.
+        cost: of the batch with the item in it.
+        tightest: earliest deadline in the batch so far; infinite when it is empty.
         deadline: of the item.
-        ends: when a pass with the item in it is predicted to end.
+        fixed_s, cost_s: of the estimate (`line`), which says when the pass with the item in it would end.
 
     Returns:
         `TAKEN` into the batch, `FULL` when the batch ends here (growing further would cost too much, or make an item
         that is already in too late), or `LATE` when the item itself cannot end in time.
     """
-    if cost + item_cost > max_cost or ends > tightest:
+    seconds = fixed_s + cost_s * cost
+    ends = now + seconds if seconds > 0.0 else now
+    if cost > max_cost or ends > tightest:
         return FULL
     return LATE if ends > deadline else TAKEN
 
@@ -88,10 +94,10 @@ def next_items(waiting: int, max_items: int) -> int:
     return min(waiting + 1, max_items)
 
 
-def standing_s(wait_s: float, last_pass_s: float, max_wait_s: float) -> float:
-    """What an item waited beyond the pass before its own, or beyond the wait for company; see
-    `Batcher.standing_wait_s`."""
-    return max(0.0, wait_s - max(last_pass_s, max_wait_s))
+def usual_wait_s(last_pass_s: float, max_wait_s: float) -> float:
+    """What an item may wait without there being more than the model can do: for the pass before its own, or for
+    company; see `Batcher.standing_wait_s`."""
+    return max(last_pass_s, max_wait_s)
 
 
 def observed(sums: Sums, cost: float, seconds: float) -> Sums:
@@ -112,17 +118,23 @@ def relaxed(sums: Sums) -> Sums:
     return weight, costs, squares, _RELAX * total, _RELAX * products
 
 
-def predicted_s(sums: Sums, cost: float) -> float:
-    """Seconds of a pass of `cost`; 0 before the first observation.
+def line(sums: Sums) -> Line:
+    """The estimate, somewhat below the fit; 0 before the first observation.
 
-    Weighted least squares of `seconds = fixed + slope * cost`; with no spread in cost it is the mean of the seconds.
+    Weighted least squares of `seconds = fixed + slope * cost`; with no spread in cost, level at the mean.
     """
     weight, costs, squares, total, products = sums
     if weight == 0.0:
-        return 0.0
+        return 0.0, 0.0
     mean_cost, mean_seconds = costs / weight, total / weight
     spread = squares / weight - mean_cost * mean_cost
     slope = 0.0
     if spread > 1e-9 * (mean_cost * mean_cost):
         slope = max(0.0, (products / weight - mean_cost * mean_seconds) / spread)
-    return _OPTIMISM * max(0.0, mean_seconds + slope * (cost - mean_cost))
+    return _OPTIMISM * (mean_seconds - slope * mean_cost), _OPTIMISM * slope
+
+
+def predicted_s(estimate: Line, cost: float) -> float:
+    """Seconds of a pass of `cost`."""
+    fixed_s, cost_s = estimate
+    return max(0.0, fixed_s + cost_s * cost)

@@ -89,11 +89,19 @@ class SilentObserver:
 
 @dataclass(slots=True, eq=False)
 class _Entry(Generic[In, Out]):
+    """An item that waits or runs.
+
+    Attributes:
+        enqueued: when it came.
+        queued: since when it waits: since then, or since the end of a pass that failed with it.
+    """
+
     item: In
     cost: float
     lane: Hashable
     deadline: float
     enqueued: float
+    queued: float
     result: asyncio.Future[Out]
     span: tracing.Span | None
 
@@ -186,12 +194,14 @@ class Batcher(Generic[In, Out]):
             raise Overloaded(
                 f"The model's queue is full ({self._limits.max_queue} waiting).", retry_after_s=self.expected_wait_s()
             )
+        now = self._clock()
         entry: _Entry[In, Out] = _Entry(
             item,
             cost,
             lane,
             deadline,
-            self._clock(),
+            now,
+            now,
             asyncio.get_running_loop().create_future(),
             tracing.current(),
         )
@@ -258,29 +268,31 @@ class Batcher(Generic[In, Out]):
 
     def _collect(self) -> list[_Entry[In, Out]]:
         """Takes the next batch from the lane whose head has waited longest, leaving out what is dead."""
-        now = self._clock()
+        now, limits = self._clock(), self._limits
         batch: list[_Entry[In, Out]] = []
         cost, tightest = 0.0, math.inf
+        fixed_s, cost_s = self._estimate.line()
         lane = list(self._lanes)[policy.oldest([entries[0].enqueued for entries in self._lanes.values()])]
         entries = self._lanes[lane]
-        while entries and len(batch) < self._limits.max_items:
+        while entries and len(batch) < limits.max_items:
             entry = entries[0]
-            ends = now + self._estimate.seconds(cost + entry.cost)
-            verdict = (
-                policy.DEAD
-                if entry.result.done()
-                else policy.ruling(cost, entry.cost, self._limits.max_cost, tightest, entry.deadline, ends)
-            )
+            if entry.result.done():
+                self._observer.dropped(_why_dead(entry))
+                entries.popleft()
+                self._waiting -= 1
+                continue
+            together = cost + entry.cost
+            verdict = policy.ruling(together, limits.max_cost, tightest, entry.deadline, now, fixed_s, cost_s)
             if verdict == policy.FULL:
                 break
-            if verdict == policy.DEAD:
-                self._observer.dropped(_why_dead(entry))
-            elif verdict == policy.LATE:
+            if verdict == policy.LATE:
                 self._refuse_late(entry, now)
+                fixed_s, cost_s = self._estimate.line()
             else:
                 batch.append(entry)
-                cost += entry.cost
-                tightest = min(tightest, entry.deadline)
+                cost = together
+                if entry.deadline < tightest:
+                    tightest = entry.deadline
             entries.popleft()
             self._waiting -= 1
         if not entries:
@@ -297,6 +309,9 @@ class Batcher(Generic[In, Out]):
         results = await self._forward(batch)
         if isinstance(results, BaseException) and len(batch) > 1:
             self._observer.retried_alone(len(batch))
+            failed = self._clock()
+            for entry in batch:
+                entry.queued = failed
             for entry in batch:
                 await self._execute_alone(entry)
         elif isinstance(results, BaseException):
@@ -319,7 +334,7 @@ class Batcher(Generic[In, Out]):
         if not any(spans):
             return await self._pass(batch)
         now = self._clock()
-        waited = [now - entry.enqueued for entry in batch]
+        waited = [now - entry.queued for entry in batch]
         with TracedPass(spans, waited, sum(entry.cost for entry in batch)) as traced:
             results = await self._pass(batch)
             if isinstance(results, BaseException):
@@ -346,8 +361,8 @@ class Batcher(Generic[In, Out]):
         seconds = self._clock() - started
         self._estimate.observe(cost, seconds)
         waits = [started - entry.enqueued for entry in batch]
-        usual_s, most_s = self._last_pass_s, self._limits.max_wait_s
-        self._standing_s = sum(policy.standing_s(wait, usual_s, most_s) for wait in waits) / len(waits)
+        usual = policy.usual_wait_s(self._last_pass_s, self._limits.max_wait_s)
+        self._standing_s = sum(max(0.0, wait - usual) for wait in waits) / len(waits)
         self._last_pass_s = seconds
         self._observer.batch_ran(items=len(batch), cost=cost, forward_s=seconds, waits_s=waits)
         return results

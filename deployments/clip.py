@@ -82,8 +82,8 @@ class ClipReplica:
     async def check_health(self) -> None:
         """Called by Ray Serve; raises when the replica must be replaced. The first check is the warm-up."""
         await self.info()
-        await self._gpu.report()
         await self._pipeline.check(timeout_s=10.0)
+        await self._gpu.report()
 
     async def embed(self, request: EmbedRequest, call: Call) -> EmbedResult:
         """Embeddings, of unit length unless `normalize` is off."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deployments.batch_policy import NO_PASSES, Sums, observed, predicted_s, relaxed
+from deployments.batch_policy import NO_PASSES, Line, Sums, line, observed, predicted_s, relaxed
 
 
 class ForwardEstimate:
@@ -31,4 +31,8 @@ class ForwardEstimate:
 
     def seconds(self, cost: float) -> float:
         """Predicted seconds for a pass of `cost`; 0 before the first observation."""
-        return predicted_s(self._sums, cost)
+        return predicted_s(line(self._sums), cost)
+
+    def line(self) -> Line:
+        """The fit, for many predictions at once."""
+        return line(self._sums)

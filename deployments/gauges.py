@@ -8,12 +8,15 @@ the values of all gauges of a process are set again every few seconds.
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections.abc import Mapping
 from typing import Final
 
 from ray.util import metrics
+
+_LOG = logging.getLogger("argus.gauges")
 
 AGAIN_S: Final = 4.0
 """Less than half a report interval, so that none passes without a value."""
@@ -37,8 +40,8 @@ class Gauge(metrics.Gauge):
         if value is None:
             return
         with self._lock:
+            super().set(value, dict(tags or {}))  # refuses what is wrong, which is then not said again
             self._last[tuple(sorted((tags or {}).items()))] = value
-            super().set(value, dict(tags or {}))
 
     def again(self) -> None:
         """Sets every last value once more."""
@@ -72,7 +75,10 @@ class _Keeper:
             with self._lock:
                 gauges = list(self._gauges)
             for gauge in gauges:
-                gauge.again()
+                try:
+                    gauge.again()
+                except Exception:  # the other gauges go on
+                    _LOG.exception("gauge %s was not set again", gauge.info["name"])
 
 
 _KEEPER: Final = _Keeper()

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -18,6 +20,7 @@ import psutil
 from deployments.gauges import Gauge
 from deployments.gpu import CONTEXT_GB
 
+_LOG = logging.getLogger("argus.replica")
 _GB = 1_000_000_000
 
 
@@ -42,13 +45,19 @@ class GpuMemory:
         self._read = read or held_bytes
 
     async def report(self) -> None:
-        """Reads and reports, in a thread: NVML takes milliseconds. For health checks, which come every few seconds."""
+        """Reads and reports, in a thread: NVML takes milliseconds. For health checks, which come every few seconds.
+
+        What fails is logged only: a replica without this series serves.
+        """
         if not self._budget_gb:
             return
-        used = await asyncio.to_thread(self._read)
-        if used is not None:
-            self._used.set(used)
-            self._budget.set(self._budget_gb * _GB)
+        try:
+            used = await asyncio.to_thread(self._read)
+            if used is not None:
+                self._used.set(used)
+                self._budget.set(self._budget_gb * _GB)
+        except Exception:
+            _LOG.exception("the GPU memory in use cannot be told")
 
 
 def held_bytes() -> int | None:
@@ -88,7 +97,8 @@ def _nvml_processes() -> list[tuple[int, int | None]]:
     except nvml.NVMLError:
         return []
     finally:
-        nvml.nvmlShutdown()
+        with suppress(nvml.NVMLError):
+            nvml.nvmlShutdown()
 
 
 def _torch_bytes() -> int | None:

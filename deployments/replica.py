@@ -22,6 +22,11 @@ class ReplicaMetrics:
             tag_keys=("model",),
         )
         self._forward = Histogram("argus_forward_seconds", "One forward pass.", boundaries=SECONDS, tag_keys=("model",))
+        self._busy = Counter(
+            "argus_forward_busy_seconds_total",
+            "Time in forward passes; its rate is the share of its time that a replica is busy.",
+            tag_keys=("model",),
+        )
         self._preprocess = Histogram(
             "argus_preprocess_seconds", "Decoding and shaping one item.", boundaries=SECONDS, tag_keys=("model",)
         )
@@ -32,13 +37,16 @@ class ReplicaMetrics:
         self._retried = Counter(
             "argus_batch_retries_total", "Batches run again item by item after a failure.", tag_keys=("model",)
         )
-        for metric in (self._wait, self._forward, self._preprocess, self._size, self._dropped, self._retried):
+        timed = (self._wait, self._forward, self._busy, self._preprocess)
+        for metric in (*timed, self._size, self._dropped, self._retried):
             metric.set_default_tags({"model": model})
 
     def batch_ran(self, *, items: int, cost: float, forward_s: float, waits_s: Sequence[float]) -> None:
         """See `BatchObserver`."""
         self._size.observe(items)
         self._forward.observe(forward_s)
+        if forward_s > 0:  # Ray refuses to add nothing
+            self._busy.inc(forward_s)
         for wait in waits_s:
             self._wait.observe(wait)
 

@@ -115,7 +115,7 @@ class TracedPass:
 
     Args:
         spans: what each item's caller is in; None where that is not sampled.
-        waited_s: seconds that each item has waited.
+        waited_s: seconds that each item has waited, since the last pass where that failed.
         cost: of all items together.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from grafana import budgets
 from grafana.promql import Cluster
 from grafana.rule import Alert
 from serve.config.cluster import ClusterFile
@@ -33,10 +34,12 @@ def alerts(cluster: ClusterFile) -> Iterator[Alert]:
 
 
 def _target_down(of: Cluster) -> Alert:
-    up = of.raw("up", 'job=~"argus.*"')
+    up, ingress = of.raw("up", 'job=~"argus.*"'), of.raw("up", 'job="argus-ingress"')
+    # On several nodes each is asked for an ingress, and those without one never answer.
+    no_ingress = f"max_over_time({ingress}[1d]) == 0"
     return Alert(
         "ArgusTargetDown",
-        f"{up} == 0 or absent({up})",
+        f"{up} == 0 unless {no_ingress} or absent({up})",
         "page",
         "Prometheus cannot scrape {{ $labels.instance }} of job {{ $labels.job }}",
         "The target has not answered for two minutes, or there is none: every other alert is blind to it.",
@@ -92,7 +95,7 @@ def _engine_died(of: Cluster) -> Alert:
 def _breaker_open(of: Cluster) -> Alert:
     return Alert(
         "ArgusBreakerOpen",
-        f"max by (target) ({of.raw('ray_argus_breaker_state')}) == 2",
+        f"max by (target) ({of.raw('ray_argus_breaker_state')} == 2)",
         "ticket",
         "The breaker of {{ $labels.target }} is open",
         "For two minutes {{ $labels.target }} has failed too often to be asked, as some router replica sees it.",
@@ -148,14 +151,13 @@ def _job_queue_old(of: Cluster, most_s: float) -> Alert:
 
 
 def _budget_nearly_spent(of: Cluster, share: float) -> Alert:
-    left, budget = of.raw("ray_argus_budget_left_usd"), of.raw("ray_argus_budget_usd")
     return Alert(
         "ArgusBudgetNearlySpent",
-        f"min by (tenant) ({left} / {budget}) < {share:g}",
+        f"({budgets.share_left(of.raw)}) < {share:g}",
         "ticket",
         "The day's money of tenant {{ $labels.tenant }} is nearly spent",
         "{{ $value | humanizePercentage }} of today's money (UTC) are left; when they are gone, calls of providers are "
-        "refused with `budget_exceeded`. `*` stands for all tenants together.",
+        "refused with `budget_exceeded`. `*` stands for all tenants together (`service_budget_exceeded`).",
     )
 
 

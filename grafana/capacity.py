@@ -6,9 +6,6 @@ from typing import Final
 
 from grafana.panels import WINDOW, Dashboard, Panel, Query, Row, Variable, largest, quantile, rate, selector, total
 
-PLANNED: Final = "argus_plan:capacity:qps"
-"""Recorded by the rules that `argus plan` writes: requests a second that the plan holds, by `flow` and its `entry`."""
-
 _LOAD_TESTS: Final = "docs/load-testing.md"
 _PLANNING: Final = "docs/capacity-planning.md"
 _NO_PLAN: Final = "no plan: run argus plan"
@@ -17,28 +14,43 @@ _PLACED: Final = 'Name=~"CPU|GPU"'
 _USED: Final = 'State="USED"'
 
 
-def _named(query: str, label: str) -> str:
-    """The same with its label renamed to `entry`: the model, provider or cascade that a plan's flow asks."""
-    return f'label_replace({query}, "entry", "$1", "{label}", "(.+)")'
+def _by_entry(metric: str, label: str, *matchers: str) -> str:
+    """A counter a second, its label also named `entry`: the model, provider or cascade that a plan's flow asks."""
+    return f'label_replace(rate({selector(metric, *matchers)}[{WINDOW}]), "entry", "$1", "{label}", "(.+)")'
 
 
-# A flow enters the cluster at a cascade, or at a model or provider that is asked by itself.
-_OFFERED = (
-    f"sum by (entry) ({_named(rate('ray_argus_cascade_requests_total', by='cascade'), 'cascade')} or "
-    f"{_named(rate('ray_argus_call_attempts_total', by='target'), 'target')})"
+# Whatever arrives at cascades, and at models and providers.
+_CASCADES = f"sum by (entry) ({_by_entry('ray_argus_cascade_requests_total', 'cascade')})"
+_ATTEMPTS = f"sum by (entry) ({_by_entry('ray_argus_call_attempts_total', 'target')})"
+
+# A plan's flow enters the cluster at a cascade, or at a model or provider that is asked by itself: not with what the
+# router asks once more, and not with what a cascade asks on its behalf. Shadow checks stay in it: their counter does
+# not say which model checked.
+_ON_BEHALF = " or ".join(
+    (
+        _by_entry("ray_argus_call_retries_total", "target"),
+        _by_entry("ray_argus_call_hedges_total", "target"),
+        _by_entry("ray_argus_cascade_steps_total", "model", 'result!="skipped"'),
+    )
 )
+_ENTERING = f"({_CASCADES} or clamp_min({_ATTEMPTS} - (sum by (entry) ({_ON_BEHALF}) or 0 * {_ATTEMPTS}), 0))"
+
+
+_PLANNED: Final = total("argus_plan:capacity:qps", by="entry")
+_PLANNED_REPLICAS: Final = selector("argus_plan:replicas:count")
 
 _PLAN = Row(
     "Offered and planned",
     (
         Panel(
             "Offered and planned",
-            "Requests a second at each model, provider and cascade that the plan names, and what the plan holds. "
-            "Above the planned line its promises end: plan anew with the new rate.",
+            "Requests a second that enter at each model, provider and cascade that the plan names (what cascades, "
+            "retries and hedges ask of it is none; shadow checks are), and what the plan holds. Above the planned line "
+            "its promises end: plan anew with the new rate.",
             "reqps",
             (
-                Query(f"{_OFFERED} and on (entry) sum by (entry) ({PLANNED})", "{{entry}} offered"),
-                Query(f"sum by (flow) ({PLANNED})", "{{flow}} planned"),
+                Query(f"{_ENTERING} and on (entry) {_PLANNED}", "{{entry}} offered"),
+                Query(total("argus_plan:capacity:qps", by="flow"), "{{flow}} planned"),
             ),
             width=12,
             no_value=_NO_PLAN,
@@ -48,7 +60,7 @@ _PLAN = Row(
             "Used of the plan",
             "Offered as a share of planned. Order nodes at 0.8: they take minutes to come.",
             "percentunit",
-            (Query(f"{_OFFERED} / on (entry) sum by (entry) ({PLANNED})", "{{entry}}"),),
+            (Query(f"{_ENTERING} / on (entry) {_PLANNED}", "{{entry}}"),),
             kind="stat",
             thresholds=((0.8, "orange"), (1, "red")),
             width=6,
@@ -60,7 +72,7 @@ _PLAN = Row(
             "Cost of the plan, an hour",
             "Nodes and calls of providers at the planned rate.",
             "currencyUSD",
-            (Query("sum(argus_plan:cost:usd_per_hour)", "plan"),),
+            (Query(total("argus_plan:cost:usd_per_hour"), "plan"),),
             kind="stat",
             width=6,
             decimals=2,
@@ -73,10 +85,10 @@ _PLAN = Row(
             "offered than planned.",
             "short",
             (
-                Query("sum by (model) (argus_plan:replicas:count)", "{{model}} planned"),
+                Query(f"sum by (model) ({_PLANNED_REPLICAS})", "{{model}} planned"),
                 Query(
                     f"{total('ray_serve_deployment_replica_healthy', by='deployment')} and on (deployment) "
-                    'label_replace(argus_plan:replicas:count, "deployment", "$1", "model", "(.+)")',
+                    f'label_replace({_PLANNED_REPLICAS}, "deployment", "$1", "model", "(.+)")',
                     "{{deployment}} running",
                 ),
             ),
@@ -89,7 +101,7 @@ _PLAN = Row(
             "Nodes planned",
             "By pool. Compare with the nodes that are alive, below.",
             "short",
-            (Query("sum by (pool) (argus_plan:nodes:count)", "{{pool}}"),),
+            (Query(total("argus_plan:nodes:count", by="pool"), "{{pool}}"),),
             width=4,
             decimals=0,
             no_value=_NO_PLAN,
@@ -99,7 +111,7 @@ _PLAN = Row(
             "Offered, planned or not",
             "Requests a second at cascades, and attempts a second at models and providers, steps of cascades included.",
             "reqps",
-            (Query(_OFFERED, "{{entry}}"),),
+            (Query(f"{_CASCADES} or {_ATTEMPTS}", "{{entry}}"),),
             width=12,
         ),
     ),
@@ -169,7 +181,7 @@ _NODES = Row(
             "Metrics that arrive",
             "Targets of Prometheus that answer, by job. 0: the numbers of that node are missing everywhere.",
             "short",
-            (Query('sum by (job) (up{job=~"argus.*"})', "{{job}}"),),
+            (Query(total("up", 'job=~"argus.*"', by="job"), "{{job}}"),),
             kind="stat",
             thresholds=((-1e9, "red"), (1, "green")),
             width=6,

@@ -69,10 +69,14 @@ _BATCHES = Row(
         ),
         Panel(
             "Busiest replica",
-            "About the share of its time that the busiest replica spends in forward passes: Ray keeps the times to the "
-            "width of a bucket. Above 0.8 queue waits grow fast.",
+            "Share of its time that the busiest replica spends in forward passes. Above 0.8 queue waits grow fast.",
             "percentunit",
-            (Query(f"max by (model) (rate({selector('ray_argus_forward_seconds_sum', _OF)}[{WINDOW}]))", "{{model}}"),),
+            (
+                Query(
+                    f"max by (model) (rate({selector('ray_argus_forward_busy_seconds_total', _OF)}[{WINDOW}]))",
+                    "{{model}}",
+                ),
+            ),
             thresholds=((0.8, "orange"),),
         ),
         Panel(

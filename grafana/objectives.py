@@ -19,6 +19,10 @@ from serve.config.routes import PROBES, UNMATCHED
 # Read from the counters themselves; longer windows are sums over what has been recorded of five minutes.
 _COUNTED: Final = ("5m", "30m", "1h", "2h", "6h")
 _SUMMED: Final = ("1d", "3d")
+# A share of bad requests that wakes somebody however large the budget is: many times a large one is more than all.
+_OUTAGE: Final = 0.9
+# Those who got an answer, and those who left without one.
+_WAITED: Final = 'fault=~"none|gone"'
 _UNIT_S: Final[Mapping[str, int]] = {"m": 60, "h": 3600, "d": 86_400}
 
 
@@ -89,6 +93,8 @@ def burn_alerts(cluster: ClusterFile) -> Iterator[Alert]:
         factor = burn.factor(objectives.window_days)
         kinds = ('kind=~"availability|latency"',) if burn.severity == "page" else ()
         most = f"{factor:g} * (1 - {of.recorded('argus_slo:objective:ratio', *kinds)})"
+        if burn.severity == "page":
+            most = f"clamp_max({most}, {_OUTAGE:g})"
         enough = f"{of.recorded(f'argus_slo:events:rate{burn.short}', *kinds)} * {seconds(burn.short)}"
         yield Alert(
             "ArgusErrorBudgetBurnsFast" if burn.severity == "page" else "ArgusErrorBudgetBurns",
@@ -111,10 +117,10 @@ def _events(of: Cluster, objective: Objective, window: str) -> str:
             return _rate(of.raw("ray_argus_cascade_requests_total", cascade), window)
         case "availability":
             return _rate(of.raw("ray_argus_requests_total", _route(objective)), window)
-        case "latency" if objective.cascade:
-            return _rate(of.raw("ray_argus_cascade_seconds_count", cascade, 'fault="none"'), window)
         case "latency":
-            return _rate(of.raw("ray_argus_request_seconds_count", _route(objective), 'fault="none"'), window)
+            # Who left before the promised time has seen neither a fast answer nor a slow one.
+            left = _within(of, objective, 'fault="gone"', window)
+            return f"{_rate(_timed(of, objective, 'count', _WAITED), window)} - ({left} or vector(0))"
         case "escalation":
             return _rate(of.raw("ray_argus_cascade_requests_total", cascade), window)
         case "agreement":
@@ -130,18 +136,26 @@ def _errors(of: Cluster, objective: Objective, window: str) -> str:
         case "availability":
             return _rate(of.raw("ray_argus_requests_total", _route(objective), 'fault="server"'), window)
         case "latency":
-            assert objective.under_s is not None, "the cluster file was checked"
-            bound, answered = le(objective.under_s), 'fault="none"'
-            fast = (
-                of.raw("ray_argus_cascade_seconds_bucket", cascade, answered, bound)
-                if objective.cascade
-                else of.raw("ray_argus_request_seconds_bucket", _route(objective), answered, bound)
+            return (
+                f"{_rate(_timed(of, objective, 'count', _WAITED), window)} - {_within(of, objective, _WAITED, window)}"
             )
-            return f"{_events(of, objective, window)} - {_rate(fast, window)}"
         case "escalation":
             return _rate(of.raw("ray_argus_cascade_escalations_total", cascade), window)
         case "agreement":
             return _rate(of.raw("ray_argus_cascade_shadow_total", cascade, 'result="disagreed"'), window)
+
+
+def _within(of: Cluster, objective: Objective, fault: str, window: str) -> str:
+    """Requests a second that ended within the promised time."""
+    assert objective.under_s is not None, "the cluster file was checked"
+    return _rate(_timed(of, objective, "bucket", fault, le(objective.under_s)), window)
+
+
+def _timed(of: Cluster, objective: Objective, series: str, *matchers: str) -> str:
+    """A series of the histogram of latencies that the objective is about."""
+    if objective.cascade:
+        return of.raw(f"ray_argus_cascade_seconds_{series}", f'cascade="{objective.cascade}"', *matchers)
+    return of.raw(f"ray_argus_request_seconds_{series}", _route(objective), *matchers)
 
 
 def _route(objective: Objective) -> str:

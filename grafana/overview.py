@@ -198,9 +198,10 @@ _LATENCY = Row(
         ),
         Panel(
             "P95 by path of a cascade",
-            "How long each step's call takes. A request's latency is that of the steps it went through.",
+            "The whole cascade, by the step that answered. The first step's path is what most clients feel; a later "
+            "one's contains the steps before it.",
             "s",
-            (Query(quantile(0.95, "ray_argus_cascade_step_seconds", by="cascade, step"), "{{cascade}}: {{step}}"),),
+            (Query(quantile(0.95, "ray_argus_cascade_seconds", by="cascade, path"), "{{cascade}}: {{path}}"),),
         ),
         Panel(
             "P95 of cascades",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from grafana import budgets
 from grafana.panels import (
     Dashboard,
     Panel,
@@ -11,7 +12,6 @@ from grafana.panels import (
     Row,
     Variable,
     increase,
-    largest,
     quantile,
     quantiles,
     rate,
@@ -20,10 +20,12 @@ from grafana.panels import (
 )
 
 _OF: Final = 'target=~"$target"'
-_WELL: Final = 'outcome=~"ok|cancelled"'
+_FAILED: Final = 'outcome!~"ok|cancelled"'
 _HIT: Final = 'result=~".*hit"'
+_ASKED: Final = 'result!="store_failed"'  # not an answer of the cache: the call was counted as a miss before
 _RUNBOOK: Final = "docs/operations.md#providers-money-and-the-cache"
-_LEFT: Final = selector("ray_argus_budget_left_usd")
+_BREAKER: Final = selector("ray_argus_breaker_state", _OF)
+_ATTEMPTS: Final = rate("ray_argus_call_attempts_total", _OF, by="target")
 _OVERLOAD: Final = "docs/operations.md#deadlines-and-overload"
 
 _MONEY = Row(
@@ -34,7 +36,7 @@ _MONEY = Row(
             "What may still be spent until midnight UTC, by tenant; `*` stands for all together. At 0 calls are "
             "refused with `budget_exceeded`.",
             "currencyUSD",
-            (Query(f"min by (tenant) ({_LEFT})", "{{tenant}}"),),
+            (Query(budgets.left(selector), "{{tenant}}"),),
             kind="stat",
             thresholds=((-1e9, "red"), (0.01, "green")),
             decimals=2,
@@ -47,7 +49,7 @@ _MONEY = Row(
             "Share of the budget left",
             "The same as a share of the day's budget. An alert is raised below `objectives.alerts.budget_left_share`.",
             "percentunit",
-            (Query(f"min by (tenant) ({_LEFT} / {selector('ray_argus_budget_usd')})", "{{tenant}}"),),
+            (Query(budgets.share_left(selector), "{{tenant}}"),),
             thresholds=((-1e9, "red"), (0.1, "orange"), (0.25, "green")),
             width=6,
             most=1,
@@ -83,12 +85,12 @@ _HEALTH = Row(
         Panel(
             "Breakers",
             "The worst of all router replicas. An open breaker leaves a target alone until probes succeed: look at its "
-            "errors, and at the provider's own status page.",
+            "errors, and at the provider's own status page. One that rests does as a 429 asked.",
             "short",
-            (Query(largest("ray_argus_breaker_state", _OF, by="target"), "{{target}}"),),
+            (Query(f"max by (target) ({_BREAKER} == 2) or max by (target) ({_BREAKER})", "{{target}}"),),
             kind="stat",
-            thresholds=((1, "orange"), (2, "red")),
-            words={0: "closed", 1: "half open", 2: "open"},
+            thresholds=((1, "orange"), (2, "red"), (3, "orange")),
+            words={0: "closed", 1: "half open", 2: "open", 3: "resting"},
             no_value="closed",
             runbook=_RUNBOOK,
         ),
@@ -106,8 +108,8 @@ _HEALTH = Row(
             "percentunit",
             (
                 Query(
-                    f"1 - {rate('ray_argus_call_attempts_total', _OF, _WELL, by='target')} / "
-                    f"{rate('ray_argus_call_attempts_total', _OF, by='target')}",
+                    f"({rate('ray_argus_call_attempts_total', _OF, _FAILED, by='target')} or 0 * {_ATTEMPTS}) / "
+                    f"{_ATTEMPTS}",
                     "{{target}}",
                 ),
             ),
@@ -148,8 +150,7 @@ _GUARD = Row(
             "percentunit",
             (
                 Query(
-                    f"{rate('ray_argus_call_retries_total', _OF, by='target')} / "
-                    f"{rate('ray_argus_call_attempts_total', _OF, by='target')}",
+                    f"{rate('ray_argus_call_retries_total', _OF, by='target')} / {_ATTEMPTS}",
                     "{{target}}",
                 ),
             ),
@@ -203,7 +204,7 @@ _CACHE = Row(
             (
                 Query(
                     f"{rate('ray_argus_cache_results_total', _OF, _HIT, by='target')} / "
-                    f"{rate('ray_argus_cache_results_total', _OF, by='target')}",
+                    f"{rate('ray_argus_cache_results_total', _OF, _ASKED, by='target')}",
                     "{{target}}",
                 ),
             ),

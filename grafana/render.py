@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from grafana_foundation_sdk.builders import common, dashboard, heatmap, prometheus, stat, timeseries
@@ -34,17 +33,6 @@ def files(docs: str | None = None) -> dict[str, str]:
         docs: address below which the folder `docs` can be read; panels then link to their runbook.
     """
     return {f"{one.uid}.json": text(one, docs) for one in DASHBOARDS}
-
-
-def write(folder: Path, docs: str | None = None) -> list[Path]:
-    """Writes all dashboards; their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, content in files(docs).items():
-        path = folder / name
-        path.write_text(content, encoding="utf-8")
-        written.append(path)
-    return written
 
 
 def text(one: Dashboard, docs: str | None = None) -> str:

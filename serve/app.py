@@ -164,7 +164,7 @@ def _implementation(cluster: ClusterFile, name: str, model: Model) -> tuple[Call
     if isinstance(model, ReconstructionModel):
         from deployments.reconstruction.replica import ReconstructionReplica
 
-        return ReconstructionReplica, (model,)
+        return ReconstructionReplica, (name, model)
     assert isinstance(model, CustomModel)
     return _import(model.implementation, f"models.{name}.implementation"), (name, model)
 

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, ClassVar, Literal
 
-Fault = Literal["none", "client", "server"]
-"""Whose fault it is that a request failed: what objectives count is the server's."""
+Fault = Literal["none", "client", "server", "gone"]
+"""Whose fault it is that a request failed: what objectives count is the server's. `gone`: the client left before there
+was an answer, which is ours when it had waited longer than is promised, and else nobody's."""
 
-_OURS = frozenset({"provider_not_found", "provider_rate_limited", "provider_refused_key"})
+_OURS = frozenset({"provider_not_found", "provider_rate_limited", "provider_refused_key", "service_budget_exceeded"})
 
 
 class GrpcCode(IntEnum):
@@ -246,7 +247,7 @@ class Cancelled(ArgusError):
     status = 499
     grpc_code = GrpcCode.CANCELLED
     default_code = "cancelled"
-    blame = "client"
+    blame = "gone"
 
 
 class ModelFailed(ArgusError):

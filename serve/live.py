@@ -16,7 +16,8 @@ WANTED: Final = (
     "serve_replica_processing",
 )
 
-_BREAKERS: Final = {0: "closed", 1: "half open", 2: "open"}
+# From good to bad, with what the gauge says; `resting` is what a 429 asked for.
+_BREAKERS: Final = {0: "closed", 3: "resting", 1: "half open", 2: "open"}
 _HITS: Final = ("hit", "shared_hit", "negative_hit")
 
 
@@ -90,7 +91,7 @@ class TargetUse:
 
     Attributes:
         failed: share of attempts that failed; cancelled ones are none.
-        breaker: `closed`, `half open` or `open`: the worst of all router replicas.
+        breaker: `closed`, `resting`, `half open` or `open`: the worst of all router replicas.
         limit: calls that may be in progress, over all router replicas; None before it has been reported.
     """
 
@@ -135,7 +136,6 @@ def live(delta: Delta) -> Live:
     """All figures of a cluster; the busiest routes, cascades, models and targets come first."""
     requests = _whole(delta.rates("argus_requests_total"))
     failed = _whole(delta.rates("argus_requests_total", fault="server"))
-    left = delta.levels("argus_budget_left_usd", "tenant", merge=min)
     return Live(
         seconds=round(delta.seconds, 1),
         requests_per_s=requests,
@@ -146,9 +146,15 @@ def live(delta: Delta) -> Live:
         cascades=_cascades(delta),
         models=_models(delta),
         targets=_targets(delta),
-        budget_left_usd={tenant: usd for (tenant,), usd in sorted(left.items())},
+        budget_left_usd={tenant: usd for (tenant,), usd in sorted(_budgets(delta).items())},
         jobs={state: round(count) for (state,), count in sorted(delta.levels("argus_jobs", "state").items())},
     )
+
+
+def _budgets(delta: Delta) -> dict[Key, float]:
+    """Each replica tells the whole where Redis counts, else only its own part."""
+    parts = delta.levels("argus_budget_left_usd", "tenant", merge=sum_of, counted="replica")
+    return parts | delta.levels("argus_budget_left_usd", "tenant", merge=min, counted="shared")
 
 
 def _routes(delta: Delta) -> tuple[Route, ...]:
@@ -229,14 +235,17 @@ def _targets(delta: Delta) -> tuple[TargetUse, ...]:
     p95 = delta.quantiles(0.95, "argus_call_attempt_seconds", by)
     retries, hedges = delta.rates("argus_call_retries_total", by), delta.rates("argus_call_hedges_total", by)
     spent = delta.rates("argus_provider_spent_usd_total", by)
-    states = delta.levels("argus_breaker_state", by)
+    states = delta.levels("argus_breaker_state", by, merge=_worse)
     limits = delta.levels("argus_call_concurrency_limit", by, merge=sum_of)
     working = delta.levels("argus_calls_in_flight", by, merge=sum_of)
-    asked = delta.rates("argus_cache_results_total", by)
+    missed = delta.rates("argus_cache_results_total", by, result="miss")
     hits = [delta.rates("argus_cache_results_total", by, result=result) for result in _HITS]
 
     def failed(key: Key) -> float:
         return max(0.0, attempts.get(key, 0.0) - sum(rates.get(key, 0.0) for rates in unhurt))
+
+    def hit(key: Key) -> float:
+        return sum(rates.get(key, 0.0) for rates in hits)
 
     found = (
         TargetUse(
@@ -250,11 +259,16 @@ def _targets(delta: Delta) -> tuple[TargetUse, ...]:
             in_flight=round(working.get(key, 0.0)),
             limit=round(limits[key]) if key in limits else None,
             usd_per_h=3600 * spent.get(key, 0.0),
-            cached=_share(sum(rates.get(key, 0.0) for rates in hits), asked.get(key, 0.0)),
+            cached=_share(hit(key), hit(key) + missed.get(key, 0.0)),
         )
-        for key in _keys(attempts, states, asked)
+        for key in _keys(attempts, states, missed, *hits)
     )
     return tuple(sorted(found, key=lambda one: (-one.attempts_per_s, one.name)))
+
+
+def _worse(one: float, other: float) -> float:
+    """Of two states of a breaker."""
+    return max(one, other, key=lambda state: list(_BREAKERS).index(round(state)))
 
 
 def _keys(*figures: Mapping[Key, float]) -> Iterable[Key]:

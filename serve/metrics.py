@@ -86,7 +86,7 @@ class RouterMetrics:
         self._requests = Counter(
             "argus_requests_total",
             "Requests by protocol, route, caller, outcome (`ok` or an error code) and whose fault a failure is "
-            "(none, client, server).",
+            "(none, client, server, gone).",
             tag_keys=("protocol", "route", "client", "outcome", "fault"),
         )
         self._seconds = Histogram(

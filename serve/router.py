@@ -49,7 +49,7 @@ class Router(GrpcSkin):
         overload = OverloadMetrics()
         admission = build_admission(cluster, recorder.in_flight, overload)
         overload.follow(admission.lanes)
-        guard = build_guard(cluster, GuardMetrics(), admission.waited)
+        self._guard = guard = build_guard(cluster, GuardMetrics(), admission.waited)
         providers = build_providers(cluster.providers, cluster.tracing.propagate_to)
         calls = RoutedCalls(
             models, providers, guard, CacheKeys(identities_of(cluster)), kept(cluster), admission.waited
@@ -76,7 +76,7 @@ class Router(GrpcSkin):
 
     def __serve_build_asgi_app__(self) -> App:
         """Called by Ray Serve; it then hands HTTP requests to this app on its own event loop."""
-        app = http.build(self._services, self._inference)
+        app = http.build(self._services, self._inference, self._guard.start)
         heap.settle()
         return app
 

@@ -8,6 +8,8 @@ them up from the middles of buckets; counts are exact.
 from __future__ import annotations
 
 import math
+import re
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +17,12 @@ from typing import Final
 from prometheus_client.parser import text_string_to_metric_families
 
 PREFIX: Final = "ray_"
+
+# A quote within a label's value is escaped, so nothing of this form stands in one.
+_OF_ALL: Final = re.compile(r'(?<=[{,])(?:SessionName|Version|Component)="(?:[^"\\]|\\.)*",?')
+
+# Scrapes that are kept of a window.
+_KEPT: Final = 30
 
 Labels = Mapping[str, str]
 Key = tuple[str, ...]
@@ -25,8 +33,9 @@ class Scrape:
     """One answer of a metrics endpoint.
 
     Attributes:
-        at_s: when it was asked, on any clock that only goes forward.
-        samples: by name without Ray's prefix: the label set and the value of each series.
+        at_s: when its answer had been read, on any clock that only goes forward.
+        samples: by name without Ray's prefix: the label set and the value of each series. Labels that Ray gives to all
+            series alike (`SessionName`, `Version`, `Component`) are left out.
     """
 
     at_s: float
@@ -45,12 +54,48 @@ class Scrape:
         """
         starts = tuple(PREFIX + name for name in wanted)
         kept = "\n".join(line for line in text.splitlines() if line.startswith(starts)) + "\n"
+        kept = _OF_ALL.sub("", kept)  # half of what is to be read
         samples: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
         for family in text_string_to_metric_families(kept):
             for sample in family.samples:
                 series = samples.setdefault(sample.name.removeprefix(PREFIX), {})
                 series[frozenset(sample.labels.items())] = sample.value
         return Scrape(at_s, samples)
+
+
+class Window:
+    """The scrapes that a window needs: the newest, and few enough of the earlier ones that memory has a bound.
+
+    Args:
+        seconds: that figures shall be over.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._kept: deque[Scrape] = deque()
+        self._newest: Scrape | None = None
+
+    def add(self, scrape: Scrape) -> None:
+        """Takes the next scrape. Of the earlier ones at most one is kept for each thirtieth of the window."""
+        if not self._kept or scrape.at_s - self._kept[-1].at_s >= self._seconds / _KEPT:
+            self._kept.append(scrape)
+        self._newest = scrape
+        while len(self._kept) > 1 and self._kept[1].at_s <= scrape.at_s - self._seconds:
+            self._kept.popleft()
+
+    @property
+    def newest(self) -> Scrape | None:
+        """The last one that came."""
+        return self._newest
+
+    def delta(self) -> Delta | None:
+        """The newest against one from the window's beginning, or as early as there is; None before the first."""
+        if self._newest is None:
+            return None
+        return Delta(self._kept[0] if self._kept[0] is not self._newest else None, self._newest)
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
 
 class Delta:

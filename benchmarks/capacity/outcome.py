@@ -91,10 +91,6 @@ class Summary:
     path_share: Mapping[str, float]
     usd_per_1000: float
 
-    def met_within(self) -> float:
-        """Share of all requests that were answered."""
-        return 1.0 - self.failed_share
-
 
 def summarise(outcome: Outcome, chosen: npt.NDArray[np.bool_]) -> Summary:
     """Figures of the `chosen` requests."""

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from serve.config.checkpoints import checkpoint_label
+from serve.config.model_base import CheckpointModel, ModelBase
 from serve.errors import ConfigError
 
 HardwareClass = Literal["cpu-demo", "t4", "a10", "a100"]
@@ -125,6 +127,11 @@ class ModelProfile(Record):
         generation: for an engine with continuous batching; None for others.
         memory_gb: of the replica, on the accelerator where there is one, in GB (1e9 bytes).
         start_s: from the decision for one more replica to its first answer, on a node that is up.
+        cores: of the node that a forward pass, or an engine's step, keeps busy while it runs; 0 on an accelerator.
+        cpu_s: processor time of one request in the replica's processes beyond preprocess and forward pass: its event
+            loop reads, batches and answers, one request at a time. It is a part of `overhead`.
+        router_cpu_s: processor time of one request in the router's process beyond `RouterProfile.cpu`: what a larger
+            body, or a streamed answer, costs there.
     """
 
     model: str
@@ -137,6 +144,9 @@ class ModelProfile(Record):
     generation: Generation | None = None
     memory_gb: float = Field(ge=0)
     start_s: float = Field(ge=0)
+    cores: float = Field(0, ge=0)
+    cpu_s: float = Field(0, ge=0)
+    router_cpu_s: float = Field(0, ge=0)
     provenance: Provenance
 
     @model_validator(mode="after")
@@ -155,10 +165,14 @@ class RouterProfile(Record):
     Attributes:
         latency: what a request spends there when nothing else is going on, both ways.
         cpu: processor time of one request in the router's process: one replica does at most 1/mean a second.
+        ingress_cpu_s: processor time of one request in HAProxy, on the router's node.
+        client_cpu_s: processor time of one request in the load generator, where that shares the node; else 0.
     """
 
     latency: Distribution
     cpu: Distribution
+    ingress_cpu_s: float = Field(0, ge=0)
+    client_cpu_s: float = Field(0, ge=0)
     provenance: Provenance
 
 
@@ -179,21 +193,49 @@ class ProviderProfile(Record):
     provenance: Provenance
 
 
+class Stretch(Record):
+    """How much longer processor work takes, from its start to its end, when others want the same cores.
+
+    Attributes:
+        busy: mean share of the node's cores in use, 0 to 1, that work included.
+        factor: on the duration of the same work on a node with nothing else to do; its `seconds` and `mean` are ratios.
+    """
+
+    busy: float = Field(ge=0, le=1)
+    factor: Distribution
+
+
 class HardwareProfile(Record):
     """A file of `benchmarks/capacity/profiles/`: one class of hardware.
 
+    Durations in it (`preprocess`, `forward`, `overhead`, the router's `latency`, an engine's steps) are those of a node
+    with nothing else to do. What they become when the cores are busy is `stretch`'s to say.
+
     Attributes:
         cores: processor cores that router, ingress and replicas of one node share; 0 when they never lack any.
-        models: by the checkpoint as the cluster file names it (`demo:clip`, `openai/clip-vit-large-patch14`), with
-            `@4bit` or `@8bit` behind it when quantised.
+        background_cores: of them that are busy without any request: Ray's own processes, health checks.
+        stretch: by rising `busy`; between two it is interpolated, below the first it is 1, beyond the last the last's.
+            Empty when nobody measured it.
+        models: by `profile_key`: the checkpoint as the cluster file names it (`demo:clip`,
+            `openai/clip-vit-large-patch14`), with `@4bit` or `@8bit` behind it when quantised.
+        providers: by the provider's own name of the model (`gpt-4o`), as the cluster file's `model`.
     """
 
     version: Literal[1] = 1
     hardware: HardwareClass
     cores: float = Field(0, ge=0)
+    background_cores: float = Field(0, ge=0)
+    stretch: tuple[Stretch, ...] = ()
     router: RouterProfile
     models: dict[str, ModelProfile]
     providers: dict[str, ProviderProfile] = {}
+
+    @model_validator(mode="after")
+    def _ordered(self) -> HardwareProfile:
+        shares = [one.busy for one in self.stretch]
+        if shares != sorted(set(shares)):
+            raise ValueError(f"stretch has shares {shares}; they must rise")
+        return self
 
 
 SHIPPED = Path(__file__).parent / "profiles"
@@ -221,3 +263,57 @@ def shipped_profiles() -> Mapping[HardwareClass, HardwareProfile]:
     """Those that come with Argus, by class of hardware."""
     found = (load_profile(path) for path in sorted(SHIPPED.glob("*.yaml")))
     return {profile.hardware: profile for profile in found}
+
+
+def profile_key(model: ModelBase) -> str:
+    """What a model of a cluster file is called in a profile; a kind without weights goes by its kind (`splat`)."""
+    if not isinstance(model, CheckpointModel):
+        kind: str = getattr(model, "kind")  # noqa: B009  # every model has one, its base class has not
+        return kind
+    suffix = {"none": "", "int8": "@8bit", "4bit": "@4bit"}[model.quantization]
+    return checkpoint_label(model.checkpoint) + suffix
+
+
+def merged(old: HardwareProfile | None, new: HardwareProfile) -> HardwareProfile:
+    """`new` over `old`: entries that `new` lacks are kept.
+
+    Raises:
+        ConfigError: they are of different hardware.
+    """
+    if old is None:
+        return new
+    if old.hardware != new.hardware:
+        raise ConfigError(f"hardware: the file is of {old.hardware!r}, the measurement of {new.hardware!r}")
+    return new.model_copy(
+        update={
+            "models": {**old.models, **new.models},
+            "providers": {**old.providers, **new.providers},
+            "stretch": new.stretch or old.stretch,
+        }
+    )
+
+
+def rounded(profile: HardwareProfile) -> HardwareProfile:
+    """With every figure at five significant digits, as files have it."""
+    return HardwareProfile.model_validate(_rounded(profile.model_dump(mode="json")))
+
+
+def save_profile(path: Path, profile: HardwareProfile, comment: str = "") -> None:
+    """Writes a file in one step, rounded; `comment` becomes its first lines."""
+    content = _rounded(profile.model_dump(mode="json", exclude_defaults=True)) | {"version": 1}
+    lines = "".join(f"# {line}\n" for line in comment.splitlines())
+    text = yaml.safe_dump(content, sort_keys=False, width=120, allow_unicode=True, default_flow_style=None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(lines + text, encoding="utf-8")
+    fresh.replace(path)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from pydantic import Field
 
-from benchmarks.capacity.profiles import HardwareProfile, ModelProfile, ProviderProfile, Record, RouterProfile
+from benchmarks.capacity.profiles import (
+    HardwareProfile,
+    ModelProfile,
+    ProviderProfile,
+    Record,
+    RouterProfile,
+    Stretch,
+    profile_key,
+)
 from deployments.batching import BatchLimits
-from serve.config.cascades import Cascade
+from deployments.gpu import Claim, pack
+from serve.config.cascades import Cascade, CascadeStep
 from serve.config.cluster import ClusterFile
+from serve.config.models import GenerativeModel, Model
+from serve.config.overload import Overload
+from serve.config.scene_models import RendererModel
+from serve.errors import ConfigError
+from serve.resilience.settings import Settings, all_settings
+
+# Ray Serve's `AutoscalingConfig.look_back_period_s`, which the cluster file leaves at its default.
+LOOK_BACK_S = 30.0
+# From the wish for a node to its joining, where a pool may grow: clouds take two to six minutes for one with a GPU.
+NODE_START_S = 240.0
 
 
 class Flow(Record):
@@ -20,6 +40,8 @@ class Flow(Record):
         entry: name of a model, a provider or a cascade of the cluster file.
         share: of all requests; shares of a traffic add up to 1.
         items: images or texts in one request.
+        cost: of an item in its model's unit (`Adapter.cost`).
+        lane: items of different lanes never share a batch (`Adapter.lane`): image and text, two resolutions.
         prompt_tokens, output_tokens: for generative models, without the images' tokens; a trace's own take their place.
         images: in one request, for generative models.
         deadline_s: after which it is refused, in seconds.
@@ -31,6 +53,8 @@ class Flow(Record):
     entry: str
     share: float = Field(1.0, gt=0, le=1)
     items: int = Field(1, ge=1)
+    cost: float = Field(1.0, gt=0)
+    lane: str = ""
     images: int = Field(1, ge=0)
     prompt_tokens: int = Field(0, ge=0)
     output_tokens: int = Field(0, ge=0)
@@ -47,6 +71,7 @@ class Scaling:
         look_back_s, upscale_delay_s, downscale_delay_s: of the policy.
         start_s: of a replica on a node that is up.
         node_s: for a node that is not up yet; 0 when there is always room.
+        room: replicas for which the nodes that are up have room; those beyond wait `node_s` as well.
     """
 
     min_replicas: int
@@ -57,6 +82,7 @@ class Scaling:
     downscale_delay_s: float
     start_s: float
     node_s: float
+    room: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +94,7 @@ class Stage:
         slowdown: factor on its forward passes, for what shares its accelerator; 1 alone.
         pool: where it runs.
         scaling: None when the number of replicas is fixed.
+        affinity: requests go by consistent hashing (serve/affinity.py) and not by power of two choices.
     """
 
     name: str
@@ -78,11 +105,20 @@ class Stage:
     pool: str
     slowdown: float = 1.0
     scaling: Scaling | None = None
+    affinity: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A cluster and the kinds of requests it meets; when they arrive is given to the simulation."""
+    """A cluster and the kinds of requests it meets; when they arrive is given to the simulation.
+
+    Attributes:
+        cores: that everything on the node of the first pool shares; 0 when they never lack any.
+        background_cores, stretch: see `HardwareProfile`.
+        calls: how the router calls each model and provider; without an entry nothing limits its calls.
+        router_places: requests in progress a router replica; more are refused.
+        overload: when requests are shed; None for never.
+    """
 
     stages: Mapping[str, Stage]
     providers: Mapping[str, ProviderProfile]
@@ -91,6 +127,11 @@ class Scenario:
     router: RouterProfile
     router_replicas: int
     cores: float
+    background_cores: float = 0.0
+    stretch: tuple[Stretch, ...] = ()
+    calls: Mapping[str, Settings] = field(default_factory=dict)
+    router_places: int = 256
+    overload: Overload | None = None
 
 
 def scenario(
@@ -105,4 +146,186 @@ def scenario(
     Raises:
         ConfigError: a flow names what the file does not have, or a model has no profile on its pool.
     """
-    raise NotImplementedError
+    check_flows(cluster, flows)
+    targets = sorted({target for flow in flows for target in targets_of(cluster, flow.entry)})
+    home = _hardware(profiles, next(iter(cluster.node_pools)))
+    settings = all_settings(cluster)
+    return Scenario(
+        stages={name: _stage(cluster, profiles, name, autoscale) for name in targets if name in cluster.models},
+        providers={name: _provider(cluster, profiles, name) for name in targets if name in cluster.providers},
+        cascades={flow.entry: cluster.cascades[flow.entry] for flow in flows if flow.entry in cluster.cascades},
+        flows=flows,
+        router=home.router,
+        router_replicas=cluster.router.replicas,
+        cores=home.cores,
+        background_cores=home.background_cores,
+        stretch=home.stretch,
+        calls={name: settings[name] for name in targets},
+        router_places=cluster.router.max_ongoing_requests,
+        overload=cluster.overload,
+    )
+
+
+def targets_of(cluster: ClusterFile, entry: str) -> Iterator[str]:
+    """Every model and provider that a request of `entry` may be asked of, fallbacks included."""
+    if entry not in cluster.cascades:
+        yield entry
+        return
+    for step in cluster.cascades[entry].steps:
+        yield step.use
+        yield from (option.use for option in step.fallback)
+
+
+def check_flows(cluster: ClusterFile, flows: tuple[Flow, ...]) -> None:
+    """Whether the flows fit the file.
+
+    Raises:
+        ConfigError: names the flow, the key and the value.
+    """
+    if not flows:
+        raise ConfigError("there are no flows; give at least one", param="flows")
+    names = [flow.name for flow in flows]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"flows are named {names}; names must be distinct", param="flows")
+    if abs(sum(flow.share for flow in flows) - 1) > 1e-6:
+        raise ConfigError(f"the flows' shares add up to {sum(flow.share for flow in flows):g}, not 1", param="share")
+    for flow in flows:
+        _check_flow(cluster, flow)
+
+
+def _check_flow(cluster: ClusterFile, flow: Flow) -> None:
+    known = [*cluster.models, *cluster.providers, *cluster.cascades]
+    if flow.entry not in known:
+        raise ConfigError(
+            f"flow {flow.name!r} has entry {flow.entry!r}; it must be one of {', '.join(known)}", param="entry"
+        )
+    cascade = cluster.cascades.get(flow.entry)
+    steps = [] if cascade is None else [step.name for step in cascade.steps]
+    for step, share in flow.escalated.items():
+        if step not in steps:
+            raise ConfigError(
+                f"flow {flow.name!r} says what step {step!r} hands on; {flow.entry!r} has "
+                f"{', '.join(steps) or 'no steps'}",
+                param="escalated",
+            )
+        if not 0 <= share <= 1:
+            raise ConfigError(f"flow {flow.name!r}: escalated.{step} is {share:g}; it must be from 0 to 1")
+    for one in cascade.steps if cascade is not None else ():
+        if cascade is not None and cascade.after(one) is not None and not told(cascade, one, flow):
+            raise ConfigError(
+                f"flow {flow.name!r}: nothing says how much step {one.name!r} of {flow.entry!r} hands on: it has no "
+                f"calibration; state escalated: {{{one.name}: SHARE}}",
+                param="escalated",
+            )
+
+
+def told(cascade: Cascade, step: CascadeStep, flow: Flow) -> bool:
+    """Whether it is known how much a step hands on: always nothing, as the flow says, or by its calibration."""
+    calibrated = step.accept.rule == "confidence" and cascade.evidence is not None
+    return (
+        step.accept.rule == "always"
+        or step.name in flow.escalated
+        or (calibrated and cascade.evidence is not None and step.name in cascade.evidence.steps)
+    )
+
+
+def _hardware(profiles: Mapping[str, HardwareProfile], pool: str) -> HardwareProfile:
+    if pool not in profiles:
+        raise ConfigError(f"node pool {pool!r} has no hardware profile; there are {', '.join(profiles) or 'none'}")
+    return profiles[pool]
+
+
+def _stage(cluster: ClusterFile, profiles: Mapping[str, HardwareProfile], name: str, autoscale: bool) -> Stage:
+    model = cluster.models[name]
+    pool = cluster.pool_of(name)
+    profile = _model_profile(_hardware(profiles, pool), pool, name, model)
+    scaling = _scaling(cluster, name, model, profile) if autoscale else None
+    batching = model.batching
+    return Stage(
+        name=name,
+        profile=profile,
+        limits=BatchLimits(
+            max_items=batching.max_items,
+            max_cost=math.inf if batching.max_cost is None else batching.max_cost,
+            max_wait_s=batching.max_wait_ms / 1e3,
+            max_queue=batching.max_queue,
+        ),
+        replicas=model.autoscaling.min_replicas if scaling else max(1, model.autoscaling.min_replicas),
+        preprocess_workers=model.placement.preprocess_workers,
+        pool=pool,
+        scaling=scaling,
+        affinity=isinstance(model, GenerativeModel | RendererModel) and model.autoscaling.max_replicas > 1,
+    )
+
+
+def _model_profile(hardware: HardwareProfile, pool: str, name: str, model: Model) -> ModelProfile:
+    key = profile_key(model)
+    if key not in hardware.models:
+        raise ConfigError(
+            f"model {name!r} is {key!r}, of which the {hardware.hardware} profile of pool {pool!r} knows nothing; it "
+            f"has {', '.join(hardware.models) or 'no models'} (argus profile {name} measures it)",
+            param=name,
+        )
+    return hardware.models[key]
+
+
+def _provider(cluster: ClusterFile, profiles: Mapping[str, HardwareProfile], name: str) -> ProviderProfile:
+    wanted = cluster.providers[name].model
+    for hardware in profiles.values():
+        for key in (wanted, name):
+            if key in hardware.providers:
+                return hardware.providers[key]
+    known = sorted({key for hardware in profiles.values() for key in hardware.providers})
+    raise ConfigError(
+        f"provider {name!r} is {wanted!r}, of which no profile knows latency and price; they have "
+        f"{', '.join(known) or 'no providers'}",
+        param=name,
+    )
+
+
+def _scaling(cluster: ClusterFile, name: str, model: Model, profile: ModelProfile) -> Scaling | None:
+    rule = model.autoscaling
+    if rule.min_replicas == rule.max_replicas:
+        return None
+    pool = cluster.node_pools[cluster.pool_of(name)]
+    return Scaling(
+        min_replicas=rule.min_replicas,
+        max_replicas=rule.max_replicas,
+        target_ongoing=rule.target_ongoing_requests,
+        look_back_s=LOOK_BACK_S,
+        upscale_delay_s=rule.upscale_delay_s,
+        downscale_delay_s=rule.downscale_delay_s,
+        start_s=profile.start_s,
+        node_s=NODE_START_S if pool.max_nodes > pool.min_nodes else 0.0,
+        room=_room(cluster, name),
+    )
+
+
+def _room(cluster: ClusterFile, name: str) -> int:
+    """Replicas of `name` that the pool's fewest nodes hold beside the fewest replicas of the others."""
+    pool_name = cluster.pool_of(name)
+    pool, model = cluster.node_pools[pool_name], cluster.models[name]
+    others = {
+        other: one for other, one in cluster.models.items() if other != name and cluster.pool_of(other) == pool_name
+    }
+    most = model.autoscaling.max_replicas
+    cores = pool.cpus * pool.min_nodes - sum(
+        one.placement.num_cpus * max(1, one.autoscaling.min_replicas) for one in others.values()
+    )
+    if model.placement.num_cpus > 0:
+        most = min(most, max(0, math.floor(cores / model.placement.num_cpus + 1e-9)))
+    if not model.gpu_memory_gb:
+        return most
+    claims = [
+        Claim(other, one.gpu_memory_gb, max(1, one.autoscaling.min_replicas))
+        for other, one in others.items()
+        if one.gpu_memory_gb
+    ]
+    while (
+        most
+        and pack(
+            [*claims, Claim(name, model.gpu_memory_gb, most)], pool.gpus, pool.gpu_memory_gb, nodes=pool.min_nodes
+        ).homeless
+    ):
+        most -= 1
+    return most

@@ -168,8 +168,8 @@ class Recorder:
 
     def failed(self, row: int, now: float, kind: str, code: str, message: str) -> None:
         """It ended otherwise."""
-        self._floats[1, row] = now
-        self._whole[3:, row] = (_name(self._kinds, kind), -1, _name(self._errors, code))
+        self._floats[1:, row] = (now, math.nan, 0.0)
+        self._whole[:, row] = (0, False, False, _name(self._kinds, kind), -1, _name(self._errors, code))
         if len(self.examples) < _MOST_NAMES:
             self.examples.setdefault(code, message[:300])
 

@@ -130,6 +130,10 @@ class Coordinator:
         except ArgusError as error:
             _log.error("%s", error.message)
             self.on_end(error)
+        except Exception as error:
+            # Columns that are damaged, a disk that is full: whoever waits must hear why there is no record.
+            _log.exception("The run has no record")
+            self.on_end(Unavailable(f"the run has no record: {type(error).__name__}: {error}"))
         finally:
             self.finished.set()
 
@@ -163,16 +167,19 @@ class Coordinator:
                 late = [worker for index, worker in enumerate(workers) if index not in ready]
                 raise Unavailable(f"workers were not ready in {_PREPARE_S:.0f} s: {', '.join(late)}")
             answer = Ready.model_validate(data)
+            if answer.run != self._run:
+                continue
             if answer.error:
                 raise Unavailable(f"worker {answer.index}: {answer.error}")
-            if answer.run == self._run:
-                ready[answer.index] = answer.requests
+            ready[answer.index] = answer.requests
         return sum(ready.values())
 
     def _await_users(self) -> None:
         """Waits until Locust has spawned its users: workers are busy with that for a moment."""
         runner, deadline = self.environment.runner, time.monotonic() + _SPAWN_S
         while isinstance(runner, MasterRunner) and not runner.spawning_completed and time.monotonic() < deadline:
+            if self._cancelled:
+                return
             gevent.sleep(0.05)
 
     def _offset(self, worker: str) -> float:
@@ -193,8 +200,14 @@ class Coordinator:
         return offset
 
     def _next(self, name: str, deadline: float) -> Any:
-        """Data of the next message of this name; None at the deadline, or when the run is cancelled."""
-        while not self._cancelled and (left := deadline - time.monotonic()) > 0:
+        """Data of the next message of this name; None at the deadline.
+
+        Raises:
+            Unavailable: the run was cancelled.
+        """
+        while (left := deadline - time.monotonic()) > 0:
+            if self._cancelled:
+                raise Unavailable("the run was ended before its first request")
             try:
                 found, _node, data = self._inbox.get(timeout=min(left, 0.5))
             except Empty:
@@ -229,5 +242,6 @@ class Coordinator:
             cpu_share=max(ended.cpu_share for ended in gathered.ended.values()),
             examples={code: text for ended in gathered.ended.values() for code, text in ended.examples.items()},
             interrupted=self._cancelled,
+            truth=all(ended.truth for ended in gathered.ended.values()),
             lost=len(workers) - len(gathered.ended),
         )

@@ -67,18 +67,23 @@ def measured(began_s: _FLOATS, ended_s: _FLOATS, kinds: Sequence[str], failed: i
     Args:
         began_s, ended_s: of the right answers, in seconds on any clock.
         kinds: of the same.
+
+    Raises:
+        Unavailable: there are too few for a rate.
     """
     if not len(began_s):
         raise Unavailable(f"nothing was answered, {failed} failed")
     late = began_s >= began_s.min() + _WARM_UP_S
     ends, latency, names = np.sort(ended_s[late]), (ended_s - began_s)[late], np.asarray(kinds)[late]
+    if len(ends) < 2 or ends[-1] <= ends[0]:
+        raise Unavailable(f"too few answers after the first {_WARM_UP_S:g} s: {len(ends)}, {failed} failed")
     p50 = {kind: 1e3 * float(np.median(latency[names == kind])) for kind in sorted(set(names.tolist()))}
     return Measured((len(ends) - 1) / float(ends[-1] - ends[0]), p50, failed)
 
 
 def median(rounds: Sequence[Measured]) -> Measured:
-    """Of each figure."""
-    kinds = rounds[0].p50_ms
+    """Of each figure; kinds of question that one of the rounds lacks are left out."""
+    kinds = [kind for kind in rounds[0].p50_ms if all(kind in one.p50_ms for one in rounds)]
     return Measured(
         statistics.median(one.done_per_s for one in rounds),
         {kind: statistics.median(one.p50_ms[kind] for one in rounds) for kind in kinds},
@@ -88,7 +93,13 @@ def median(rounds: Sequence[Measured]) -> Measured:
 
 
 def compare(ours: Measured, peer: Measured) -> list[tuple[str, float, float, float, float]]:
-    """Rows: name, ours, the peer's, ours over the peer's less 1, and how far from 0 that may be."""
+    """Rows: name, ours, the peer's, ours over the peer's less 1, and how far from 0 that may be.
+
+    Raises:
+        Unavailable: one of the two has answers of a kind of question that the other has none of.
+    """
+    if odd := sorted(ours.p50_ms.keys() ^ peer.p50_ms.keys()):
+        raise Unavailable(f"too few answers: only one of the two has some to {', '.join(odd)} in each round")
     pairs = [("answers/s", ours.done_per_s, peer.done_per_s, MOST_RATE_ERROR)]
     pairs += [(f"P50 ms, {kind}", ours.p50_ms[kind], peer.p50_ms[kind], MOST_P50_ERROR) for kind in ours.p50_ms]
     return [(name, one, other, one / other - 1, most) for name, one, other, most in pairs]
@@ -181,13 +192,21 @@ def _peer_run(folder: Path, http: str, rate: float, count: int) -> dict[str, Any
 
 
 def read_report(report: Any) -> Measured:
-    """Out of GuideLLM's JSON."""
-    requests = report["benchmarks"][0]["requests"]
-    good = requests["successful"] or []
-    began = np.array([one["request_start_time"] for one in good], float)
-    ended = np.array([one["request_end_time"] for one in good], float)
-    kinds = ["describe" if "JSON" in json.dumps(one["request_args"]) else "ask" for one in good]
-    return measured(began, ended, kinds, len(requests["errored"] or []))
+    """Out of GuideLLM's JSON.
+
+    Raises:
+        Unavailable: it is something else, or has too few answers.
+    """
+    try:
+        requests = report["benchmarks"][0]["requests"]
+        good = requests["successful"] or []
+        began = np.array([one["request_start_time"] for one in good], float)
+        ended = np.array([one["request_end_time"] for one in good], float)
+        kinds = ["describe" if "JSON" in json.dumps(one["request_args"]) else "ask" for one in good]
+        failed = len(requests["errored"] or [])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise Unavailable(f"GuideLLM's report is not what 0.8.1 writes: {type(error).__name__}: {error}") from None
+    return measured(began, ended, kinds, failed)
 
 
 @contextmanager
@@ -219,12 +238,13 @@ def main() -> None:
                 console.print(f"round {number + 1}, argus load: {ours[-1]}", highlight=False)
                 peers.append(run_peer(arguments.peer, http, arguments.rate, arguments.seconds))
                 console.print(f"round {number + 1}, guidellm: {peers[-1]}", highlight=False)
+        agree = _show(console, ours, peers)
     except ArgusError as error:
         raise SystemExit(f"error {error.message}") from None
-    raise SystemExit(_show(console, ours, peers))
+    raise SystemExit(0 if agree else 1)
 
 
-def _show(console: Console, ours: Sequence[Measured], peers: Sequence[Measured]) -> int:
+def _show(console: Console, ours: Sequence[Measured], peers: Sequence[Measured]) -> bool:
     table = Table("figure", "argus load", "guidellm", "difference", "at most", title=f"{WORKLOAD}, {len(ours)} rounds")
     one, other = median(ours), median(peers)
     agree = not (one.failed or other.failed or one.faults)
@@ -235,7 +255,7 @@ def _show(console: Console, ours: Sequence[Measured], peers: Sequence[Measured])
     console.print(table)
     for fault in one.faults:
         console.print(f"not a measurement: {fault}", highlight=False)
-    return 0 if agree else 1
+    return agree
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from gevent.event import Event
 from gevent.pool import Pool
 
 from benchmarks.loadtest.columns import GENERATOR_FULL, GENERATOR_LATE, UNANSWERED, Recorder
-from benchmarks.loadtest.request import Due, Failed
+from benchmarks.loadtest.request import Answer, Due, Failed
 from benchmarks.loadtest.schedule import Schedule
 from benchmarks.loadtest.user import OpenLoopUser
 
@@ -30,7 +30,7 @@ class Driver:
 
     Attributes:
         booked: see `Booked`.
-        cpu_s: processor time that this process has used since the run began.
+        cpu_share: of one core, that this process used up to the grace period.
         done, failed: requests that have ended so far.
     """
 
@@ -40,7 +40,7 @@ class Driver:
     booked: Booked
     done: int = 0
     failed: int = 0
-    cpu_s: float = 0.0
+    cpu_share: float = 0.0
     recorder: Recorder = field(init=False)
     _pool: Pool = field(init=False)
     _began: float = field(init=False, default=0.0)
@@ -81,8 +81,10 @@ class Driver:
             else:
                 self._pool.spawn(self._send, row)
         self._wait_until(end_s)
+        # Before the grace period, in which next to nothing is done: it would make a busy generator look idle.
+        used, ran = _cpu_s() - before, self._now()
+        self.cpu_share = used / ran if ran > 0 else 0.0
         self._finish(last)
-        self.cpu_s = _cpu_s() - before
 
     def _now(self) -> float:
         return time.monotonic() - self._began
@@ -110,13 +112,15 @@ class Driver:
         self.recorder.sent(row, self._now())
         try:
             answer = self.user.send(due)
+            now = self._now()
+            if not isinstance(answer, Answer):
+                raise Failed("no_answer", f"send returned {answer!r}, which is no Answer")
+            self.recorder.answered(row, now, answer)
         except Failed as failure:
             self._fail(row, failure.code, str(failure))
         except Exception as error:
             self._fail(row, type(error).__name__, str(error))
         else:
-            now = self._now()
-            self.recorder.answered(row, now, answer)
             self.done += 1
             self.booked(answer.kind, now - due.intended_s, None)
 

@@ -11,19 +11,20 @@ import os
 
 from gevent import monkey
 
-_SKIP = "LOCUST_SKIP_MONKEY_PATCH"
-_spare = not monkey.is_module_patched("socket") and _SKIP not in os.environ
+SKIP_PATCH = "LOCUST_SKIP_MONKEY_PATCH"
+_spare = not monkey.is_module_patched("socket") and SKIP_PATCH not in os.environ
 if _spare:
-    os.environ[_SKIP] = "1"
+    os.environ[SKIP_PATCH] = "1"
 try:
     from locust import FastHttpUser, LoadTestShape, events, task
     from locust.contrib.fasthttp import FastHttpSession
     from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 finally:
     if _spare:
-        del os.environ[_SKIP]
+        del os.environ[SKIP_PATCH]
 
 __all__ = [
+    "SKIP_PATCH",
     "FastHttpSession",
     "FastHttpUser",
     "LoadTestShape",

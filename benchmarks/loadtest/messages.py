@@ -122,10 +122,12 @@ class Ended(Message):
 
     Attributes:
         examples: first message of each error.
-        cpu_share: of one core that its process used during the run, 0 to 1.
+        cpu_share: of one core that its process used up to the grace period.
+        truth: see `OpenLoopUser.truth`.
     """
 
     run: str
     index: int
     examples: dict[str, str]
     cpu_share: float
+    truth: bool = True

@@ -79,6 +79,7 @@ class LoadRecord(_Part):
     generator: Generator
     errors: dict[str, ErrorCount]
     interrupted: bool
+    truth: bool = Field(True, description="Whether right answers and escalations were known; else their form alone.")
     extra: dict[str, Any] = {}
     packed: str = Field(repr=False)
 
@@ -125,6 +126,7 @@ def build(
     cpu_share: float,
     examples: dict[str, str],
     interrupted: bool,
+    truth: bool = True,
     lost: int = 0,
 ) -> LoadRecord:
     """A record out of what the workers sent back.
@@ -132,6 +134,7 @@ def build(
     Args:
         scheduled: requests of the whole schedule.
         examples: first message of each error.
+        truth: see `OpenLoopUser.truth`.
         lost: workers that never reported.
     """
     lags = columns.lag_s[_measured(settings, columns)]
@@ -152,6 +155,7 @@ def build(
         generator=generator.model_copy(update={"faults": faults}),
         errors=_errors(settings, columns, examples),
         interrupted=interrupted,
+        truth=truth,
         packed=base64.b64encode(columns.pack()).decode("ascii"),
     )
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.loadtest.hooks import PROGRESS_FD
+from benchmarks.loadtest.locust_api import SKIP_PATCH
 from benchmarks.loadtest.messages import Progress
 from benchmarks.loadtest.record import LoadRecord, load_record
 from benchmarks.loadtest.settings import Settings, to_arguments
@@ -24,7 +25,7 @@ from benchmarks.servers import ROOT, cache_dir, free_port, stop
 from serve.errors import ConfigError, Unavailable
 
 # Beyond the run's own length, for starting, preparing and collecting; the engine has shorter bounds for each of them.
-_SPARE_S = 900.0
+_SPARE_S = 1500.0
 _INTERRUPT_S = 20.0
 _WORKERS_WAIT_S = 600
 
@@ -89,7 +90,7 @@ def run_worker(locustfile: Path, master: str, local: int) -> int:
     command = [*_COMMAND, "-f", str(locustfile), "--worker", f"--master-host={host}", f"--master-port={port}"]
     if local > 1:
         command.append(f"--processes={local}")
-    return subprocess.run(command, cwd=ROOT, env=_environment({}), check=False).returncode
+    return subprocess.run(command, cwd=Path.cwd(), env=_environment({}), check=False).returncode
 
 
 def address(text: str, param: str) -> tuple[str, int]:
@@ -125,7 +126,9 @@ def _mode(processes: Processes) -> list[str]:
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "PYTHONPATH": path, **more}
+    # Locust itself must be cooperative, whatever this process was told.
+    ours = {name: value for name, value in os.environ.items() if name != SKIP_PATCH}
+    return {**ours, "PYTHONPATH": path, **more}
 
 
 @contextmanager

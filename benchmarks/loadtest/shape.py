@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 
+import gevent
 import numpy as np
 
 from benchmarks.loadtest.coordinator import Coordinator
@@ -28,6 +29,13 @@ class ScheduledShape(LoadTestShape):
     def __init__(self, coordinator: Coordinator) -> None:
         super().__init__()
         self._coordinator = coordinator
+
+    def reset_time(self) -> None:
+        """Is called when a run is started, before the first `tick`; the one before has set `finished`."""
+        super().reset_time()
+        # Locust's master calls it a second time, out of the shape's own loop, when the run has begun.
+        if self.runner is None or self.runner.shape_greenlet is not gevent.getcurrent():
+            self._coordinator.finished.clear()
 
     def tick(self) -> tuple[int, float] | None:
         """Users and how many of them come or go a second; None when the run has ended."""

@@ -10,9 +10,6 @@ from benchmarks.targets import Goal, Targets, Workload
 from benchmarks.traffic.arrivals import Arrivals, Poisson, parse_arrivals
 from serve.errors import ConfigError
 
-# Of a soak test: hours of it must not end in overload by chance.
-SOAK_SHARE = 0.7
-
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -49,11 +46,11 @@ def find(text: str, hardware: str, targets: Targets) -> Subject:
     return Subject(text, Path(spec.origin), workload, workload.goal(hardware))
 
 
-def arrivals(subject: Subject, spec: str | None, rate_per_s: float | None, *, soak: bool) -> Arrivals:
+def arrivals(subject: Subject, spec: str | None, rate_per_s: float | None) -> Arrivals:
     """The process of a run.
 
-    Without a `spec` it is the workload's own; without a rate, the goal's, of which a soak test takes 70 %. A `spec` has
-    its own rate unless another is given.
+    Without a `spec` it is the workload's own; without a rate, the goal's. A `spec` has its own rate unless
+    another is given.
 
     Raises:
         ConfigError: the spec is wrong, or nothing says what the rate is.
@@ -66,6 +63,6 @@ def arrivals(subject: Subject, spec: str | None, rate_per_s: float | None, *, so
     if rate_per_s is None:
         if subject.goal is None:
             raise ConfigError(f"{subject.name} has no target here; give --rate or --arrivals", param="rate")
-        rate_per_s = subject.goal.qps * (SOAK_SHARE if soak else 1.0)
+        rate_per_s = subject.goal.qps
     process = subject.workload.arrivals if subject.workload else Poisson(rate_per_s=rate_per_s)
     return process.scaled(rate_per_s)

@@ -16,6 +16,7 @@ It runs by `argus load`, and by `locust -f FILE --host URL`.
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import gevent
@@ -24,9 +25,15 @@ from benchmarks.loadtest.locust_api import FastHttpSession, FastHttpUser, task
 from benchmarks.loadtest.request import Answer, Due, Failed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import grpc
 
 __all__ = ["Answer", "Due", "Failed", "OpenLoopUser"]
+
+
+# HAProxy, in front of a cluster, lets one HTTP/2 connection have as many streams (h2_fe_max_concurrent_streams).
+_CALLS_A_CONNECTION = 100
 
 
 class _Silent:
@@ -44,7 +51,10 @@ class OpenLoopUser(FastHttpUser):
 
     Attributes:
         http: keep-alive client of the target. Its requests are not booked as Locust's own.
-        grpc_target: `host:port` of the target's gRPC server; empty when the run has none.
+        grpc_target: `host:port` of the target's gRPC server; empty when the run has none. With an `https` host its
+            connections have TLS as well.
+        truth: whether it knows which answers are right and which requests escalate, not their form alone; `prepare` may
+            set it.
         key: API key; sent with every HTTP request as `X-API-Key`.
         max_in_flight: requests of this process that may be in progress.
     """
@@ -52,6 +62,7 @@ class OpenLoopUser(FastHttpUser):
     abstract = True
     grpc_target: ClassVar[str] = ""
     key: ClassVar[str | None] = None
+    truth: bool = True
     max_in_flight: ClassVar[int] = 2000
     network_timeout = 120.0
     connection_timeout = 10.0
@@ -80,7 +91,11 @@ class OpenLoopUser(FastHttpUser):
 
     @cached_property
     def http(self) -> FastHttpSession:
-        """See the class."""
+        """See the class.
+
+        Its library (geventhttpclient) sends a GET or PUT again when the server closes the connection without an answer,
+        as it may a kept one that it tired of; a POST it never does. Requests that are measured should be POSTs.
+        """
         return FastHttpSession(
             base_url=self.host,
             request_event=_Silent(),
@@ -94,28 +109,42 @@ class OpenLoopUser(FastHttpUser):
             headers={"X-API-Key": self.key} if self.key else None,
         )
 
-    @cached_property
-    def channel(self) -> grpc.Channel:
-        """gRPC channel to the target; made at the first use.
+    @property
+    def grpc(self) -> Any:
+        """Stub of the Open Inference Protocol (`GRPCInferenceServiceStub`); each use takes the next connection in turn.
 
         Raises:
             Failed: the run has no gRPC target.
         """
-        if not self.grpc_target:
-            raise Failed("no_grpc_target", "the workload sends over gRPC; give --grpc HOST:PORT")
-        import grpc
-        import grpc.experimental.gevent as grpc_gevent
-
-        grpc_gevent.init_gevent()
-        unbounded = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        return grpc.insecure_channel(self.grpc_target, options=unbounded)
+        return next(self._stubs)
 
     @cached_property
-    def grpc(self) -> Any:
-        """Stub of the Open Inference Protocol (`GRPCInferenceServiceStub`) on `channel`."""
+    def _stubs(self) -> Iterator[Any]:
+        """A stub for every `_CALLS_A_CONNECTION` requests that may be in progress, round and round.
+
+        A stub connects at its first call.
+        """
+        if not self.grpc_target:
+            raise Failed("no_grpc_target", "the workload sends over gRPC; give --grpc HOST:PORT")
+        import grpc.experimental.gevent as grpc_gevent
         from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-        return GRPCInferenceServiceStub(self.channel)
+        grpc_gevent.init_gevent()
+        count = -(-self.max_in_flight // _CALLS_A_CONNECTION)
+        return cycle([GRPCInferenceServiceStub(self._channel()) for _ in range(count)])
+
+    def _channel(self) -> grpc.Channel:
+        import grpc
+
+        # Channels of one target share their connections unless each has a pool of its own.
+        options = [
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        if (self.host or "").startswith("https://"):
+            return grpc.secure_channel(self.grpc_target, grpc.ssl_channel_credentials(), options=options)
+        return grpc.insecure_channel(self.grpc_target, options=options)
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:

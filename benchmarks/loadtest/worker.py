@@ -114,8 +114,14 @@ class Worker:
             piece = packed[first : first + messages.PIECE]
             self._say(messages.COLUMNS, Piece(run=begin.run, index=begin.index, data=piece))
             gevent.sleep(0)
-        examples, share = driver.recorder.examples, driver.cpu_s / max(ran, 1e-9)
-        self._say(messages.ENDED, Ended(run=begin.run, index=begin.index, examples=examples, cpu_share=share))
+        ended = Ended(
+            run=begin.run,
+            index=begin.index,
+            examples=driver.recorder.examples,
+            cpu_share=driver.cpu_share,
+            truth=driver.user.truth,
+        )
+        self._say(messages.ENDED, ended)
 
     def _report(self, begin: Begin, driver: Driver, began: float) -> None:
         while True:

@@ -1,6 +1,7 @@
 """When requests arrive: processes that are drawn exactly, from a seed, before anything is sent.
 
-A longer run with the same seed begins like the shorter one. The processes:
+A longer run with the same seed begins like the shorter one, but for `ramp`, `step`, `spike` and a `diurnal` without a
+period, whose shape is stretched over the run. The processes:
 
 * `constant`: one every 1/rate seconds.
 * `poisson`: independent arrivals.
@@ -18,7 +19,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -26,8 +26,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from benchmarks.traffic import recordings
 from benchmarks.traffic.renewals import poisson_times, renewal_times
-from benchmarks.traffic.traces import MOST_REQUESTS, Float64, Int32, Trace, load_trace
+from benchmarks.traffic.traces import MOST_REQUESTS, Float64, Int32, Trace
 from serve.errors import ConfigError
 
 Rate = Annotated[float, Field(gt=0, le=1e6, description="Requests a second.")]
@@ -73,7 +74,11 @@ class _Process(BaseModel):
 
     @abstractmethod
     def scaled(self, rate_per_s: float) -> Self:
-        """The same process at another mean rate; what it is made of keeps its proportions."""
+        """The same process at another mean rate; what it is made of keeps its proportions.
+
+        The mean is that over the run; of `mmpp` over a long time, of `diurnal` over whole periods, and of a trace over
+        the whole recording.
+        """
 
     @abstractmethod
     def _times(self, seconds: float, seed: int) -> Float64: ...
@@ -292,24 +297,29 @@ class Replay(_Process):
     file: Path = Field(description="Azure LLM trace, BurstGPT or our JSONL.")
     rate_per_s: Rate | None = Field(None, description="Mean over the whole recording; by default its own.")
 
+    def times(self, seconds: float, seed: int) -> Float64:
+        """See `_Process.times`; the recording bounds how many there may be by itself, whatever its peak."""
+        return self._times(seconds, seed)
+
     def mean_rate(self, seconds: float) -> float:
-        trace = _loaded(self.file)
-        factor = self.rate_per_s / trace.rate_per_s if self.rate_per_s else 1.0
-        return factor * len(trace.window(seconds)) / seconds
+        return self._factor() * len(recordings.window(self.file, seconds)) / seconds
 
     def rate_at(self, times: Float64, seconds: float) -> Float64:
-        """Of the second around each moment."""
-        arrived = _loaded(self.file).window(seconds).times_s
-        near = np.searchsorted(arrived, times + 0.5) - np.searchsorted(arrived, times - 0.5)
-        factor = self.rate_per_s / _loaded(self.file).rate_per_s if self.rate_per_s else 1.0
-        return factor * near.astype(np.float64)
+        """See `recordings.rate_at`."""
+        return self._factor() * recordings.rate_at(self.file, times, seconds)
+
+    def peak_rate(self, seconds: float) -> float:
+        return self._factor() * recordings.peak_rate(self.file, seconds)
+
+    def _factor(self) -> float:
+        return self.rate_per_s / recordings.loaded(self.file).rate_per_s if self.rate_per_s else 1.0
 
     def scaled(self, rate_per_s: float) -> Replay:
         return self.model_copy(update={"rate_per_s": rate_per_s})
 
     def replayed(self, seconds: float, seed: int) -> Trace:
         """The requests of a run."""
-        trace = _loaded(self.file)
+        trace = recordings.loaded(self.file)
         if self.rate_per_s is not None:
             trace = trace.scaled(self.rate_per_s, seed)
         return trace.window(seconds)
@@ -321,11 +331,6 @@ class Replay(_Process):
 
     def _times(self, seconds: float, seed: int) -> Float64:
         return self.replayed(seconds, seed).times_s
-
-
-@lru_cache(maxsize=4)
-def _loaded(path: Path) -> Trace:
-    return load_trace(path)
 
 
 Arrivals = Annotated[

@@ -12,8 +12,9 @@ Three formats are read, told apart by the header:
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,6 +82,9 @@ class Trace:
 
     def window(self, seconds: float) -> Trace:
         """The first `seconds` of it; a recording that is shorter begins anew when it has ended."""
+        if seconds <= self.seconds:
+            count = int(np.searchsorted(self.times_s, seconds, side="left"))
+            return Trace(self.times_s[:count], self.prompt_tokens[:count], self.output_tokens[:count], seconds)
         rounds = int(np.ceil(seconds / self.seconds))
         if rounds * len(self) > MOST_REQUESTS:
             raise ConfigError(f"{rounds} rounds of the trace; at most {MOST_REQUESTS} requests", param="duration")
@@ -127,7 +131,7 @@ Reader = Callable[[Path, Iterator[str]], Columns]
 def _reader(path: Path, head: str) -> Reader:
     if head.lstrip().startswith("{"):
         return _read_jsonl
-    names = {name.strip().strip('"') for name in head.split(",")}
+    names = set(_header(path, [head]))
     if {"TIMESTAMP", "ContextTokens", "GeneratedTokens"} <= names:
         return _read_azure
     if {"Timestamp", "Request tokens", "Response tokens"} <= names:
@@ -206,17 +210,31 @@ def _object(path: Path, line: int, text: str) -> Mapping[str, Any]:
 
 def _rows(path: Path, lines: Iterator[str], names: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Line number and the named cells of each line of a CSV with a header."""
-    reader = csv.reader(lines)
-    header = [name.strip() for name in next(reader)]
+    header = _header(path, lines)
     places = [header.index(name) for name in names]
-    for count, cells in enumerate(reader):
+    for count, (line, cells) in enumerate(_cells(path, lines, first=2)):
         if not cells:
             continue
         if len(cells) <= max(places):
             missing = header[len(cells)]
-            raise ConfigError(f"{path}: line {reader.line_num}: {missing}: is missing", param="trace")
+            raise ConfigError(f"{path}: line {line}: {missing}: is missing", param="trace")
         _bounded(path, count)
-        yield reader.line_num, [cells[place] for place in places]
+        yield line, [cells[place] for place in places]
+
+
+def _header(path: Path, lines: Iterable[str]) -> list[str]:
+    """Names of the columns."""
+    return [name.strip() for _, cells in islice(_cells(path, lines, first=1), 1) for name in cells]
+
+
+def _cells(path: Path, lines: Iterable[str], first: int) -> Iterator[tuple[int, list[str]]]:
+    """Line number, counted from `first`, and cells of each line of a CSV."""
+    reader = csv.reader(lines, skipinitialspace=True)
+    try:
+        for cells in reader:
+            yield first + reader.line_num - 1, cells
+    except csv.Error as error:
+        raise ConfigError(f"{path}: line {first + reader.line_num - 1}: is no CSV: {error}", param="trace") from None
 
 
 def _bounded(path: Path, count: int) -> None:

@@ -27,7 +27,12 @@ class Requests:
 
     Args:
         client: the user that sends them; requests of several workloads may share one.
+
+    Attributes:
+        truth: see `OpenLoopUser.truth`.
     """
+
+    truth: bool = True
 
     def __init__(self, client: OpenLoopUser) -> None:
         self.client = client
@@ -55,6 +60,7 @@ class MixUser(OpenLoopUser):
         """See `OpenLoopUser.prepare`."""
         self._requests = self.requests(self)
         self._requests.prepare()
+        self.truth = self._requests.truth
 
     def kind(self, due: Due) -> str:
         """See `OpenLoopUser.kind`; all that must be refused are of one kind."""

@@ -3,9 +3,9 @@
     python -m benchmarks.workloads.knee moderation llava_chat
     python -m benchmarks.workloads.knee --host http://127.0.0.1:8000 --grpc 127.0.0.1:9000 classification
 
-A rate is held when nothing failed, answers kept pace with requests, and the 95th percentile stayed within a few times
-of what a light load has. The knee is the greatest rate that was held. A goal is 70 % of it, with latency bounds of
-twice what a longer run at that rate measured: reserve for slower machines and for slow minutes.
+A rate is held when the generator kept up, nothing failed, answers kept pace with requests, and the 95th percentile
+stayed within a few times of what a light load has. The knee is the greatest rate that was held. A goal is 70 % of it,
+with latency bounds of twice what a longer run at that rate measured: reserve for slower machines and slow minutes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.loadtest.run import run_load
 from benchmarks.loadtest.settings import Settings
 from benchmarks.loadtest.verdict import Figures, figures
 from benchmarks.servers import ROOT
-from benchmarks.targets import Workload, load_targets
+from benchmarks.targets import Goal, Workload, load_targets
 from benchmarks.workloads.serving import serving
 from serve.errors import ArgusError
 
@@ -47,7 +47,8 @@ Measure = Callable[[float, float], Figures]
 def held(found: Figures, light: Figures) -> bool:
     """Whether a rate was held, beside what a light load showed."""
     return (
-        found.failed_share == 0
+        found.valid
+        and found.failed_share == 0
         and found.paced_per_s >= _PACE * found.offered_per_s
         and found.p95_ms <= _STRETCH * light.p95_ms
     )
@@ -79,15 +80,16 @@ def rounded(value: float, up: bool) -> float:
     return round((math.ceil if up else math.floor)(round(steps, 6)) * unit, 6)
 
 
-def goal_of(name: str, knee: float, rate: float, at_goal: Figures) -> dict[str, object]:
-    """A goal as targets.yaml has it."""
+def goal_of(name: str, shipped: Goal | None, knee: float, rate: float, at_goal: Figures) -> dict[str, object]:
+    """A goal as targets.yaml has it: the shipped one with what was measured; latencies that it leaves out stay out."""
+    kept = shipped.model_dump(mode="json", exclude_unset=True) if shipped else dict.fromkeys(_LATENCIES)
     source = (
         f"measured: {RESERVE:.0%} of the knee of {knee:.3g}/s, latencies twice what was measured there; "
         f"python -m benchmarks.workloads.knee {name}, {date.today()}, {os.cpu_count()} cores, no accelerator; "
         f"check with argus load {name}"
     )
-    latencies = {key: rounded(_SLACK * getattr(at_goal, key), up=True) for key in _LATENCIES}
-    return {"qps": rate, **latencies, "source": source}
+    latencies = {key: rounded(_SLACK * getattr(at_goal, key), up=True) for key in _LATENCIES if key in kept}
+    return {**kept, "qps": rate, **latencies, "source": source}
 
 
 def measure_with(
@@ -121,9 +123,9 @@ def measure_with(
 
 
 def knee(measure: Measure, first: float, seconds: float) -> float:
-    """The greatest rate that is held; `first` is the light load."""
+    """The greatest rate that is held; `first` is the light load. 0 when that is not held."""
     light = measure(first, seconds)
-    return search(lambda rate: rate == first or held(measure(rate, seconds), light), first)
+    return search(lambda rate: held(light if rate == first else measure(rate, seconds), light), first)
 
 
 def _file(name: str, workload: Workload) -> Path:
@@ -162,7 +164,11 @@ def main() -> None:
                     console.print(f"{name}: {arguments.first:g}/s is not held")
                     continue
                 at_goal = measure(rate, _LONG * arguments.seconds)
-            print(yaml.safe_dump({name: {HARDWARE: goal_of(name, found, rate, at_goal)}}, sort_keys=False), flush=True)
+                if not held(at_goal, at_goal):
+                    console.print(f"{name}: {rate:g}/s, {RESERVE:.0%} of the knee, is not held for longer")
+                    continue
+            goal = goal_of(name, workload.goal(HARDWARE), found, rate, at_goal)
+            print(yaml.safe_dump({name: {HARDWARE: goal}}, sort_keys=False), flush=True)
     except ArgusError as error:
         raise SystemExit(f"error {error.message}") from None
 

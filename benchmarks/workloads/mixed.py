@@ -36,6 +36,7 @@ class Traffic(Requests):
         self._parts = {name: _PARTS[name](self.client) for name in self.mix if name in _PARTS}
         for part in self._parts.values():
             part.prepare()
+        self.truth = all(part.truth for part in self._parts.values())
 
     def send(self, kind: str, due: Due) -> Answer:
         if (code := self.mix[kind].refused) is not None:

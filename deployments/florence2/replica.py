@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 
 from deployments import heap
-from deployments.base import CpuPool, Pipeline
+from deployments.base import UNREADABLE, CpuPool, Pipeline
 from deployments.batching import BatchLimits
 from deployments.florence2.items import Picture, Prepared, Question, Watch, Written
 from deployments.florence2.messages import Answer, SeenImage, VisionRequest, VisionResult, VisionTask
@@ -75,9 +75,9 @@ class Florence2Replica:
     async def check_health(self) -> None:
         """Called by Ray Serve; raises when the replica must be replaced. The first check is the warm-up."""
         await self.info()
-        await self._gpu.report()
         if time.monotonic() - self._adapter.last_step > _WRITING_S:
             await self._pipeline.check(timeout_s=10.0)
+        await self._gpu.report()
 
     async def vision(self, request: VisionRequest, call: Call) -> VisionResult:
         """See `VisionRequest`. An error stands in the place of the image, or of the task about it, that met it."""
@@ -107,9 +107,11 @@ class Florence2Replica:
             picture = self._adapter.open(image, keep=keep)
         except ArgusError:
             raise
-        except Exception as error:
+        except UNREADABLE as error:
             # It passed validation and still broke the decoder or the resize: it is the image that is bad.
             raise InvalidMedia(f"This image cannot be processed: {type(error).__name__}: {error}") from error
+        except Exception as error:
+            raise ModelFailed(f"The image could not be prepared: {type(error).__name__}: {error}") from error
         self._metrics.preprocess_took(time.monotonic() - started)
         return picture
 

@@ -65,7 +65,10 @@ class GenerativeReplica:
         Raises:
             Unavailable: the engine hangs, or does not come back.
         """
+        await self._check()
         await self._gpu.report()
+
+    async def _check(self) -> None:
         if self._restart is not None:
             if self._restart.done():
                 raise Unavailable(f"The engine did not come back: {self._restart.exception()}")

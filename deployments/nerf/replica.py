@@ -101,8 +101,8 @@ class NerfReplica:
     async def check_health(self) -> None:
         """Called by Ray Serve; raises when the replica must be replaced. The first check is the warm-up."""
         await self.info()
-        await self._gpu.report()
         await self._pipeline.check(timeout_s=10.0)
+        await self._gpu.report()
 
     async def render(self, request: RenderRequest, call: Call) -> RenderResult:
         """See `RenderRequest`; of its options the background counts, unless the field was trained before one. What is

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deployments.folder_lock import FolderLock
+from deployments.gpu_memory import GpuMemory
 from deployments.reconstruction.child import Child
 from deployments.reconstruction.folder import WorkFolder, read_json
 from deployments.reconstruction.messages import Result, Spec, Status
@@ -44,13 +45,14 @@ class ReconstructionReplica:
     """See the module's text. Run exactly one.
 
     Args:
+        name: the model's in the cluster file.
         clock: Unix time.
 
     Raises:
         Conflict: `store_locked`: another replica has the folder.
     """
 
-    def __init__(self, model: ReconstructionModel, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, name: str, model: ReconstructionModel, clock: Callable[[], float] = time.time) -> None:
         self._model, self._clock = model, clock
         self._root = Path(model.path)
         self._root.mkdir(parents=True, exist_ok=True)
@@ -58,6 +60,7 @@ class ReconstructionReplica:
         for unfinished in self._root.glob(".*.*"):  # folders whose making was cut short
             if unfinished.is_dir():
                 shutil.rmtree(unfinished, ignore_errors=True)
+        self._gpu = GpuMemory(name, model.gpu_memory_gb)
         self._running: dict[str, Child] = {}
         self._waiting: list[str] = []
         self._followed: dict[str, float] = {}
@@ -156,6 +159,7 @@ class ReconstructionReplica:
         """
         self._lock.check()
         await asyncio.to_thread(self._sweep)
+        await self._gpu.report()
 
     async def close(self) -> None:
         """Ends the processes; what they had finished stays."""

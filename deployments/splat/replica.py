@@ -114,8 +114,8 @@ class SplatReplica:
     async def check_health(self) -> None:
         """Called by Ray Serve; raises when the replica must be replaced. The first check is the warm-up."""
         await self.info()
-        await self._gpu.report()
         await self._pipeline.check(timeout_s=10.0)
+        await self._gpu.report()
 
     async def render(self, request: RenderRequest, call: Call) -> RenderResult:
         """See `RenderRequest`; what is wrong with one view stands in its place.

@@ -106,8 +106,8 @@ class VideoClassifierReplica:
     async def check_health(self) -> None:
         """Called by Ray Serve; raises when the replica must be replaced. The first check is the warm-up."""
         await self.info()
-        await self._gpu.report()
         await self._pipeline.check(timeout_s=10.0)
+        await self._gpu.report()
 
     async def classify_clips(self, request: ClassifyClips, call: Call) -> ClassifiedClips:
         """See `ClassifyClips`; what is wrong with one video stands in its place."""

@@ -22,7 +22,7 @@ class CascadeMetrics:
         self._requests = Counter(
             "argus_cascade_requests_total",
             "Cascades by result (`ok`, `unsure`, `degraded`, an error code), outcome (allow, block, review, none) and "
-            "whose fault a failure is (none, client, server).",
+            "whose fault a failure is (none, client, server, gone).",
             tag_keys=("cascade", "result", "outcome", "fault"),
         )
         self._escalations = Counter(
@@ -40,9 +40,9 @@ class CascadeMetrics:
         )
         self._seconds = Histogram(
             "argus_cascade_seconds",
-            "All steps together.",
+            "All steps together, by whose fault a failure is and the step that answered (none where none did).",
             boundaries=list(LATENCIES_S),
-            tag_keys=("cascade", "fault"),
+            tag_keys=("cascade", "fault", "path"),
         )
         self._step_seconds = Histogram(
             "argus_cascade_step_seconds",
@@ -87,7 +87,7 @@ class CascadeMetrics:
             self._saved_usd[ran.cascade] = self._saved_usd.get(ran.cascade, 0.0) + ran.saved_usd
         if ran.escalated:
             self._count(self._escalations, cascade)
-        self._seconds.observe(ran.seconds, tags=cascade | {"fault": ran.fault})
+        self._seconds.observe(ran.seconds, tags=cascade | {"fault": ran.fault, "path": ran.path})
         for entry in ran.trace:
             step = cascade | {"step": entry.step}
             self._count(self._steps, step | {"model": entry.model, "result": entry.result})

@@ -20,6 +20,7 @@ class Ran:
         outcome: of the policy; `none` without one.
         escalated: more than the first step was called.
         fault: whose it is that there is no answer; `none` when there is one.
+        path: the step whose answer it is; `none` without one. It tells how long the way was.
         saved_usd: what asking the last step would usually have cost, for an answer that was accepted before it.
     """
 
@@ -30,6 +31,7 @@ class Ran:
     seconds: float
     trace: tuple[TraceEntry, ...]
     fault: Fault = "none"
+    path: str = "none"
     saved_usd: float = 0.0
 
 

@@ -67,8 +67,7 @@ class Runner:
                 if isinstance(error, Cancelled):
                     raise
                 run.error = error
-                # What is wrong with the picture is wrong for every step.
-                if isinstance(error, InvalidMedia) or run.out_of_time:
+                if _ends(error) or run.out_of_time:
                     break
             else:
                 if taken.accepted:
@@ -107,15 +106,14 @@ class Runner:
             span = tracing.start("step")
             try:
                 with tracing.use(span):
-                    taken = await self._caller.ask(
-                        step, use, run.asked, own, run.gear, fallback=bool(options) or following is not None
-                    )
+                    # The next step is no fallback: it costs more, and a queue here must not hurry requests there.
+                    taken = await self._caller.ask(step, use, run.asked, own, run.gear, fallback=bool(options))
                 if taken.answer.problem is not None and step.accept.rule != "schema":
                     raise InvalidOutput(f"Model {use!r}: {taken.answer.problem}.")
             except ArgusError as error:
                 kind = failure_class(error)
                 other = next((option for option in options if kind in option.on), None)
-                then = onward if other is None else f"fell back to {other.use}"
+                then = f"fell back to {other.use}" if other else "ended" if _ends(error) else onward
                 why, seconds = f"{error.message} ({then})", self._clock() - began
                 run.trace.append(
                     TraceEntry(step.name, use, "failed", why, seconds=seconds, failure=kind, error=error.code)
@@ -212,6 +210,15 @@ class Runner:
             self._clock() - started,
             tuple(run.trace),
         )
+
+
+def _ends(error: ArgusError) -> bool:
+    """Whether a step's failure, for which it declares no fallback, ends the cascade.
+
+    What is wrong with the picture is wrong for every step. And a step that is refused for want of capacity or money
+    must not send its requests on to a dearer one, or an overload of the first would become one of them all.
+    """
+    return isinstance(error, InvalidMedia) or failure_class(error) in ("rate_limited", "over_budget")
 
 
 def _end(span: tracing.Span, step: CascadeStep, use: str, noted: list[TraceEntry]) -> None:

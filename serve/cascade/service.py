@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from serve.config.cascades import Cascade, CascadeStep, Gear, Shadow
 from serve.config.cluster import ClusterFile
 from serve.config.models import GenerativeModel
 from serve.context import RequestContext
-from serve.errors import InvalidRequest, NotFound
+from serve.errors import Cancelled, InvalidRequest, NotFound
 from serve.media.admit import MediaSource
 from serve.media.image import ImageLimits
 from serve.resilience.load import Load
@@ -189,7 +190,11 @@ class CascadeService:
             messages = await self._chat.admit(turns, context, asked=name, images=ready.most_images, videos=0)
             asked = Asked(messages, sampling)
             started = self._clock()
-            result = await ready.runner.run(asked, context, self._shift(name, ready))
+            try:
+                result = await ready.runner.run(asked, context, self._shift(name, ready))
+            except (Cancelled, asyncio.CancelledError):
+                self._left(name, self._clock() - started)
+                raise
             self._record(name, result, self._clock() - started)
             if span is not None:
                 _describe(span, name, result)
@@ -220,6 +225,10 @@ class CascadeService:
             self._recorder.geared(name, level)
         return ready.gear
 
+    def _left(self, name: str, seconds: float) -> None:
+        """The caller did not wait for the answer; how far it had come is not known."""
+        self._recorder.ran(Ran(name, Cancelled.default_code, "none", False, seconds, (), Cancelled.blame))
+
     def _record(self, name: str, result: CascadeResult | Failed, seconds: float) -> None:
         if isinstance(result, Failed):
             escalated = len({entry.step for entry in result.trace if entry.result != "skipped"}) > 1
@@ -229,7 +238,18 @@ class CascadeService:
         saved_usd = self._ready[name].savings.ended(result.trace)
         what = "degraded" if result.degraded else "ok" if result.accepted else "unsure"
         outcome = result.outcome or "none"
-        self._recorder.ran(Ran(name, what, outcome, result.escalated, seconds, result.trace, saved_usd=saved_usd))
+        self._recorder.ran(
+            Ran(
+                name,
+                what,
+                outcome,
+                result.escalated,
+                seconds,
+                result.trace,
+                path=result.step,
+                saved_usd=saved_usd,
+            )
+        )
 
 
 def _describe(span: tracing.Span, name: str, result: CascadeResult | Failed) -> None:

@@ -55,7 +55,7 @@ def load(
     master: Annotated[str, typer.Option(help="host:port at which to wait for --workers on other machines.")] = "",
     worker: Annotated[str, typer.Option(help="host:port of a master: send for it, with --workers processes.")] = "",
     ui: Annotated[bool, typer.Option("--ui", help=f"Locust's web interface at 127.0.0.1:{_UI_PORT}.")] = False,
-    soak: Annotated[bool, typer.Option("--soak", help="20 minutes at 70 % of the rate; report drift.")] = False,
+    soak: Annotated[bool, typer.Option("--soak", help="20 minutes at the target's rate; report drift.")] = False,
     warm_up: Annotated[str, typer.Option(help="Before the measured part.")] = "5s",
     grace: Annotated[str, typer.Option(help="How long answers are waited for after it.")] = "30s",
     seed: Annotated[int, typer.Option(min=0, help="Of the arrivals.")] = 1,
@@ -70,15 +70,14 @@ def load(
     from benchmarks.loadtest import subject as subjects
     from benchmarks.loadtest.run import run_worker
     from benchmarks.loadtest.settings import checked, parse_seconds
+    from benchmarks.loadtest.target import Target
     from benchmarks.targets import load_targets
 
     subject = subjects.find(workload, profile, load_targets())
     if worker:
         raise typer.Exit(run_worker(subject.file, worker, workers))
-    process = subjects.arrivals(subject, arrivals, rate, soak=soak)
+    process = subjects.arrivals(subject, arrivals, rate)
     seconds = parse_seconds(duration or (_SOAK_DURATION if soak else _DURATION))
-    # What cannot be drawn is said before anything is started for it.
-    process.times(seconds, seed)
 
     def settings(target: Target) -> Settings:
         return checked(
@@ -94,8 +93,13 @@ def load(
             max_in_flight=max_in_flight,
         )
 
+    # What is wrong, cannot be drawn or cannot be written is said before anything is started for it.
+    settings(Target(host or "http://127.0.0.1:1", grpc))
+    process.times(seconds, seed)
     processes = _processes(workers, master, ui)
-    with _target(subject, profile, _Place(host, grpc, name), settings) as target:
+    for path, option in ((json, "json"), (html, "html")):
+        _check_output(path, option)
+    with _target(subject, profile, _Place(host, grpc, name)) as target:
         record = _run(subject, settings(target), processes, target)
     _report(subject, profile, record, html, json, drift=soak)
 
@@ -112,9 +116,28 @@ def _processes(workers: int, master: str, ui: bool) -> Processes:
     return Processes(local=workers if workers > 1 else 0, ui_port=_UI_PORT if ui else None)
 
 
+def _check_output(path: Path | None, option: str) -> None:
+    """Makes the folder of a file that is to be written.
+
+    Raises:
+        ConfigError: the file could not be written.
+    """
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        was_there = path.exists()
+        with path.open("ab"):
+            pass
+        if not was_there:
+            path.unlink()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}", param=option) from None
+
+
 @contextmanager
-def _target(subject: Subject, profile: str, place: _Place, settings: Callable[[Target], Settings]) -> Iterator[Target]:
-    """Where requests go; settings are checked before anything is started for them."""
+def _target(subject: Subject, profile: str, place: _Place) -> Iterator[Target]:
+    """Where requests go."""
     from benchmarks.loadtest.target import Target, running, started
 
     if place.host is not None and place.name is not None:
@@ -126,7 +149,6 @@ def _target(subject: Subject, profile: str, place: _Place, settings: Callable[[T
     elif subject.workload is None:
         raise ConfigError(f"{subject.file.name} has no cluster of its own; give --host or --name", param="host")
     else:
-        settings(Target("http://127.0.0.1:1", "127.0.0.1:1"))
         errors.print(f"Starting the cluster of {subject.name} ...", highlight=False)
         with started(subject.name, subject.workload, profile) as target:
             yield target
@@ -165,22 +187,31 @@ def _report(
     from benchmarks.loadtest.html import write_html
     from benchmarks.loadtest.verdict import misses, rows
 
+    # First of all: whatever fails from here on, the run is kept.
+    written = json is None or _written("Record", json, record.save)
     table = rows(record, subject.goal)
     found = slopes(record) if drift else []
     title = f"{subject.name} on {profile}"
     _show(title, table, found, record)
-    if json is not None:
-        record.save(json)
-        output.print(f"Record: {json}", highlight=False)
     if html is not None:
-        write_html(html, record, table, found, title)
-        output.print(f"Report: {html}", highlight=False)
+        written &= _written("Report", html, lambda path: write_html(path, record, table, found, title))
     for fault in record.generator.faults:
         output.print(f"[red]invalid[/red] {fault}", highlight=False, soft_wrap=True)
     for miss in (missed := misses(table)):
         output.print(f"[red]missed[/red] {miss}", highlight=False, soft_wrap=True)
-    if missed or not record.generator.valid:
+    if missed or not record.generator.valid or not written:
         raise typer.Exit(1)
+
+
+def _written(what: str, path: Path, write: Callable[[Path], None]) -> bool:
+    """Writes a file; says where it is, or why there is none."""
+    try:
+        write(path)
+    except OSError as error:
+        errors.print(f"[red]error[/red] {path}: cannot be written: {error.strerror}", highlight=False, soft_wrap=True)
+        return False
+    output.print(f"{what}: {path}", highlight=False)
+    return True
 
 
 def _show(title: str, rows: list[Row], slopes: list[Slope], record: LoadRecord) -> None:

@@ -52,6 +52,14 @@ def dashboards(
 
 
 @app.command()
+def metrics() -> None:
+    """Print the reference of all metrics, as Markdown: names, labels, meaning, and the panels that show them."""
+    from grafana.reference import text
+
+    typer.echo(text(), nl=False)
+
+
+@app.command()
 def targets(name: NameOption = "demo", out: OutOption = None) -> None:
     """List what Prometheus scrapes of a running cluster, for `file_sd_configs`: some ports change with each start."""
     running = state.load(state.run_dir(name))

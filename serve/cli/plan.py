@@ -37,9 +37,12 @@ def plan(
     arrivals: Annotated[
         str | None, typer.Option(help="Arrival process: poisson:100, gamma:100,cv=2, mmpp:..., trace:FILE,rate=100.")
     ] = None,
-    trace: Annotated[Path | None, typer.Option(help="Recorded arrivals, as --arrivals trace:FILE.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Recorded arrivals, as --arrivals trace:FILE; at the goal's rate, or at --rate.")
+    ] = None,
     slo: Annotated[
-        list[str] | None, typer.Option(help="In place of the goal's: p99=200ms, mean=30ms, failed=0.1%, chat.p95=2s.")
+        list[str] | None,
+        typer.Option(help="In place of the goal's: p99=200ms, mean=30ms, failed=0.1%, chat.p95=2s; in ms or s."),
     ] = None,
     catalogue: Annotated[Path | None, typer.Option(help="Nodes and prices; by default the shipped ones.")] = None,
     node: Annotated[list[str] | None, typer.Option(help="Only these nodes of the catalogue.")] = None,

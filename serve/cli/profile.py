@@ -41,10 +41,14 @@ def profile(
     loaded = cluster_file(profile, config, calibrations=False)
     wish = build.Wish(loaded, _hardware(hardware), seconds, lambda text: errors.print(f"  {text}", highlight=False))
     found = load_profile(out) if out is not None and out.exists() else None
+    if found is not None and found.hardware != hardware:
+        raise ConfigError(
+            f"--out: {out} is of {found.hardware}, --hardware says {hardware}; give another file", param="out"
+        )
     for name in _names(model, every, build.profilable(loaded)):
         found = build.combined(found, build.profile(wish, name))
         if out is not None:
-            save_profile(out, found, f"Measured by: argus profile --all --hardware {hardware}")
+            save_profile(out, found, _head(found))
     assert found is not None
     if as_json:
         typer.echo(json.dumps(found.model_dump(mode="json")))
@@ -61,6 +65,16 @@ def _hardware(given: str) -> HardwareClass:
     if given not in known:
         raise ConfigError(f"--hardware: got {given!r}; it must be one of {', '.join(known)}", param="hardware")
     return known[known.index(given)]
+
+
+def _head(found: HardwareProfile) -> str:
+    """First line of the file: whether all of it was measured."""
+    origins = [found.router.provenance]
+    origins += [model.provenance for model in found.models.values()]
+    origins += [provider.provenance for provider in found.providers.values()]
+    if all(origin.kind == "measured" for origin in origins):
+        return "Measured by argus profile; each entry's provenance has its command."
+    return "Partly measured by argus profile, partly estimated: each entry's provenance says which."
 
 
 def _names(model: str | None, every: bool, known: tuple[str, ...]) -> tuple[str, ...]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import sys
 import termios
 import time
 import tty
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -26,12 +26,15 @@ from serve.cli.console import JsonOption, NameOption, errors, output
 from serve.errors import Unavailable
 from serve.live import WANTED, CascadeUse, Live, ModelUse, Route, TargetUse, live
 from serve.runtime import state
-from serve.scrape import Delta, Scrape
+from serve.scrape import Delta, Scrape, Window
 
 _TIMEOUT_S = 10.0
 _FILE_WIDTH = 140
+# Bytes of keys that are read at once.
+_MOST_KEYS = 64
 # Share of failures from which a figure is red.
 _BAD_SHARE = 0.01
+_BREAKER_STYLES = {"closed": "", "resting": "yellow"}
 
 
 def top(
@@ -69,31 +72,41 @@ def _print_once(client: httpx.Client, running: state.Instance, window: float, as
 
 
 def _watch(client: httpx.Client, running: state.Instance, window: float, every: float) -> None:
-    scrapes: deque[Scrape] = deque()
+    seen = Window(window)
     full = Screen(console=output, screen=output.is_terminal, auto_refresh=False)
-    with suppress(KeyboardInterrupt), _keyboard() as pressed, full as shown:
+    with suppress(KeyboardInterrupt), _keyboard() as left, full as shown:
         while True:
-            _look(client, running, scrapes)
-            while len(scrapes) > 2 and scrapes[1].at_s <= scrapes[-1].at_s - window:
-                scrapes.popleft()
-            if scrapes:
-                before = scrapes[0] if len(scrapes) > 1 else None
-                shown.update(screen(live(Delta(before, scrapes[-1])), running.name), refresh=True)
-            if pressed(every) == "q":
+            lost = _look(client, running, seen)
+            shown.update(_shown(seen, running.name, lost), refresh=True)
+            if left(every):
                 return
 
 
-def _look(client: httpx.Client, running: state.Instance, scrapes: deque[Scrape]) -> None:
-    """Adds a scrape; one that is lost while the cluster runs is a gap, no reason to end.
+def _look(client: httpx.Client, running: state.Instance, seen: Window) -> str | None:
+    """Takes a scrape, or says why there is none: one that is lost while the cluster runs is a gap, no reason to end.
 
     Raises:
         Unavailable: the cluster has ended.
     """
     try:
-        scrapes.append(_scrape(client, running.metrics))
-    except Unavailable:
+        seen.add(_scrape(client, running.metrics))
+    except Unavailable as error:
         if not running.alive():
             raise Unavailable(f"Cluster {running.name!r} has stopped.") from None
+        return error.message
+    return None
+
+
+def _shown(seen: Window, name: str, lost: str | None) -> RenderableType:
+    """The last figures that there are and, when they are not of now, since when."""
+    delta = seen.delta()
+    parts: list[RenderableType] = []
+    if lost is not None:
+        since = "yet" if seen.newest is None else f"for {time.monotonic() - seen.newest.at_s:.0f} s"
+        parts.append(Text(f"no answer {since}: {lost}", "bold red"))
+    if delta is not None:
+        parts.append(screen(live(delta), name))
+    return Group(*parts)
 
 
 def _scrape(client: httpx.Client, address: str) -> Scrape:
@@ -113,22 +126,36 @@ def _scrape(client: httpx.Client, address: str) -> Scrape:
 
 
 @contextmanager
-def _keyboard() -> Iterator[Callable[[float], str | None]]:
-    """A function that waits so many seconds for a key; without a terminal it only waits."""
+def _keyboard() -> Iterator[Callable[[float], bool]]:
+    """A function that waits so many seconds, and tells whether q was pressed; without a terminal it only waits."""
     if not sys.stdin.isatty():
-        yield time.sleep
+        yield _only_wait
         return
-    before = termios.tcgetattr(sys.stdin)
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
 
-    def wait(seconds: float) -> str | None:
-        ready, _, _ = select.select([sys.stdin], [], [], seconds)
-        return sys.stdin.read(1) if ready else None
+    def left(seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while (rest := until - time.monotonic()) > 0:
+            ready, _, _ = select.select([terminal], [], [], rest)
+            if not ready:
+                return False
+            # Past Python's buffer, of which `select` knows nothing.
+            keys = os.read(terminal, _MOST_KEYS)
+            if not keys or b"q" in keys:  # no keys: the terminal has gone
+                return True
+        return False
 
     try:
-        tty.setcbreak(sys.stdin)
-        yield wait
+        tty.setcbreak(terminal)
+        yield left
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def _only_wait(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
 
 
 def screen(found: Live, name: str = "") -> RenderableType:
@@ -239,7 +266,7 @@ def _targets(targets: tuple[TargetUse, ...]) -> Table:
             str(one.in_flight) if one.limit is None else f"{one.in_flight} of {one.limit}",
             _number(one.retries_per_s),
             _number(one.hedges_per_s),
-            Text(one.breaker, "" if one.breaker == "closed" else "red"),
+            Text(one.breaker, _BREAKER_STYLES.get(one.breaker, "red")),
             _percent(one.cached),
             _money(one.usd_per_h),
         )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
+from pydantic import ValidationError
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from serve.cli.bench.command import Check, JsonFile, finish
@@ -18,6 +17,7 @@ from serve.cli.console import errors
 from serve.errors import ConfigError
 
 if TYPE_CHECKING:
+    from benchmarks.capacity.planner.plan import Plan
     from benchmarks.capacity.scenario import Flow
     from benchmarks.capacity.validate import Trial
     from benchmarks.loadtest.target import Target
@@ -33,11 +33,13 @@ class _Subject:
     """A workload on a cluster that can run here.
 
     Attributes:
+        pools: class of hardware of each of its node pools.
         content: cluster file without `name` and `server`; None to take the workload's own place.
         rate_per_s: the planned one, of which loads are shares; None to take the cluster's capacity.
     """
 
     cluster: ClusterFile
+    pools: Mapping[str, str]
     flows: tuple[Flow, ...]
     arrivals: Arrivals
     content: dict[str, Any] | None = None
@@ -71,7 +73,7 @@ def validate(
     shares = _shares(loads)
     if capacity is not None and not capacity > 0:
         raise ConfigError(f"got {capacity:g}; it must be above 0", param="capacity")
-    profiles = dict(shipped_profiles())
+    profiles = {str(kind): shipped for kind, shipped in shipped_profiles().items()}
     if hardware_profile is not None:
         own = load_profile(hardware_profile)
         profiles[own.hardware] = own
@@ -81,14 +83,25 @@ def validate(
     trials, rows, misses = [], [], []
     for name in workload:
         declared = targets.workload(name)
-        subject = _planned(plan, declared, hardware) if plan is not None else _declared(declared, hardware)
-        pools = declared.place(hardware).pools
-        made = scenario(subject.cluster, {pool: profiles[kind] for pool, kind in pools.items()}, subject.flows)
+        subject = _planned(plan, hardware) if plan is not None else _declared(declared, hardware)
+        made = scenario(subject.cluster, {pool: profiles[kind] for pool, kind in subject.pools.items()}, subject.flows)
         most = capacity or subject.rate_per_s or validation.capacity(made, subject.arrivals, simulate)
-        planned = (1.0,) if subject.rate_per_s is not None and loads == _LOADS else shares
-        trial = validation.Trial(name, made, subject.arrivals, most, planned, range(1, seeds + 1), seconds)
+        as_planned = subject.rate_per_s is not None and capacity is None
+        trial = validation.Trial(
+            workload=name,
+            scenario=made,
+            arrivals=subject.arrivals,
+            capacity_per_s=most,
+            loads=(1.0,) if as_planned and loads == _LOADS else shares,
+            seeds=range(1, seeds + 1),
+            seconds=seconds,
+            planned=as_planned,
+        )
         trials.append(trial)
-        with _serving(name, declared, hardware, subject.content) as target, _runs(trial, target, warm_up) as run:
+        with (
+            _serving(name, declared, hardware, subject.content) as target,
+            _runs(trial, target, hardware, warm_up) as run,
+        ):
             found = validation.measure(trial, run, simulate)
         rows += found[0]
         misses += found[1]
@@ -108,56 +121,73 @@ def _shares(text: str) -> tuple[float, ...]:
 
 def _declared(workload: Workload, hardware: str) -> _Subject:
     place = workload.place(hardware)
-    return _Subject(place.cluster(), place.flows, workload.arrivals)
+    return _Subject(place.cluster(), place.pools, place.flows, workload.arrivals)
 
 
-def _planned(folder: Path, workload: Workload, hardware: str) -> _Subject:
-    """A plan's cluster and rate.
+def _planned(folder: Path, hardware: str) -> _Subject:
+    """A plan's cluster, flows and arrivals. This machine stands for every node pool of it.
 
     Raises:
         ConfigError: the folder has no plan, or one that is not for this machine.
     """
-    from benchmarks.traffic.arrivals import Poisson
     from serve.config.load import load_file
 
-    path = folder / "cluster.yaml"
-    try:
-        plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{folder}: holds no plan: {error.strerror}", param="plan") from None
+    plan, path = _plan(folder / "plan.json"), folder / "cluster.yaml"
+    if not plan.feasible:
+        raise ConfigError(f"{folder}: nothing was found to hold the objectives; there is no cluster", param="plan")
     cluster = load_file(path)
     if any(pool.gpus for pool in cluster.node_pools.values()) and hardware == "cpu-demo":
         raise ConfigError(f"{path} needs GPUs, this machine is {hardware}; validate it there", param="plan")
-    place = workload.place(hardware)
+    # As it was checked: paths in it are absolute, since it is served from a file elsewhere.
+    content = cluster.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     own = {key: value for key, value in content.items() if key not in ("name", "server")}
-    rate = float(plan["rate_per_s"])
-    return _Subject(cluster, place.flows, Poisson(rate_per_s=rate), own, rate)
+    pools = dict.fromkeys(cluster.node_pools, hardware)
+    return _Subject(cluster, pools, plan.flows, plan.process, own, plan.rate_per_s)
+
+
+def _plan(path: Path) -> Plan:
+    """Raises `ConfigError` where there is no file, or one that is no plan."""
+    from benchmarks.capacity.planner.plan import Plan
+
+    try:
+        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", param="plan") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise ConfigError(f"{path}: is no plan of this version: {where}: {first['msg']}", param="plan") from None
 
 
 @contextmanager
 def _serving(name: str, workload: Workload, hardware: str, content: dict[str, Any] | None) -> Iterator[Target]:
     from benchmarks.loadtest.target import Target, started
     from benchmarks.servers import argus
+    from benchmarks.workloads.serving import stand_in
 
     errors.print(f"Starting the cluster of {name} ...", highlight=False)
-    if content is None:
-        with started(name, workload, hardware) as target:
-            yield target
-    else:
-        with argus(f"plan-{name.replace('_', '-')}", content) as (http, grpc):
-            yield Target(http, grpc)
+    with ExitStack() as stack:
+        if content is None:
+            yield stack.enter_context(started(name, workload, hardware))
+            return
+        providers = content.get("providers", {})
+        for provider in workload.place(hardware).stand_ins:
+            if provider in providers:
+                there = stack.enter_context(stand_in(providers[provider]["model"]))
+                providers[provider] = providers[provider] | there
+        http, grpc = stack.enter_context(argus(f"plan-{name.replace('_', '-')}", content))
+        yield Target(http, grpc)
 
 
 @contextmanager
-def _runs(trial: Trial, target: Target, warm_up_s: float) -> Iterator[Any]:
+def _runs(trial: Trial, target: Target, hardware: str, warm_up_s: float) -> Iterator[Any]:
     """What runs the workload for real, with its progress."""
     from benchmarks.loadtest import subject as subjects
     from benchmarks.loadtest.run import run_load
     from benchmarks.loadtest.settings import checked
     from benchmarks.targets import load_targets
 
-    file = subjects.find(trial.workload, "cpu-demo", load_targets()).file
+    file = subjects.find(trial.workload, hardware, load_targets()).file
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True) as progress:
         task = progress.add_task(trial.workload)

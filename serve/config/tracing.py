@@ -29,7 +29,11 @@ class Tracing(Section):
         0.01, ge=0, le=1, description="Share of requests traced among those that do not say themselves."
     )
     max_traces_per_s: float = Field(
-        50, gt=0, le=10_000, description="Most traces begun a second in a router replica, also of clients that ask."
+        50,
+        gt=0,
+        le=10_000,
+        description="Most traces begun a second in a router replica: half of "
+        "them of clients that ask, half by sample_ratio.",
     )
     service_name: Name = Field("argus", description="Services are named NAME-router and NAME-MODEL.")
     headers_env: dict[Header, Variable] = Field(

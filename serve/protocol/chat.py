@@ -20,8 +20,7 @@ from serve.errors import ArgusError
 from serve.protocol import cascade_chat, routes
 from serve.protocol.bodies import context_of, json_object, read_body
 from serve.protocol.chat_bodies import ChatFields, StreamOptions, chat_fields, sampling, turns
-from serve.protocol.edge import error_fields
-from serve.protocol.events import HEADERS, MEDIA_TYPE, server_event
+from serve.protocol.events import HEADERS, MEDIA_TYPE, error_event, server_event
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, json_body, json_response
 
@@ -42,33 +41,34 @@ def build(chat: ChatService, cascades: CascadeService, max_body_bytes: int) -> A
         context = context_of(request)
         body = json_object(await read_body(request, max_body_bytes))
         if cascade_chat.is_cascade(cascades, body):
-            return await _cascaded(cascades, body, context)
+            return await _cascaded(cascades, body, request)
         fields = chat_fields(body)
         prepared = await chat.prepare(turns(fields.messages), sampling(fields), context, fields.model)
         if not fields.stream:
             return json(completion(await chat.complete(prepared, context), prepared, context))
         events = chat.stream(prepared, context)
-        return await streamed(events, prepared, context, fields.stream_options, to_the_end=False)
+        return await streamed(events, prepared, request, fields.stream_options, to_the_end=False)
 
     return router
 
 
-async def _cascaded(cascades: CascadeService, body: dict[str, Any], context: RequestContext) -> Response:
+async def _cascaded(cascades: CascadeService, body: dict[str, Any], request: Request) -> Response:
     """A cascade's answer, with its trace beside what OpenAI's objects hold."""
+    context = context_of(request)
     result, fields, explain = await cascade_chat.answered(cascades, body, context)
     prepared, answer = cascade_chat.as_chat(result)
     more = cascade_chat.extension(result, explain=explain)
     if not fields.stream:
         return cascade_chat.geared(json(completion(answer, prepared, context) | more), result)
     events = cascade_chat.as_events(answer)
-    response = await streamed(events, prepared, context, fields.stream_options, lambda: more)
+    response = await streamed(events, prepared, request, fields.stream_options, lambda: more)
     return cascade_chat.geared(response, result)
 
 
 async def streamed(
     events: AsyncGenerator[ChatEvent, None],
     prepared: Prepared,
-    context: RequestContext,
+    request: Request,
     options: StreamOptions | None,
     closing: Callable[[], dict[str, Any]] | None = None,
     *,
@@ -86,8 +86,8 @@ async def streamed(
     """
     first = await anext(events)
     include_usage = options is not None and options.include_usage
-    chunks = _Chunks(prepared, context, include_usage, to_the_end)
-    return _EventStream(server_sent(first, events, chunks, context, include_usage, closing), events)
+    chunks = _Chunks(prepared, context_of(request), include_usage, to_the_end)
+    return _EventStream(server_sent(first, events, chunks, request, include_usage, closing), events)
 
 
 class _EventStream(StreamingResponse):
@@ -131,7 +131,7 @@ async def server_sent(
     first: ChatEvent,
     events: AsyncGenerator[ChatEvent, None],
     chunks: _Chunks,
-    context: RequestContext,
+    request: Request,
     include_usage: bool,
     closing: Callable[[], dict[str, Any]] | None = None,
 ) -> AsyncGenerator[bytes, None]:
@@ -146,7 +146,7 @@ async def server_sent(
             for chunk in chunks.of(event):
                 yield chunk
     except ArgusError as error:
-        yield server_event({"error": error_fields(error, context.request_id)})
+        yield error_event(error, request)
         return
     if include_usage:
         yield chunks.usage()

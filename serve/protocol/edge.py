@@ -41,6 +41,8 @@ DOCS_ASSETS = "/docs-assets"
 _OPEN_PREFIXES = (DOCS_ASSETS, "/viewer/")
 # One label for whatever was asked for and does not exist, so that a scanner cannot create series.
 _NO_ROUTE = "unmatched"
+# In the request's state: what failed after its status was sent.
+_FAILURE = "failure"
 
 
 class Edge:
@@ -174,6 +176,9 @@ class _Exchange:
 
     def end(self, recorder: Recorder) -> None:
         """It is over: reports it, and ends its span."""
+        failure: ArgusError | None = self.scope.get("state", {}).get(_FAILURE)
+        if failure is not None:
+            self.outcome, self.fault = failure.code, failure.fault
         request = self._record()
         recorder.record(request)
         if self._traced is not None:
@@ -193,6 +198,11 @@ class _Exchange:
             self.fault,
             None if self._traced is None else self._traced.trace_id,
         )
+
+
+def note_failure(scope: Scope, error: ArgusError) -> None:
+    """Says of a request whose status has been sent that it failed after all: so it is recorded."""
+    scope["state"][_FAILURE] = error
 
 
 def _is_open(path: str) -> bool:

@@ -6,7 +6,12 @@ from collections.abc import AsyncIterable, Mapping
 from typing import Any, Final
 
 import orjson
+from starlette.requests import Request
 from starlette.responses import StreamingResponse
+
+from serve.errors import ArgusError
+from serve.protocol.bodies import context_of
+from serve.protocol.edge import error_fields, note_failure
 
 MEDIA_TYPE: Final = "text/event-stream"
 # Neither a cache nor a proxy keeps events back.
@@ -25,6 +30,12 @@ def server_event(content: object, name: str | None = None, number: int | None = 
     kind = b"" if name is None else b"event: " + name.encode() + b"\n"
     order = b"" if number is None else b"id: %d\n" % number
     return kind + order + b"data: " + orjson.dumps(content) + b"\n\n"
+
+
+def error_event(error: ArgusError, request: Request, name: str | None = None) -> bytes:
+    """The event of a failure after the status was sent; the edge counts the request as failed."""
+    note_failure(request.scope, error)
+    return server_event({"error": error_fields(error, context_of(request).request_id)}, name)
 
 
 def event_stream(content: AsyncIterable[bytes]) -> StreamingResponse:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any
 
@@ -48,17 +49,28 @@ from serve.services import Services
 DESCRIPTION = "Vision models behind one data plane: zero-shot classification, embeddings, image search and chat."
 
 
-def build(services: Services, inference: InferenceService) -> App:
-    """An ASGI app."""
+def build(services: Services, inference: InferenceService, start: Callable[[], None] = lambda: None) -> App:
+    """An ASGI app.
+
+    Args:
+        start: called on the event loop that will serve, before the first request.
+    """
     operations = job_operations.operations(services)
     runner = JobRunner(services.jobs, operations)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        start()
+        async with runner.started():
+            yield
+
     app = _Routes(
         title="Argus",
         version=services.version,
         description=DESCRIPTION,
         docs_url=None,
         redoc_url=None,
-        lifespan=lambda _: runner.started(),
+        lifespan=lifespan,
     )
     limits = services.limits
     app.include_router(native.build(services.plane))

@@ -21,7 +21,7 @@ from serve.media.source import MediaBytes
 from serve.protocol import routes
 from serve.protocol.bodies import Fields, context_of, json_object, read_body, read_form, validate
 from serve.protocol.edge import error_fields
-from serve.protocol.events import RETRY, document, event_stream, server_event
+from serve.protocol.events import RETRY, document, error_event, event_stream, server_event
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, json_body, json_response
 
@@ -158,7 +158,7 @@ def _add_reading(router: APIRouter, service: JobService) -> None:
         seen = _version(request.headers.get("last-event-id"), job)
         if job.state in ENDED and seen >= job.version:
             return Response(status_code=204)  # which ends an EventSource (WHATWG HTML, section 9.2.2)
-        return event_stream(_events(service, job, context, seen))
+        return event_stream(_events(service, job, request, seen))
 
 
 async def _read(request: Request, limit: int) -> tuple[JobFields, Files]:
@@ -193,7 +193,8 @@ async def _admitted(operation: Operation, fields: JobFields, files: Files, conte
         raise error.at(f"request.{error.param}") from error.__cause__
 
 
-async def _events(service: JobService, job: Job, context: RequestContext, seen: int) -> AsyncGenerator[bytes, None]:
+async def _events(service: JobService, job: Job, request: Request, seen: int) -> AsyncGenerator[bytes, None]:
+    context = context_of(request)
     yield RETRY
     try:
         async for now in service.watch(job, context, seen):
@@ -203,7 +204,7 @@ async def _events(service: JobService, job: Job, context: RequestContext, seen: 
             else:
                 yield server_event(job_object(now, None, context), "progress", now.version)
     except ArgusError as error:  # the status has been sent
-        yield server_event({"error": error_fields(error, context.request_id)}, "error")
+        yield error_event(error, request, "error")
 
 
 def _version(last_event_id: str | None, job: Job) -> int:

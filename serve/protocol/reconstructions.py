@@ -21,8 +21,7 @@ from serve.jobs.service import JobService, digest_of
 from serve.media.source import MediaBytes
 from serve.protocol import routes
 from serve.protocol.bodies import Fields, context_of, read_body, read_form, validate
-from serve.protocol.edge import error_fields
-from serve.protocol.events import RETRY, document, event_stream, server_event
+from serve.protocol.events import RETRY, document, error_event, event_stream, server_event
 from serve.protocol.job_files import Files, accepted
 from serve.protocol.jobs import job_object
 from serve.protocol.native import json
@@ -130,7 +129,7 @@ def build(service: ReconstructionService, jobs: JobService, limits: Limits) -> A
     async def events(id: str, request: Request) -> Response:
         context = context_of(request)
         await _own(jobs, id, context)
-        return event_stream(_events(service, jobs, id, context))
+        return event_stream(_events(service, jobs, id, request))
 
     @router.get(
         "/{id}/preview",
@@ -169,9 +168,10 @@ def reconstruction_object(made: Reconstructed) -> dict[str, Any]:
 
 
 async def _events(
-    service: ReconstructionService, jobs: JobService, job_id: str, context: RequestContext
+    service: ReconstructionService, jobs: JobService, job_id: str, request: Request
 ) -> AsyncGenerator[bytes, None]:
     """What has changed since the last look, until the job ends or the reader's time does."""
+    context = context_of(request)
     yield RETRY
     told: dict[str, Any] = {}
     status: Status | None = None
@@ -206,7 +206,7 @@ async def _events(
     except DeadlineExceeded:
         return  # the reader's time; it comes back
     except ArgusError as error:  # the status line has been sent
-        yield server_event({"error": error_fields(error, context.request_id)}, "error")
+        yield error_event(error, request, "error")
 
 
 def _steps(status: Status | None) -> tuple[Any, ...]:

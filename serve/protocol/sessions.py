@@ -95,7 +95,7 @@ def build(service: SessionService, max_body_bytes: int) -> APIRouter:
         asking = await service.begin(id, message, sampling(fields), context, model=fields.model)
         events = service.stream(asking, context)
         return await streamed(
-            events, asking.prepared, context, fields.stream_options, lambda: {"session": said_object(asking)}
+            events, asking.prepared, request, fields.stream_options, lambda: {"session": said_object(asking)}
         )
 
     return router

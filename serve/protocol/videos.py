@@ -11,13 +11,11 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from serve.config.cluster import Limits
-from serve.context import RequestContext
 from serve.errors import ArgusError, DeadlineExceeded, InvalidRequest
 from serve.media.admit import MediaSource, Reference
 from serve.protocol import routes
 from serve.protocol.bodies import Fields, Submission, context_of, read_submission, validate
-from serve.protocol.edge import error_fields
-from serve.protocol.events import HEADERS, MEDIA_TYPE, server_event
+from serve.protocol.events import HEADERS, MEDIA_TYPE, error_event, server_event
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, json_response, video_body
 from serve.protocol.video_bodies import OPERATIONS, PartFields, video_request
@@ -80,7 +78,7 @@ def _add(
         if how.dry_run:
             return json(await service.estimate(asked, context) | {"request_id": context.request_id})
         if how.stream or _wants_events(request):
-            return EventStream(service, asked, context)
+            return EventStream(service, asked, request)
         try:
             return json(await service.run(asked, context) | {"request_id": context.request_id})
         except DeadlineExceeded as error:
@@ -126,8 +124,8 @@ class EventStream(StreamingResponse):
     A reader who leaves ends the work.
     """
 
-    def __init__(self, service: VideoService, request: VideoRequest, context: RequestContext) -> None:
-        self._events = _events(service, request, context)
+    def __init__(self, service: VideoService, asked: VideoRequest, request: Request) -> None:
+        self._events = _events(service, asked, request)
         super().__init__(self._events, media_type=MEDIA_TYPE, headers=dict(HEADERS))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,7 +135,8 @@ class EventStream(StreamingResponse):
             await self._events.aclose()
 
 
-async def _events(service: VideoService, request: VideoRequest, context: RequestContext) -> AsyncGenerator[bytes, None]:
+async def _events(service: VideoService, asked: VideoRequest, request: Request) -> AsyncGenerator[bytes, None]:
+    context = context_of(request)
     queue: asyncio.Queue[bytes | None] = asyncio.Queue(_BACKLOG)
 
     async def tell(progress: Progress) -> None:
@@ -148,11 +147,11 @@ async def _events(service: VideoService, request: VideoRequest, context: Request
 
     async def run() -> None:
         try:
-            body = await service.run(request, context, tell)
+            body = await service.run(asked, context, tell)
             last = server_event(body | {"request_id": context.request_id}, "result")
         except ArgusError as error:
-            shown = _with_way_out(error, request.operation) if isinstance(error, DeadlineExceeded) else error
-            last = server_event({"error": error_fields(shown, context.request_id)}, "error")
+            shown = _with_way_out(error, asked.operation) if isinstance(error, DeadlineExceeded) else error
+            last = error_event(shown, request, "error")
         await queue.put(last)
         await queue.put(None)
 

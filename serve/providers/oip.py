@@ -26,6 +26,7 @@ from serve.providers import faults, output, spans, tokens
 from serve.providers.hosted import Conversation, Counted, HostedProvider, Reply, now
 from serve.providers.images import SentImage, prepare
 from serve.providers.prices import Price
+from serve.tracing.spans import outgoing
 
 # gRPC's codes as the HTTP statuses that `faults` knows.
 _GRPC_STATUS = {
@@ -163,7 +164,7 @@ class OipProvider(HostedProvider):
         return np.asarray(values)
 
     def _headers(self) -> dict[str, str] | None:
-        headers = spans.outgoing() if self.propagates else {}
+        headers = outgoing() if self.propagates else {}
         if self._settings.api_key_env is not None or self._settings.api_key_file is not None:
             headers["authorization"] = f"Bearer {self._secret.reveal()}"
         return headers or None

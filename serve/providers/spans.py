@@ -15,7 +15,7 @@ from deployments.generation.messages import Sampling
 from serve import tracing
 from serve.calls import Usage
 from serve.config.providers import Kind, Provider
-from serve.tracing.spans import headers
+from serve.tracing.spans import outgoing
 
 _NAMES: Final[Mapping[Kind, str]] = {
     "openai": "openai",
@@ -66,12 +66,6 @@ def answered(span: tracing.Span, usage: Usage, cached_tokens: int, reasons: Iter
             "argus.usd": usage.usd,
         }
     )
-
-
-def outgoing() -> dict[str, str]:
-    """`traceparent` and `tracestate` of the current span; empty when there is none."""
-    span = tracing.current()
-    return {} if span is None else headers(span)
 
 
 async def add_outgoing(request: httpx2.Request) -> None:

@@ -51,7 +51,9 @@ class Breaker:
         """What it would do now."""
         if self._open_until is None:
             return "closed"
-        return "open" if now < self._open_until else "half_open"
+        if now >= self._open_until:
+            return "half_open"
+        return "resting" if self._resting else "open"
 
     def wait_s(self, now: float) -> float:
         """Seconds until it lets a probe pass; 0 when it would now."""
@@ -60,7 +62,7 @@ class Breaker:
     def admit(self, now: float) -> int | None:
         """A ticket for a call, or None when the call should not be made."""
         state = self.state(now)
-        if state == "open":
+        if state in ("open", "resting"):
             return None
         if state == "half_open":
             if self._probing >= self._rules.probes:

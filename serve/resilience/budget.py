@@ -8,16 +8,18 @@ tells it what it spent meanwhile when it is back.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from serve.errors import BudgetExceeded
-from serve.resilience.recorder import Recorder
+from serve.resilience.recorder import Counted, Recorder
 from serve.resilience.shared import NotShared, SharedStore
 
 _DAY_S = 86_400
 _NANO = 10**9
+_AFTER_S = 0.01
 # The budget of all tenants together; no tenant has this name, which is none of a key.
 ALL = "*"
 
@@ -92,12 +94,21 @@ class Budget:
         # By each budget: what all replicas had spent when Redis last said so, and what it has not been told.
         self._known: dict[str, int] = {}
         self._spent: dict[str, int] = {}
+        # Names of budgets, which are tenants', and the next midnight.
+        self._told: set[str] = set()
+        self._midnight: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Tells what there is, on the event loop: the parts of replicas that nobody asks anything count as well."""
+        if self._shared is None:
+            self._tell(ALL, *(name for name in self._tenants_usd if name != "default"))
 
     async def reserve(self, tenant: str, usd: float) -> Reservation:
         """Sets money aside, in the tenant's budget and in that of all, or in neither.
 
         Raises:
-            BudgetExceeded: one of them is too small; it is full again at the end of the UTC day.
+            BudgetExceeded: one of them is too small; it is full again at the end of the UTC day. That of all tenants is
+                no client's doing: `service_budget_exceeded`.
         """
         now = self._clock()
         day, nano = int(now // _DAY_S), _nano(usd)
@@ -106,6 +117,7 @@ class Budget:
             whose = "the budget of all tenants" if short == ALL else f"the budget of {tenant}"
             raise BudgetExceeded(
                 f"The call may cost ${usd:.4g}, more than {whose} has left for today (UTC).",
+                code="service_budget_exceeded" if short == ALL else None,
                 retry_after_s=(day + 1) * _DAY_S - now,
             )
         return Reservation(tenant, day, nano, shared)
@@ -125,7 +137,7 @@ class Budget:
         if most == [None, None]:
             return None, False
         if day > self._day:
-            self._day, self._known, self._spent = day, {}, {}
+            self._begin(day)
         if day < self._day:
             return None, False  # settled after midnight: that day's budget is over
         if try_shared and self._shared is not None:
@@ -150,7 +162,7 @@ class Budget:
             raise
         if day == self._day:
             self._known.update(zip(names, map(int, spent), strict=True))
-            self._tell(names, most, [int(amount) for amount in spent], parts=1)
+            self._tell(*names)
         return names[int(short) - 1] if int(short) else None
 
     def _add_here(self, names: tuple[str, ...], most: list[int | None], nano: int, enforce: bool) -> str | None:
@@ -164,18 +176,37 @@ class Budget:
                     return name
         for name in names:
             self._spent[name] = self._spent.get(name, 0) + nano
-        self._tell(names, own, [self._spent[name] for name in names], parts=self._replicas)
+        self._tell(*names)
         return None
 
     def _most(self, name: str) -> int | None:
         usd = self._most_usd if name == ALL else self._tenants_usd.get(name, self._tenants_usd.get("default"))
         return None if usd is None else _nano(usd)
 
-    def _tell(self, names: tuple[str, ...], most: list[int | None], spent: list[int], *, parts: int) -> None:
-        for name, limit, amount in zip(names, most, spent, strict=True):
-            whole = self._most(name)
-            if limit is not None and whole is not None:
-                self._recorder.budget_left(name, (limit - amount) / _NANO, whole / parts / _NANO)
+    def _begin(self, day: int) -> None:
+        """A new day: nothing of it is spent."""
+        self._day, self._known, self._spent = day, {}, {}
+
+    def _tell(self, *names: str) -> None:
+        """What is left of each budget that has an end: as Redis counts it, or of the part of this replica."""
+        parts = self._replicas if self._shared is None else 1
+        for name in names:
+            if (most := self._most(name)) is None:
+                continue
+            self._told.add(name)
+            left = most // parts - self._known.get(name, 0) - self._spent.get(name, 0)
+            counted: Counted = "replica" if self._shared is None else "shared"
+            self._recorder.budget_left(name, left / _NANO, most / parts / _NANO, counted)
+        if self._midnight is None and self._told:
+            wait = _DAY_S - self._clock() % _DAY_S
+            self._midnight = asyncio.get_running_loop().call_later(wait + _AFTER_S, self._at_midnight)
+
+    def _at_midnight(self) -> None:
+        """The day's money is there again, and nobody may spend any of it for hours."""
+        self._midnight = None
+        if (day := int(self._clock() // _DAY_S)) > self._day:
+            self._begin(day)
+        self._tell(*self._told)
 
 
 def _nano(usd: float) -> int:

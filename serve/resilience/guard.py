@@ -87,6 +87,10 @@ class Guard:
         self._shared = shared
         self._jitter = jitter
 
+    def start(self) -> None:
+        """Called on the event loop, before the first call."""
+        self._budget.start()
+
     async def run(self, job: Job[T], context: RequestContext, *, fallback: bool = False) -> Called[T]:
         """The job's answer.
 

@@ -13,10 +13,10 @@ from ray.util.metrics import Counter, Histogram
 
 from deployments.gauges import Gauge
 from deployments.replica import SECONDS
-from serve.resilience.recorder import BreakerState, CacheResult, Stage
+from serve.resilience.recorder import BreakerState, CacheResult, Counted, Stage
 
 _FLUSH_S = 0.25
-_STATES: dict[BreakerState, int] = {"closed": 0, "half_open": 1, "open": 2}
+_STATES: dict[BreakerState, int] = {"closed": 0, "half_open": 1, "open": 2, "resting": 3}
 
 
 class GuardMetrics:
@@ -59,14 +59,15 @@ class GuardMetrics:
         )
         self._budget_left = Gauge(
             "argus_budget_left_usd",
-            "Money left for today (UTC), in US dollars; `*` for all tenants.",
-            tag_keys=("tenant",),
+            "Money left for today (UTC), in US dollars; `*` for all tenants. `counted`: shared, by Redis for all "
+            "router replicas, or replica, by each for its part.",
+            tag_keys=("tenant", "counted"),
         )
         self._budget = Gauge(
             "argus_budget_usd",
             "Money for a day, in US dollars, of which `argus_budget_left_usd` is left: all of it where Redis counts, "
             "else the replica's part.",
-            tag_keys=("tenant",),
+            tag_keys=("tenant", "counted"),
         )
         self._limit = Gauge(
             "argus_call_concurrency_limit", "Calls that a router replica may have in progress.", tag_keys=("target",)
@@ -77,7 +78,9 @@ class GuardMetrics:
         self._waiting = Gauge(
             "argus_calls_waiting", "Calls that wait for a place in a router replica.", tag_keys=("target",)
         )
-        self._breaker = Gauge("argus_breaker_state", "0 closed, 1 half open, 2 open.", tag_keys=("target",))
+        self._breaker = Gauge(
+            "argus_breaker_state", "0 closed, 1 half open, 2 open, 3 resting after a 429.", tag_keys=("target",)
+        )
         self._attempt_seconds = Histogram(
             "argus_call_attempt_seconds", "Seconds that attempts last.", boundaries=SECONDS, tag_keys=("target",)
         )
@@ -86,7 +89,7 @@ class GuardMetrics:
         )
         self._counted: Counts[tuple[Counter, tuple[tuple[str, str], ...]]] = Counts()
         self._spent: dict[str, float] = {}
-        self._left: dict[str, tuple[float, float]] = {}
+        self._left: dict[tuple[str, Counted], tuple[float, float]] = {}
         self._states: dict[str, BreakerState] = {}
         self._places: dict[str, tuple[int, int, int]] = {}
         self._flush_due = False
@@ -99,9 +102,9 @@ class GuardMetrics:
         """See `Recorder`."""
         self._count(self._joined, target=target)
 
-    def budget_left(self, tenant: str, usd: float, of_usd: float) -> None:
+    def budget_left(self, tenant: str, usd: float, of_usd: float, counted: Counted) -> None:
         """See `Recorder`."""
-        self._left[tenant] = (usd, of_usd)
+        self._left[tenant, counted] = (usd, of_usd)
         self._flush_soon()
 
     def spent(self, target: str, usd: float) -> None:
@@ -148,16 +151,17 @@ class GuardMetrics:
         """Hands over what has been gathered."""
         self._flush_due = False
         counted, self._counted = self._counted, Counts()
-        for (counter, tags), count in counted.items():
-            counter.inc(count, tags=dict(tags))
+        for (counter, labels), count in counted.items():
+            counter.inc(count, tags=dict(labels))
         spent, self._spent = self._spent, {}
         for target, usd in spent.items():
             if usd > 0:
                 self._spent_usd.inc(usd, tags={"target": target})
         left, self._left = self._left, {}
-        for tenant, (usd, of_usd) in left.items():
-            self._budget_left.set(usd, tags={"tenant": tenant})
-            self._budget.set(of_usd, tags={"tenant": tenant})
+        for (tenant, counted_by), (usd, of_usd) in left.items():
+            tags = {"tenant": tenant, "counted": counted_by}
+            self._budget_left.set(usd, tags=tags)
+            self._budget.set(of_usd, tags=tags)
         states, self._states = self._states, {}
         for target, state in states.items():
             self._breaker.set(_STATES[state], tags={"target": target})

@@ -6,7 +6,10 @@ from typing import Literal, Protocol
 
 CacheResult = Literal["hit", "shared_hit", "negative_hit", "miss", "store_failed"]
 Stage = Literal["deadline", "budget", "tenant_limit", "provider_limit", "concurrency", "breaker"]
-BreakerState = Literal["closed", "open", "half_open"]
+BreakerState = Literal["closed", "open", "half_open", "resting"]
+"""`resting`: open for as long as a 429 asked for; the target is well."""
+Counted = Literal["shared", "replica"]
+"""Who counts money: Redis for all router replicas, or each replica its own part."""
 
 
 class Recorder(Protocol):
@@ -16,7 +19,7 @@ class Recorder(Protocol):
 
     def joined(self, target: str) -> None: ...
 
-    def budget_left(self, tenant: str, usd: float, of_usd: float) -> None: ...
+    def budget_left(self, tenant: str, usd: float, of_usd: float, counted: Counted) -> None: ...
 
     def spent(self, target: str, usd: float) -> None: ...
 
@@ -46,7 +49,7 @@ class Silent:
     def joined(self, target: str) -> None:
         """See `Recorder`."""
 
-    def budget_left(self, tenant: str, usd: float, of_usd: float) -> None:
+    def budget_left(self, tenant: str, usd: float, of_usd: float, counted: Counted) -> None:
         """See `Recorder`."""
 
     def spent(self, target: str, usd: float) -> None:

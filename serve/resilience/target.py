@@ -34,6 +34,9 @@ _FAIR_S = 1.0
 # provider's rate.
 _POLL_S = 0.05
 _MOST_PACED = 256
+# States in which a breaker lets nothing pass; after a moment's more than its pause it does.
+_SHUT = frozenset({"open", "resting"})
+_AFTER_S = 0.01
 
 
 class AttemptFailed(Exception):
@@ -134,6 +137,7 @@ class Target:
         self._clock = clock
         self._breaker = Breaker(settings.breaker) if settings.breaker else None
         self._told: BreakerState = "closed"
+        self._looking: asyncio.TimerHandle | None = None
         self._stretch = 1.0
         self._pace = asyncio.Lock()
         self._paced = 0
@@ -194,7 +198,7 @@ class Target:
         Raises:
             ArgusError: one of them refuses. With `fallback`, neither a rate nor a rest is waited for.
         """
-        if fallback and self._breaker is not None and self._breaker.state(self._clock()) == "open":
+        if fallback and self._breaker is not None and self._breaker.state(self._clock()) in _SHUT:
             raise self._breaker_refuses(self._breaker)  # before the queue: there is another way to go
         await self._take_rates(context, tokens, fallback)
         place = None if self._room is None else await self._enter(self._room, context)
@@ -293,9 +297,23 @@ class Target:
         if passage.ticket is not None and self._breaker is not None:
             self._breaker.abandoned(passage.ticket)
             passage.ticket = None
-        if self._breaker is not None and (state := self._breaker.state(self._clock())) != self._told:
+        if self._breaker is not None:
+            self._tell_state(self._breaker)
+
+    def _tell_state(self, breaker: Breaker) -> None:
+        """Says what has changed; the end of a pause as well, which no call may come to see."""
+        now = self._clock()
+        state = breaker.state(now)
+        if state != self._told:
             self._told = state
             self._recorder.breaker(self.name, state)
+        if state in _SHUT and self._looking is None:
+            loop = asyncio.get_running_loop()
+            self._looking = loop.call_later(breaker.wait_s(now) + _AFTER_S, self._look_again, breaker)
+
+    def _look_again(self, breaker: Breaker) -> None:
+        self._looking = None
+        self._tell_state(breaker)
 
     async def _enter(self, room: Concurrency, context: RequestContext) -> Place:
         try:

@@ -46,7 +46,8 @@ def set_up(
     *,
     count: Count | None = None,
 ) -> None:
-    """From here on this process makes spans and sends them; does nothing when `settings` names no collector.
+    """From here on this process makes spans and sends them; does nothing when `settings` names no collector, or where
+    OpenTelemetry is switched off (`OTEL_SDK_DISABLED`): its tracers then make spans that are none.
 
     Args:
         cluster: its name (`service.namespace`).
@@ -55,6 +56,11 @@ def set_up(
     """
     if settings.endpoint is None or spans.enabled():
         return
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        _LOG.warning("OTEL_SDK_DISABLED is set: there are no traces")
+        return
+    # It warns of each bad member of a `tracestate`, in the words of whoever sent it.
+    logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.sampling import ALWAYS_ON

@@ -23,8 +23,8 @@ from typing import Final, ParamSpec, TypeVar
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link as Link
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 from opentelemetry.trace import Span as Span
-from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 P = ParamSpec("P")
@@ -34,6 +34,8 @@ Kind = SpanKind
 Attributes = Mapping[str, str | bool | int | float | Sequence[str]]
 
 _CURRENT: ContextVar[Span | None] = ContextVar("argus_span", default=None)
+# The caller's own words, `traceparent` and `tracestate`, where the request is not sampled here.
+_GIVEN: ContextVar[tuple[str, str | None] | None] = ContextVar("argus_given", default=None)
 _NO_PARENT: Final = Context()
 _W3C: Final = TraceContextTextMapPropagator()
 
@@ -41,9 +43,12 @@ _W3C: Final = TraceContextTextMapPropagator()
 class Roots:
     """Which traces are begun: a share of them, and never more than so many a second.
 
+    Half of the bound is for those that ask, the other half for the share: a client must not decide how much we write,
+    nor that nothing else is written.
+
     Args:
         ratio: share of those that do not say themselves.
-        most_per_s: of all, those that say so included: a client must not decide how much we write.
+        most_per_s: of all together.
         draw: uniform in [0, 1).
         clock: seconds, monotonic.
     """
@@ -55,10 +60,9 @@ class Roots:
         draw: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ratio, self._rate = ratio, most_per_s
-        self._burst = max(1.0, most_per_s)
-        self._draw, self._clock = draw, clock
-        self._left, self._since = self._burst, clock()
+        self._ratio, self._draw = ratio, draw
+        self._asked = _Bucket(most_per_s / 2, clock)
+        self._drawn = _Bucket(most_per_s / 2, clock)
 
     def take(self, asked: bool) -> bool:
         """Whether the next trace is begun.
@@ -66,10 +70,22 @@ class Roots:
         Args:
             asked: it is already traced elsewhere.
         """
-        if not asked and self._draw() >= self._ratio:
-            return False
+        if asked:
+            return self._asked.take()
+        return self._draw() < self._ratio and self._drawn.take()
+
+
+class _Bucket:
+    """A token bucket that holds what a second brings, and at least one."""
+
+    def __init__(self, per_s: float, clock: Callable[[], float]) -> None:
+        self._per_s, self._clock = per_s, clock
+        self._most = max(1.0, per_s)
+        self._left, self._since = self._most, clock()
+
+    def take(self) -> bool:
         now = self._clock()
-        self._left = min(self._burst, self._left + (now - self._since) * self._rate)
+        self._left = min(self._most, self._left + (now - self._since) * self._per_s)
         self._since = now
         if self._left < 1:
             return False
@@ -113,7 +129,7 @@ def hex_id(span: Span) -> str:
 def traceparent() -> str | None:
     """The current span as the W3C writes it (Trace Context, section 3.2); None when there is none."""
     found = _CURRENT.get()
-    return None if found is None else headers(found)["traceparent"]
+    return None if found is None else headers(found).get("traceparent")
 
 
 def headers(span: Span) -> dict[str, str]:
@@ -121,6 +137,22 @@ def headers(span: Span) -> dict[str, str]:
     carrier: dict[str, str] = {}
     _W3C.inject(carrier, trace.set_span_in_context(span, _NO_PARENT))
     return carrier
+
+
+def outgoing() -> dict[str, str]:
+    """What another service is told of the trace that this task is part of; empty when it is part of none.
+
+    A request that is not sampled here stays in its caller's trace: its context goes on with the sampled flag cleared
+    (W3C Trace Context, section 3.2.2.5).
+    """
+    if (found := _CURRENT.get()) is not None:
+        return headers(found)
+    given = _GIVEN.get()
+    if given is None or (parent := _extracted(*given)) is None:
+        return {}
+    caller = parent.get_span_context()
+    unsampled = SpanContext(caller.trace_id, caller.span_id, True, TraceFlags(0), caller.trace_state)
+    return headers(NonRecordingSpan(unsampled))
 
 
 def incoming(
@@ -136,11 +168,17 @@ def incoming(
     tracer, roots = _Process.tracer, _Process.roots
     if tracer is None or roots is None:
         return None
-    parent = None if given is None else _extracted(given, state)
-    if parent is not None and not parent.get_span_context().trace_flags.sampled:
+    parent = None if given is None else _extracted(given)
+    if parent is None:
+        taken = roots.take(asked=False)
+    else:
+        taken = parent.get_span_context().trace_flags.sampled and roots.take(asked=True)
+    if not taken:
+        _GIVEN.set(None if given is None or parent is None else (given, state))
         return None
-    if not roots.take(asked=parent is not None):
-        return None
+    _GIVEN.set(None)
+    if given is not None and state is not None:  # read only now, since it may be long
+        parent = _extracted(given, state)
     return tracer.start_span(name, _within(parent), kind, attributes)
 
 
@@ -161,7 +199,7 @@ def root(name: str, cause: Link | None = None, *, asked: bool = True) -> Abstrac
 
 def continued(name: str, given: str, kind: Kind = Kind.SERVER, attributes: Attributes | None = None) -> Span | None:
     """The span of a call from another process of ours, which has decided that it is sampled."""
-    tracer, parent = _Process.tracer, _extracted(given, None)
+    tracer, parent = _Process.tracer, _extracted(given)
     if tracer is None or parent is None:
         return None
     return tracer.start_span(name, _within(parent), kind, attributes)
@@ -217,7 +255,7 @@ def fail(span: Span, error: BaseException | str) -> None:
 
 def link_to(given: Span | str | None) -> Link | None:
     """A link to a span, or to one that was written as a `traceparent`."""
-    found = _extracted(given, None) if isinstance(given, str) else given
+    found = _extracted(given) if isinstance(given, str) else given
     return None if found is None else Link(found.get_span_context())
 
 
@@ -250,21 +288,24 @@ _OFF: Final = _Off()
 
 
 class _Block(AbstractContextManager[Span | None]):
-    """A block with a current span."""
+    """A block with a current span, or with none and in nobody's trace."""
 
-    __slots__ = ("_before", "_ends", "_span")
+    __slots__ = ("_before", "_ends", "_given", "_span")
 
     def __init__(self, span: Span | None, *, ends: bool) -> None:
         self._span, self._ends = span, ends
         self._before: Span | None = None
+        self._given: tuple[str, str | None] | None = None
 
     def __enter__(self) -> Span | None:
-        self._before = _CURRENT.get()
+        self._before, self._given = _CURRENT.get(), _GIVEN.get()
         _CURRENT.set(self._span)
+        _GIVEN.set(None)
         return self._span
 
     def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
         _CURRENT.set(self._before)
+        _GIVEN.set(self._given)
         if self._ends and self._span is not None:
             if error is not None:
                 fail(self._span, error)
@@ -275,7 +316,7 @@ def _within(parent: Span | None) -> Context:
     return _NO_PARENT if parent is None else trace.set_span_in_context(parent, _NO_PARENT)
 
 
-def _extracted(given: str, state: str | None) -> Span | None:
+def _extracted(given: str, state: str | None = None) -> Span | None:
     carrier = {"traceparent": given} if state is None else {"traceparent": given, "tracestate": state}
     found = trace.get_current_span(_W3C.extract(carrier, _NO_PARENT))
     return found if found.get_span_context().is_valid else None

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -15,7 +16,8 @@ from grafana.catalogue import DASHBOARDS
 from grafana.inventory import by_series, inventory
 from grafana.overview import OVERVIEW
 from grafana.panels import Dashboard, Panel
-from grafana.picture import save
+from grafana.picture import asking, draw, save
+from grafana.providers import PROVIDERS
 from grafana.queries import filled
 from tests.e2e.observed import Clients, Observed, observed
 from tests.support.prometheus import Prometheus, installed, prometheus
@@ -44,10 +46,10 @@ groups:
   - name: argus_plan
     interval: 1m
     rules:
-      - {record: argus_plan:capacity:qps, expr: vector(40), labels: {flow: moderate, entry: moderation}}
-      - {record: argus_plan:replicas:count, expr: vector(2), labels: {model: clip}}
-      - {record: argus_plan:nodes:count, expr: vector(1), labels: {pool: local}}
-      - {record: argus_plan:cost:usd_per_hour, expr: vector(0.53)}
+      - {record: argus_plan:capacity:qps, expr: vector(40), labels: {cluster: seen, flow: moderate, entry: moderation}}
+      - {record: argus_plan:replicas:count, expr: vector(2), labels: {cluster: seen, model: clip}}
+      - {record: argus_plan:nodes:count, expr: vector(1), labels: {cluster: seen, pool: local}}
+      - {record: argus_plan:cost:usd_per_hour, expr: vector(0.53), labels: {cluster: seen}}
 """
 
 
@@ -155,12 +157,28 @@ def test_top_prints_tables(seen: Observed, server: Prometheus) -> None:
         assert word in done.stdout
 
 
+def test_a_target_that_never_succeeded_has_failed_always(server: Prometheus) -> None:
+    [expression] = [
+        query.expr for panel in PROVIDERS.panels if panel.title == "Failed attempts" for query in panel.queries
+    ]
+    found = server.query(filled(expression, PROVIDERS, rate_interval=SHOWN, shown=SHOWN))
+    shares = {one["metric"]["target"]: float(one["value"][1]) for one in found}
+    assert shares["broken"] == 1 and 0 <= shares["clip"] < 1
+
+
 def test_the_picture_of_a_dashboard_is_drawn(server: Prometheus, tmp_path: Path) -> None:
+    until_s = time.time()
+    figure = draw(OVERVIEW, asking(server.address, 3, until_s), minutes=3, until_s=until_s, source="a test")
+    drawn = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    for panel in OVERVIEW.panels:
+        if panel.kind == "timeseries" and answers(server, OVERVIEW, panel) == []:
+            assert drawn[panel.title].get_lines(), f"{panel.title} has no line"
+    routes = drawn["Requests a second"]
+    assert max(float(np.nanmax(line.get_ydata())) for line in routes.get_lines()) > 0
     path = tmp_path / "overview.png"
     save(OVERVIEW, server.address, minutes=3, path=path)
     with Image.open(path) as picture:
-        colours = picture.convert("RGB").resize((200, 200)).getcolors(40_000)
-    assert colours is not None and len(colours) > 100, "lines of many colours"
+        assert picture.width > 1000 and picture.height > 1000
 
 
 def test_top_of_no_cluster_is_one_line(seen: Observed) -> None:

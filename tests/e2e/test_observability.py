@@ -113,7 +113,7 @@ def requests_counted(cluster: Cluster) -> float:
 
 
 def wait_until_counted(cluster: Cluster, requests: float) -> None:
-    for _ in range(60):  # Ray's agent exports every few seconds
+    for _ in range(240):  # Ray's agent exports every few seconds, on a busy machine late
         if requests_counted(cluster) >= requests:
             return
         time.sleep(0.5)

@@ -106,7 +106,7 @@ async def test_both_spend_one_budget_which_outlives_them(routers: Cluster, provi
     async with httpx.AsyncClient(base_url=routers.http, headers=routers.headers, timeout=60, trust_env=False) as client:
         answers = await asyncio.gather(*(ask(client, f"Is {number} a cat?") for number in range(60)))
         codes = Counter(a.status_code if a.is_success else a.json()["error"]["code"] for a in answers)
-        assert set(codes) == {200, "budget_exceeded"}, codes
+        assert set(codes) == {200, "service_budget_exceeded"}, codes
         spent = provider.calls * TOKENS * USD_A_TOKEN
         assert spent == pytest.approx(USD), "as much was asked of the provider as the money buys, and no call more"
         old = replicas(routers)
@@ -115,7 +115,7 @@ async def test_both_spend_one_budget_which_outlives_them(routers: Cluster, provi
             os.kill(pid, signal.SIGKILL)
         answer = await once_up(client, "Is the last one a cat?")
         assert answer.status_code == 429
-        assert answer.json()["error"]["code"] == "budget_exceeded"
+        assert answer.json()["error"]["code"] == "service_budget_exceeded"
         assert not replicas(routers) & old
     assert provider.calls * TOKENS * USD_A_TOKEN == pytest.approx(USD)
 

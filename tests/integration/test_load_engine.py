@@ -5,6 +5,7 @@ Nothing is said about how fast anything is, but for what a stall of a second doe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -159,12 +160,41 @@ def test_the_web_interface_shows_the_run(server: LoadServer) -> None:
     shown: list[str] = []
 
     def look(_where: Progress) -> None:
-        page = httpx.get(f"http://127.0.0.1:{port}/stats/requests", timeout=10)
-        shown.extend(one["name"] for one in page.json()["stats"])
+        # Locust ends with the run, and progress may be read a moment later.
+        with contextlib.suppress(httpx.HTTPError):
+            page = httpx.get(f"http://127.0.0.1:{port}/stats/requests", timeout=10)
+            shown.extend(one["name"] for one in page.json()["stats"])
 
     record = run_load(settings(server), USERS / "asking.py", Processes(ui_port=port), on_progress=look)
     of_schedule(record)
     assert {"http", "grpc", "Aggregated"} <= set(shown)
+
+
+def test_the_web_interface_runs_one_test_after_the_other(server: LoadServer, tmp_path: Path) -> None:
+    path, port = tmp_path / "record.json", free_port(28_600)
+    command = [sys.executable, "-m", "locust", "-f", str(USERS / "stalling.py"), "--host", server.http]
+    command += ["--web-host", "127.0.0.1", "--web-port", str(port), "--record", str(path)]
+    command += ["--arrivals", "constant:20", "--duration", "1s", "--warm-up", "0s"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as web:
+            for _ in range(2):
+                _until(lambda: _state(web) in ("ready", "stopped"))
+                web.post("/swarm", data={"user_count": 1, "spawn_rate": 1, "host": server.http}).raise_for_status()
+                _until(path.exists)
+                _until(lambda: _state(web) == "stopped")
+                assert load_record(path).columns().ok.all()
+                path.unlink()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _state(web: httpx.Client) -> str:
+    try:
+        return str(web.get("/stats/requests").json()["state"])
+    except httpx.HTTPError:
+        return "starting"
 
 
 def test_locust_runs_the_same_file_by_itself(server: LoadServer, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class Clock:
 
 @pytest.fixture
 async def replica(tmp_path: Path) -> AsyncIterator[ReconstructionReplica]:
-    replica = ReconstructionReplica(model(tmp_path / "work"))
+    replica = ReconstructionReplica("reconstruction", model(tmp_path / "work"))
     yield replica
     await replica.close()
 
@@ -68,7 +68,7 @@ async def test_one_runs_and_one_waits(replica: ReconstructionReplica) -> None:
 
 async def test_those_that_run_at_once_share_the_gpu_budget(tmp_path: Path) -> None:
     shared = model(tmp_path / "work").model_copy(update={"gpu_memory_gb": 6.0, "concurrency": 2})
-    replica = ReconstructionReplica(shared)
+    replica = ReconstructionReplica("reconstruction", shared)
     try:
         await replica.start("job", SPEC, files())
     finally:
@@ -82,10 +82,10 @@ async def test_another_replica_goes_on(replica: ReconstructionReplica, tmp_path:
     while (await replica.follow("job")).stage in ("intake", "features"):  # noqa: ASYNC110 - it is asked, it tells nobody
         await asyncio.sleep(0.02)
     with pytest.raises(Conflict):
-        ReconstructionReplica(model(tmp_path / "work"))  # a folder has one owner
+        ReconstructionReplica("reconstruction", model(tmp_path / "work"))  # a folder has one owner
     await replica.close()
     assert await workers() == []
-    other = ReconstructionReplica(model(tmp_path / "work"))
+    other = ReconstructionReplica("reconstruction", model(tmp_path / "work"))
     try:
         assert (await other.status("job")).state == "paused"
         status = await until(other, "job", "succeeded")
@@ -103,7 +103,7 @@ async def test_another_replica_goes_on(replica: ReconstructionReplica, tmp_path:
 
 async def test_what_nobody_follows_pauses_and_goes_in_the_end(tmp_path: Path) -> None:
     clock = Clock()
-    replica = ReconstructionReplica(model(tmp_path), clock)
+    replica = ReconstructionReplica("reconstruction", model(tmp_path), clock)
     try:
         await replica.start("job", SPEC, files())
         await until(replica, "job", "running")

@@ -39,6 +39,7 @@ def record(
     cpu_share: float = 0.2,
     interrupted: bool = False,
     lost: int = 0,
+    truth: bool = True,
     **filling: float,
 ) -> LoadRecord:
     """A record of such requests."""
@@ -52,6 +53,7 @@ def record(
         cpu_share=cpu_share,
         examples=filled.examples,
         interrupted=interrupted,
+        truth=truth,
         lost=lost,
     )
 

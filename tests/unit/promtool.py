@@ -17,6 +17,11 @@ from serve.config.cluster import ClusterFile
 _PROMTOOL = shutil.which("promtool")
 promtool = pytest.mark.skipif(_PROMTOOL is None, reason="no promtool (Debian: apt-get install prometheus)")
 
+REQUESTS = (
+    'ray_argus_requests_total{client="a",outcome="%s",protocol="http",route="/v1/classify",fault="%s",WorkerId="1"}'
+)
+OK, FAILED, WRONG = REQUESTS % ("ok", "none"), REQUESTS % ("unavailable", "server"), REQUESTS % ("not_found", "client")
+
 
 def selector(name: str, labels: Mapping[str, str]) -> str:
     matchers = [f'{key}="{value}"' for key, value in labels.items()]
@@ -29,12 +34,15 @@ def evaluate(folder: Path, cluster: ClusterFile, tests: list[dict[str, Any]], ev
     Args:
         every: between evaluations; days of them take promtool minutes.
     """
-    (folder / "rules.yaml").write_text(text(cluster, "a test"))
+    rules = text(cluster, "a test")
+    (folder / "rules.yaml").write_text(rules)
+    # Without an order promtool takes the groups in that of a Go map, which is a new one each time.
+    order = [group["name"] for group in yaml.safe_load(rules)["groups"]]
     for test in tests:
         series = test.pop("series")
         test["input_series"] = [{"series": name, "values": values} for name, values in series.items()]
         test["interval"] = "1m"
-    content = {"rule_files": ["rules.yaml"], "evaluation_interval": every, "tests": tests}
+    content = {"rule_files": ["rules.yaml"], "evaluation_interval": every, "group_eval_order": order, "tests": tests}
     (folder / "tests.yaml").write_text(yaml.safe_dump(content))
     _run("test", "rules", "tests.yaml", folder=folder)
 

@@ -36,6 +36,8 @@ class Remembers(Silent):
     def __init__(self) -> None:
         self.counts: Counter[tuple[Any, ...]] = Counter()
         self.left: dict[str, float] = {}
+        self.told: dict[tuple[str, str], tuple[float, float]] = {}
+        self.states: list[str] = []
         self.levels: dict[str, tuple[int, int, int]] = {}
         self.usd = 0.0
 
@@ -45,8 +47,9 @@ class Remembers(Silent):
     def joined(self, target: str) -> None:
         self.counts["joined",] += 1
 
-    def budget_left(self, tenant: str, usd: float, of_usd: float) -> None:
+    def budget_left(self, tenant: str, usd: float, of_usd: float, counted: str) -> None:
         self.left[tenant] = usd
+        self.told[tenant, counted] = (usd, of_usd)
 
     def spent(self, target: str, usd: float) -> None:
         self.usd += usd
@@ -59,6 +62,7 @@ class Remembers(Silent):
 
     def breaker(self, target: str, state: str) -> None:
         self.counts["breaker", state] += 1
+        self.states.append(state)
 
     def hedged(self, target: str, won: bool) -> None:
         self.counts["hedged", won] += 1

@@ -18,25 +18,19 @@ from grafana.rule import RUNBOOK
 from grafana.rules import render, text
 from serve.config.cluster import ClusterFile
 from serve.config.load import PROFILES, load_profile, parse
-from tests.unit.promtool import check, evaluate, promtool, selector
+from tests.unit.promtool import FAILED, OK, WRONG, check, evaluate, promtool, selector
 
 REPOSITORY = Path(__file__).parents[2]
 PROMETHEUS = REPOSITORY / "grafana" / "prometheus"
 
-REQUESTS = (
-    'ray_argus_requests_total{client="a",outcome="%s",protocol="http",route="/v1/classify",fault="%s",WorkerId="1"}'
-)
-OK, FAILED, WRONG = REQUESTS % ("ok", "none"), REQUESTS % ("unavailable", "server"), REQUESTS % ("not_found", "client")
 PROBE = OK.replace("/v1/classify", "/v1/healthz")
-SECONDS = 'ray_argus_request_seconds_%s{protocol="http",route="/v1/classify",fault="none"%s}'
-CASCADE = 'ray_argus_cascade_requests_total{cascade="moderation",result="%s",outcome="none",fault="%s"}'
-ESCALATED = 'ray_argus_cascade_escalations_total{cascade="moderation"}'
-SHADOW = 'ray_argus_cascade_shadow_total{cascade="moderation",step="screen",result="%s"}'
 WAIT = 'ray_argus_queue_wait_seconds_bucket{model="clip",le="%s"}'
 PLACE = 'ray_argus_call_wait_seconds_bucket{target="llava",le="%s"}'
 HEALTHY = 'ray_serve_deployment_replica_healthy{application="argus",deployment="clip",replica="%s"}'
 WANTED = 'ray_serve_autoscaling_target_replicas{application="argus",deployment="clip"}'
 GPU = 'ray_argus_gpu_memory_%s_bytes{model="llava",WorkerId="%s"}'
+LEFT = 'ray_argus_budget_left_usd{tenant="*",counted="%s",WorkerId="%s"}'
+WHOLE = 'ray_argus_budget_usd{tenant="*",counted="%s",WorkerId="%s"}'
 REDIS = 'ray_argus_shared_store_questions_total{answered="%s"}'
 
 
@@ -123,7 +117,7 @@ CASES = [
     Case(
         "ArgusBreakerOpen",
         "ticket",
-        {'ray_argus_breaker_state{target="gemini",WorkerId="1"}': "0x10 2x40", CASCADE % ("ok", "none"): "0x40"},
+        {'ray_argus_breaker_state{target="gemini",WorkerId="1"}': "0x10 2x40"},
         {'ray_argus_breaker_state{target="gemini",WorkerId="1"}': "0x10 2x1 1x40"},
         {"target": "gemini"},
     ),
@@ -159,8 +153,11 @@ CASES = [
     Case(
         "ArgusBudgetNearlySpent",
         "ticket",
-        {'ray_argus_budget_left_usd{tenant="*"}': "0.9x40", 'ray_argus_budget_usd{tenant="*"}': "10x40"},
-        {'ray_argus_budget_left_usd{tenant="*"}': "1.1x40", 'ray_argus_budget_usd{tenant="*"}': "10x40"},
+        {LEFT % ("shared", 1): "0.9x40", LEFT % ("shared", 2): "1.1x40"}
+        | {WHOLE % ("shared", i): "10x40" for i in (1, 2)},
+        # Of ten dollars each of two replicas counts its five; one has spent its part.
+        {LEFT % ("replica", 1): "0x40", LEFT % ("replica", 2): "1.1x40"}
+        | {WHOLE % ("replica", i): "5x40" for i in (1, 2)},
         {"tenant": "*"},
     ),
     Case(
@@ -273,69 +270,34 @@ def test_another_cluster_of_the_same_prometheus_raises_nothing_here(tmp_path: Pa
     evaluate(tmp_path, everything(), [{"series": labelled, "promql_expr_test": [firing(CASES[0], True)]}])
 
 
-SLOS = {
-    "fast": {"kind": "latency", "route": "/v1/classify", "under_s": 0.2, "target": 0.9},
-    "slow": {"kind": "latency", "route": "/v1/classify", "under_s": 5, "target": 0.9},
-    "answers": {"kind": "availability", "cascade": "moderation", "target": 0.9},
-    "first": {"kind": "escalation", "cascade": "moderation", "target": 0.8},
-    "right": {"kind": "agreement", "cascade": "moderation", "target": 0.95},
-    "asked": {"kind": "availability", "route": "/v1/vqa", "target": 0.9},
-}
-COUNTS = {
-    SECONDS % ("count", ""): "0+100x120",
-    SECONDS % ("bucket", ',le="0.2"'): "0+70x120",
-    SECONDS % ("bucket", ',le="5.0"'): "0+90x120",
-    CASCADE % ("ok", "none"): "0+80x120",
-    CASCADE % ("unavailable", "server"): "0+15x120",
-    CASCADE % ("invalid_image", "client"): "0+5x120",
-    ESCALATED: "0+25x120",
-    SHADOW % "agreed": "0+19x120",
-    SHADOW % "disagreed": "0+1x120",
-    SHADOW % "dropped": "0+50x120",
-}
+@promtool
+@pytest.mark.parametrize(("failed", "fires"), [(95, True), (85, False)])
+def test_an_outage_wakes_somebody_however_large_the_budget(failed: int, fires: bool, tmp_path: Path) -> None:
+    """A target of 0.9: 14.4 times what is allowed is more than all requests."""
+    data = load_profile("cluster", calibrations=False).model_dump(mode="json", exclude_unset=True)
+    data["objectives"] = {"slos": {"all": {"kind": "availability", "target": 0.9}}}
+    series = {OK: f"0+{100 - failed}x120", FAILED: f"0+{failed}x120"}
+    evaluate(tmp_path, parse(data), [{"series": series, "promql_expr_test": [firing(CASES[0], fires)]}])
 
 
 @promtool
-@pytest.mark.parametrize("window", ["5m", "1h"])
-def test_the_share_of_bad_requests_is_what_the_objective_says(window: str, tmp_path: Path) -> None:
-    data = load_profile("demo", calibrations=False).model_dump(mode="json", exclude_unset=True)
-    data["objectives"] = {"slos": SLOS}
-    shares = {"fast": 0.3, "slow": 0.1, "answers": 0.15, "first": 0.25, "right": 0.05, "asked": 0.0}
-    tests = [
-        {
-            "series": dict(COUNTS),
-            "promql_expr_test": [
-                {
-                    "expr": f'round(argus_slo:error_ratio:rate{window}{{slo="{slo}"}}, 0.0001)',
-                    "eval_time": "100m",
-                    "exp_samples": [
-                        {
-                            "labels": selector("", {"cluster": "demo", "slo": slo, "kind": SLOS[slo]["kind"]}),
-                            "value": share,
-                        }
-                    ],
-                }
-                for slo, share in shares.items()
-            ],
-        }
-    ]
-    evaluate(tmp_path, parse(data), tests)
-
-
-@promtool
-def test_the_error_budget_that_remains_counts_requests_and_not_minutes(tmp_path: Path) -> None:
-    """Half an hour of 10 requests a minute that all fail, within hours of 1000 that do not: 300 of 100 000 or so."""
-    series = {OK: "0+1000x99 99000x50", FAILED: "0x99 0+10x30 300x20"}
-    left = 'round(argus_slo:error_budget:remaining_ratio{slo="all"}, 0.01)'
-    labels = selector("", {"cluster": "cluster", "slo": "all", "kind": "availability"})
-    test = {
-        "series": series,
-        "promql_expr_test": [
-            {"expr": left, "eval_time": "145m", "exp_samples": [{"labels": labels, "value": 0.7}]},
-            {"expr": left, "eval_time": "0m", "exp_samples": [{"labels": labels, "value": 1}]},
-        ],
-    }
+def test_an_ingress_is_missed_only_where_there_was_one(tmp_path: Path) -> None:
+    """Every node is asked for one."""
+    up = 'up{job="argus-ingress",instance="%s:9101"}'
+    series = {'up{job="argus-nodes",instance="a:1"}': "1x90", up % "a": "1x30 0x60", up % "b": "0x90"}
+    asked = 'sum by (instance) (ALERTS{alertname="ArgusTargetDown",alertstate="firing"})'
+    samples = [{"labels": selector("", {"instance": "a:9101"}), "value": 1}]
+    test = {"series": series, "promql_expr_test": [{"expr": asked, "eval_time": "60m", "exp_samples": samples}]}
     evaluate(tmp_path, everything(), [test])
+
+
+@promtool
+@pytest.mark.parametrize(("left", "fires"), [(0.45, True), (0.55, False)])
+def test_parts_of_a_budget_are_added_where_no_redis_counts(left: float, fires: bool, tmp_path: Path) -> None:
+    """Of ten dollars, five in each of two replicas."""
+    series = {LEFT % ("replica", i): f"{left}x40" for i in (1, 2)} | {WHOLE % ("replica", i): "5x40" for i in (1, 2)}
+    case = next(case for case in CASES if case.alert == "ArgusBudgetNearlySpent")
+    evaluate(tmp_path, everything(), [{"series": series, "promql_expr_test": [firing(case, fires)]}])
 
 
 @promtool
@@ -345,7 +307,7 @@ def test_what_is_written_for_people_has_the_figures_in_it(tmp_path: Path) -> Non
         "exp_annotations": {
             "summary": "The day's money of tenant * is nearly spent",
             "description": "9% of today's money (UTC) are left; when they are gone, calls of providers are refused "
-            "with `budget_exceeded`. `*` stands for all tenants together.",
+            "with `budget_exceeded`. `*` stands for all tenants together (`service_budget_exceeded`).",
             "runbook": "docs/operations.md#argusbudgetnearlyspent",
         },
     }

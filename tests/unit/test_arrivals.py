@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.traffic.arrivals import Arrivals, Gamma, Mmpp, Poisson, parse_arrivals
+from benchmarks.traffic.recordings import loaded
 from serve.errors import ConfigError
 
 SPECS = (
@@ -26,15 +27,31 @@ SPECS = (
 SECONDS = 300.0
 
 
-@pytest.fixture(params=SPECS)
-def process(request: pytest.FixtureRequest) -> Arrivals:
-    return parse_arrivals(request.param)
+@pytest.fixture(scope="session")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten minutes of bursts, 20 a second in the mean."""
+    path = tmp_path_factory.mktemp("traces") / "trace.jsonl"
+    times = Gamma(rate_per_s=20, cv=3).times(600, 2)
+    path.write_text("".join(f'{{"time_s": {time}}}\n' for time in times))
+    return path
+
+
+@pytest.fixture(params=[*SPECS, "trace:", "trace:,rate=200"])
+def process(request: pytest.FixtureRequest, recording: Path) -> Arrivals:
+    return parse_arrivals(request.param.replace("trace:", f"trace:{recording}"))
 
 
 def dispersion(times: np.ndarray, window_s: float, seconds: float) -> float:
     """Variance of the counts in windows over their mean; 1 for Poisson."""
     counts = np.histogram(times, np.arange(0, seconds + window_s / 2, window_s))[0]
     return float(counts.var() / counts.mean())
+
+
+def whole(process: Arrivals) -> float:
+    """A length over which the mean rate is what the process says: whole periods, a whole recording."""
+    if process.process == "trace":
+        return loaded(process.file).seconds
+    return 7.0 if process.process == "diurnal" and process.period_s else SECONDS
 
 
 def test_times_are_sorted_and_within_the_run(process: Arrivals) -> None:
@@ -54,22 +71,31 @@ def test_the_mean_rate_is_what_was_asked_for(process: Arrivals) -> None:
 
 def test_a_seed_gives_the_same_times_and_another_gives_others(process: Arrivals) -> None:
     assert np.array_equal(process.times(20, 5), process.times(20, 5))
-    if process.process != "constant":
+    if process.process != "constant" and (process.process != "trace" or process.rate_per_s):
         assert not np.array_equal(process.times(20, 5), process.times(20, 6))
 
 
 def test_scaling_changes_the_mean_and_keeps_the_shape(process: Arrivals) -> None:
     scaled = process.scaled(50.0)
-    if process.process != "diurnal" or process.period_s is None:
-        assert scaled.mean_rate(SECONDS) == pytest.approx(50.0)
+    assert scaled.mean_rate(whole(process)) == pytest.approx(50.0)
     moments = np.linspace(0, SECONDS, 50, endpoint=False)
-    ratio = scaled.rate_at(moments, SECONDS)[1:] / process.rate_at(moments, SECONDS)[1:]
-    assert ratio == pytest.approx(ratio[0])
+    before, after = process.rate_at(moments, SECONDS)[1:], scaled.rate_at(moments, SECONDS)[1:]
+    assert after == pytest.approx(before * (after.sum() / before.sum()))
 
 
 def test_peak_rate_bounds_the_rate(process: Arrivals) -> None:
     rates = process.rate_at(np.linspace(0, SECONDS, 1000, endpoint=False), SECONDS)
     assert rates.max() <= process.peak_rate(SECONDS) + 1e-9
+
+
+def test_a_trace_has_its_rate_at_its_ends_and_its_peak_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    at = np.concatenate([np.arange(0, 10, 0.1), 4 + np.arange(0, 0.5, 0.01)])
+    path.write_text("".join(f'{{"time_s": {time:.3f}}}\n' for time in at))
+    process = parse_arrivals(f"trace:{path}")
+    assert process.rate_at(np.array([0.0, 0.3, 9.9, 4.4]), 10.0) == pytest.approx([10, 10, 10, 60], abs=1)
+    assert process.peak_rate(10.0) == pytest.approx(60, abs=1)
+    assert process.rate_at(np.array([0.0, 0.2]), 0.4) == pytest.approx([10, 10])
 
 
 @pytest.mark.parametrize("spec", ["constant:200", "poisson:200", "gamma:200,cv=3", "diurnal:200,period=7"])

@@ -12,7 +12,16 @@ from serve.cascade.run import Failed, Runner
 from serve.cascade.steps import StepCaller
 from serve.cascade.types import Asked, CascadeResult
 from serve.config.cascades import Gear
-from serve.errors import BudgetExceeded, DeadlineExceeded, InvalidMedia, InvalidOutput, RateLimited, Unavailable
+from serve.errors import (
+    ArgusError,
+    BudgetExceeded,
+    DeadlineExceeded,
+    InvalidMedia,
+    InvalidOutput,
+    Overloaded,
+    RateLimited,
+    Unavailable,
+)
 from serve.media.image import ImageLimits
 from tests.unit.cascade_fakes import FakeCalls, Says, asked, context, file, guard, texts
 
@@ -133,6 +142,24 @@ async def test_a_step_that_fails_goes_on_to_the_next() -> None:
     assert walked(result)[0] == ("screen", "clip", "failed")
     assert "went on to analyse" in result.trace[0].why
     assert (result.value, result.degraded) == ("gun", False)
+
+
+@pytest.mark.parametrize("error", [Overloaded("full"), RateLimited("busy"), BudgetExceeded("spent")])
+async def test_a_screen_without_capacity_does_not_send_its_requests_to_the_dearer_model(error: ArgusError) -> None:
+    calls = FakeCalls({"clip": [Says(error=error)], "llava": [Says("gun")]})
+    result = await failed(calls, guard())
+    assert result.error is error
+    assert calls.names() == ["clip"]
+    assert not calls.asked[0][3], "nothing makes the screen hurry, since the next step is no fallback"
+    assert "ended" in result.trace[0].why
+
+
+async def test_unless_it_declares_where_they_overflow_to() -> None:
+    first, *rest = TEXT["steps"]
+    overflowing = first | {"fallback": [{"on": ["rate_limited"], "use": "gpt"}], "accept": {"rule": "always"}}
+    calls = FakeCalls({"blip2": [Says(error=Overloaded("full"))], "gpt": [Says("a dog")]})
+    result = await run(calls, TEXT | {"steps": [overflowing, *rest]}, asked("What?"))
+    assert walked(result) == [("quick", "blip2", "failed"), ("quick", "gpt", "accepted")]
 
 
 async def test_an_image_that_no_model_can_read_is_asked_of_one_only() -> None:

@@ -21,7 +21,7 @@ from serve.chat import ChatService
 from serve.config.load import ConfigErrors
 from serve.context import RequestContext
 from serve.dataplane import DataPlane
-from serve.errors import InvalidRequest, NotFound, Unavailable
+from serve.errors import Cancelled, InvalidRequest, NotFound, Unavailable
 from serve.media.admit import MediaDoor
 from serve.media.image import ImageLimits
 from serve.media.source import MediaBytes
@@ -177,12 +177,21 @@ async def test_what_is_reported() -> None:
         ("ok", "block", True),
         ("degraded", "review", True),
     ]
+    assert [ran.path for ran in made.reported.runs] == [guard()["steps"][n]["name"] for n in (0, 1, 0)]
     assert made.reported.runs[1].seconds == pytest.approx(0.2)
     broken = Made(guard(), clip=[Says(error=Unavailable("a"))], llava=[Says("?")])
     with pytest.raises(Exception, match="none of the labels"):
         await broken.ask()
     assert (broken.reported.runs[0].result, broken.reported.runs[0].fault) == ("invalid_output", "server")
+    assert broken.reported.runs[0].path == "none"
     assert {ran.fault for ran in made.reported.runs} == {"none"}
+
+
+async def test_a_caller_who_does_not_wait_is_reported() -> None:
+    made = Made(guard(), clip=[Says(error=Cancelled("Gone."))])
+    with pytest.raises(Cancelled):
+        await made.ask()
+    assert [(ran.result, ran.fault, ran.escalated) for ran in made.reported.runs] == [("cancelled", "gone", False)]
 
 
 async def test_an_answer_that_needed_no_paid_step_saves_its_usual_price() -> None:

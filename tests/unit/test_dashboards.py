@@ -49,6 +49,28 @@ def test_every_metric_has_a_panel() -> None:
     assert set(inventory()) - shown == set()
 
 
+def test_every_series_is_of_the_chosen_cluster() -> None:
+    for dashboard, panel in PANELS:
+        for query in panel.queries:
+            chosen = len(re.findall(r'[a-zA-Z_:]+{cluster=~"\$cluster"', query.expr))
+            assert chosen == len(NAME.findall(query.expr)), (dashboard.uid, panel.title, query.expr)
+
+
+def test_no_panel_reads_the_sum_of_a_histogram() -> None:
+    """Ray makes it up from the middles of buckets."""
+    assert [panel.title for _, panel in PANELS for name in names(panel) if name.endswith("_sum")] == []
+
+
+def test_the_page_of_metrics_is_current() -> None:
+    written = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    done = CliRunner().invoke(app, ["observability", "metrics"])
+    assert done.output == written, "renew it: argus observability metrics > docs/metrics.md"
+    lines = {line.split("`")[1]: line for line in written.splitlines() if line.startswith("| `")}
+    assert set(lines) == {metric.exported for metric in inventory().values()}
+    busy = lines["ray_argus_forward_busy_seconds_total"]
+    assert "counter" in busy and "model" in busy and "models: Busiest replica" in busy
+
+
 def test_no_panel_shows_what_does_not_exist() -> None:
     for dashboard, panel in PANELS:
         unknown = {
@@ -190,6 +212,19 @@ def test_the_configuration_of_prometheus_is_right() -> None:
     command = ["promtool", "check", "config", str(GRAFANA / "prometheus/prometheus.yml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_nodes_and_their_ingress_are_scraped_from_the_file_that_ray_writes() -> None:
+    config = yaml.safe_load((GRAFANA / "prometheus/prometheus.yml").read_text(encoding="utf-8"))
+    jobs = {job["job_name"]: job for job in config["scrape_configs"]}
+    nodes, ingress = jobs["argus-nodes"], jobs["argus-ingress"]
+    assert nodes["file_sd_configs"] == ingress["file_sd_configs"]
+    [port] = [rule for rule in ingress["relabel_configs"] if rule["target_label"] == "__address__"]
+    for address, expected in (("10.0.0.7:53211", "10.0.0.7:9101"), ("[fd00::7]:53211", "[fd00::7]:9101")):
+        assert re.sub(f"^(?:{port['regex']})$", port["replacement"].replace("$1", r"\1"), address) == expected
+    for job in (nodes, ingress):
+        labels = {rule["target_label"]: rule["replacement"] for rule in job["relabel_configs"]}
+        assert (labels["job"], labels["cluster"]) == (job["job_name"], "cluster")
 
 
 def test_thresholds_are_drawn_from_below() -> None:

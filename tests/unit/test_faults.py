@@ -8,7 +8,16 @@ import httpx
 import pytest
 
 from serve import errors, metrics
-from serve.errors import ArgusError, DeadlineExceeded, InvalidMedia, ModelFailed, Overloaded, RateLimited, Unavailable
+from serve.errors import (
+    ArgusError,
+    BudgetExceeded,
+    DeadlineExceeded,
+    InvalidMedia,
+    ModelFailed,
+    Overloaded,
+    RateLimited,
+    Unavailable,
+)
 from serve.metrics import RequestRecord, RouterMetrics
 from serve.providers.faults import error_of
 from serve.request_log import RequestLog
@@ -22,6 +31,8 @@ def test_the_status_and_the_fault_of_an_error_agree(kind: type[ArgusError]) -> N
     """5xx is ours, and so are full queues (429); a viewer that falls silent lets its own time pass."""
     if kind is errors.ViewerSilent:
         assert kind("").fault == "client"
+    elif kind is errors.Cancelled:
+        assert kind("").fault == "gone", "who leaves does not say why"
     else:
         assert kind("").fault == ("server" if kind.status >= 500 or kind is Overloaded else "client")
 
@@ -46,6 +57,8 @@ async def classified(client: httpx.AsyncClient, **options: Any) -> None:
         (ModelFailed("It broke."), "server"),
         (InvalidMedia("No picture."), "client"),
         (RateLimited("Too many."), "client"),
+        (BudgetExceeded("Spent."), "client"),
+        (BudgetExceeded("All of it is.", code="service_budget_exceeded"), "server"),
         (RateLimited("Too many.", code="provider_rate_limited"), "server"),
         (ZeroDivisionError("A mistake of ours."), "server"),
     ],

@@ -59,6 +59,32 @@ def test_it_happens_by_itself(exported: list[Set], monkeypatch: pytest.MonkeyPat
     assert thrice.wait(60)
 
 
+def test_a_misuse_is_refused_and_not_repeated() -> None:
+    misused = gauges.Gauge("argus_test_misused", "Misused.", tag_keys=("target",))
+    with pytest.raises(ValueError, match="tag"):
+        misused.set(1, {"no_such_label": "a"})
+    misused.again()
+
+
+def test_a_gauge_that_fails_costs_no_other_its_life(exported: list[Set], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gauges, "AGAIN_S", 0.01)
+    monkeypatch.setattr(gauges, "_KEEPER", gauges._Keeper())
+    broken, well = gauges.Gauge("argus_test_broken", "Broken."), gauges.Gauge("argus_test_well", "Well.")
+    thrice = threading.Event()
+    again = gauges.Gauge.again
+
+    def failing(self: gauges.Gauge) -> None:
+        if self is broken:
+            raise ValueError("no")
+        again(self)
+        if exported.count((9, {})) >= 4:
+            thrice.set()
+
+    monkeypatch.setattr(gauges.Gauge, "again", failing)
+    well.set(9)
+    assert thrice.wait(30)
+
+
 def test_it_travels_to_another_process_as_itself() -> None:
     gauge = pickle.loads(pickle.dumps(gauges.Gauge("argus_test_sent", "Sent.", tag_keys=("model",))))
     assert isinstance(gauge, gauges.Gauge)

@@ -173,6 +173,8 @@ async def test_what_fails_later_is_an_event_and_no_done(http: httpx.AsyncClient,
     assert response.status_code == 200
     assert chunks(response)[-1]["error"]["code"] == "engine_died"
     assert len(site.llava.requests) == 1
+    (ended,) = site.recorder.requests
+    assert (ended.outcome, ended.fault, ended.status) == ("engine_died", "server", 200)
 
 
 async def test_an_engine_that_died_before_it_said_anything_is_asked_again(http: httpx.AsyncClient, site: Site) -> None:

@@ -195,7 +195,7 @@ async def test_a_client_that_leaves_gives_its_place_back() -> None:
         await site.model.entered.wait()
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
-        assert site.recorder.requests[-1].outcome == "cancelled"
+        assert (site.recorder.requests[-1].outcome, site.recorder.requests[-1].fault) == ("cancelled", "gone")
         site.model.gate.set()
         assert (await classify(client)).status_code == 200
 

@@ -198,6 +198,7 @@ async def test_a_store_that_goes_away_ends_the_events(client: httpx.AsyncClient,
     events = events_of(await client.get(f"{ROOT}/{job}/events"))
     assert [event["event"] for event in events] == ["progress", "error"]
     assert events[1]["data"]["error"]["code"] == "job_not_found"
+    assert (site.recorder.requests[-1].outcome, site.recorder.requests[-1].fault) == ("job_not_found", "client")
 
 
 async def test_a_running_job_is_cancelled_and_a_deleted_one_is_gone(client: httpx.AsyncClient, site: JobSite) -> None:

@@ -16,7 +16,7 @@ from benchmarks.loadtest.hooks import only_user
 from benchmarks.loadtest.record import LoadRecord
 from benchmarks.loadtest.run import Processes
 from benchmarks.loadtest.settings import Settings
-from benchmarks.loadtest.subject import SOAK_SHARE, arrivals, find
+from benchmarks.loadtest.subject import arrivals, find
 from benchmarks.loadtest.user import OpenLoopUser
 from benchmarks.targets import load_targets
 from serve.cli import app
@@ -88,12 +88,49 @@ def test_files_are_written(stub: Engine, tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "a" / "r.html").read_text()
 
 
-def test_a_soak_test_is_long_and_below_the_target(stub: Engine) -> None:
+def test_a_file_that_cannot_be_written_in_the_end_loses_nothing_else(stub: Engine, tmp_path: Path) -> None:
+    """Both could be written before the run; meanwhile one of them has become a folder."""
+
+    def run(settings: Settings, *rest: Any, **more: Any) -> LoadRecord:
+        (tmp_path / "r.json").mkdir()
+        return stub(settings, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "run_load", run)
+        files = ("--json", str(tmp_path / "r.json"), "--html", str(tmp_path / "r.html"))
+        code, text = said("classification", *HOST, "--duration", "5s", *files)
+    assert code == 1
+    assert "cannot be written: Is a directory" in text
+    assert "met" in text
+    assert "<svg" in (tmp_path / "r.html").read_text()
+
+
+def test_an_output_is_not_begun_before_there_is_something_to_write(stub: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    said("classification", *HOST, "--name", "demo", "--json", str(path))
+    assert not path.exists()
+    path.write_text("kept")
+    said("classification", *HOST, "--name", "demo", "--json", str(path))
+    assert path.read_text() == "kept"
+
+
+def test_locust_is_cooperative_and_runs_where_the_command_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    says = "import os; open('said', 'w').write(os.environ.get('LOCUST_SKIP_MONKEY_PATCH', 'cooperative'))"
+    monkeypatch.setattr(engine, "_COMMAND", (sys.executable, "-c", says))
+    monkeypatch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
+    monkeypatch.chdir(tmp_path)
+    assert engine.run_worker(Path("mine.py"), "127.0.0.1:5557", 1) == 0
+    assert (tmp_path / "said").read_text() == "cooperative"
+
+
+def test_a_soak_test_is_long_and_at_the_targets_rate(stub: Engine) -> None:
     _, text = said("classification", *HOST, "--soak")
     ((settings, _, _),) = stub.asked
     assert settings.seconds == 1200
-    assert settings.arrivals.mean_rate(1200) == pytest.approx(SOAK_SHARE * GOAL.qps)
+    assert settings.arrivals.mean_rate(1200) == pytest.approx(GOAL.qps)
     assert "latency P99, ms" in text
+    said("classification", *HOST, "--soak", "--rate", "9")
+    assert stub.asked[-1][0].arrivals.mean_rate(1200) == pytest.approx(9)
 
 
 def test_a_file_of_ones_own(stub: Engine, tmp_path: Path) -> None:
@@ -116,6 +153,8 @@ def test_a_file_of_ones_own(stub: Engine, tmp_path: Path) -> None:
         (("classification", *HOST, "--arrivals", "trace:/nowhere/x.csv"), "cannot be read"),
         (("classification", *HOST, "--duration", "long"), "is no length of time"),
         (("classification", *HOST, "--duration", "0"), "seconds"),
+        (("classification", *HOST, "--json", "/"), "/: cannot be written: Is a directory"),
+        (("classification", *HOST, "--html", "/dev/null/x.html"), "x.html: cannot be written"),
         (("classification", "--host", "127.0.0.1:80"), "host"),
         (("classification", *HOST, "--name", "demo"), "either --host or --name"),
         (("classification", "--name", "nothing-runs-under-this"), "does not run"),
@@ -132,6 +171,14 @@ def test_what_cannot_be_is_one_clear_line(stub: Engine, arguments: tuple[str, ..
     assert stub.asked == []
 
 
+def test_a_trace_of_no_length_is_one_clear_line(stub: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text('{"time_s": 0}\n{"time_s": 1}\n')
+    code, text = said("classification", *HOST, "--duration", "0", "--arrivals", f"trace:{path}")
+    assert code == 1
+    assert "seconds: Input should be greater than 0" in text
+
+
 def test_nothing_is_started_for_settings_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.loadtest import target
 
@@ -146,16 +193,16 @@ def test_nothing_is_started_for_settings_that_are_wrong(monkeypatch: pytest.Monk
 
 def test_a_spec_keeps_its_rate_unless_another_is_given() -> None:
     subject = find("classification", "cpu-demo", TARGETS)
-    assert arrivals(subject, "gamma:7,cv=3", None, soak=False).mean_rate(60) == pytest.approx(7)
-    assert arrivals(subject, "gamma:7,cv=3", 9.0, soak=False).mean_rate(60) == pytest.approx(9)
-    assert arrivals(subject, None, 9.0, soak=True).mean_rate(60) == pytest.approx(9)
+    assert arrivals(subject, "gamma:7,cv=3", None).mean_rate(60) == pytest.approx(7)
+    assert arrivals(subject, "gamma:7,cv=3", 9.0).mean_rate(60) == pytest.approx(9)
+    assert arrivals(subject, None, 9.0).mean_rate(60) == pytest.approx(9)
 
 
 def test_a_file_without_a_target_needs_a_rate(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("")
     with pytest.raises(ConfigError, match="give --rate or --arrivals"):
-        arrivals(find(str(path), "cpu-demo", TARGETS), None, None, soak=False)
+        arrivals(find(str(path), "cpu-demo", TARGETS), None, None)
 
 
 def test_the_files_own_user_is_chosen_among_those_in_sight() -> None:

@@ -66,6 +66,20 @@ def test_a_lower_rate_than_the_targets_is_a_trial() -> None:
     assert judged(record(settings("constant:50")))["offered"] is None
 
 
+def test_a_seed_that_draws_far_fewer_requests_than_asked_for_is_a_trial_too() -> None:
+    bursty = "mmpp:low=20,high=380,low_s=30,high_s=15"
+    offered = {seed: figures(record(settings(bursty, seed=seed, seconds=20.0))).offered_per_s for seed in range(1, 6)}
+    few = min(offered, key=offered.__getitem__)
+    assert offered[few] < 70
+    assert judged(record(settings(bursty, seed=few, seconds=20.0)), qps=140)["offered"] is None
+    assert judged(record(settings("poisson:140", seed=few, seconds=20.0)), qps=140)["offered"] is True
+
+
+def test_escalation_is_not_judged_where_nobody_knows_what_should_escalate() -> None:
+    made = record(truth=False)
+    assert judged(made, escalated_share={"low": 0.0, "high": 0.05})["escalated"] is None
+
+
 def test_without_a_goal_nothing_is_judged() -> None:
     table = rows(record(), None)
     assert all(row.met is None and row.target == "" for row in table)

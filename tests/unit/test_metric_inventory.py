@@ -34,8 +34,9 @@ COUNTED = {
 }
 # Each is a name of the cluster file or the code, or a word of a fixed list; none is a client's.
 LABELS = {
-    *("answered", "cascade", "client", "cluster", "fault", "lane", "model", "operation", "outcome", "priority"),
-    *("protocol", "reason", "result", "route", "stage", "state", "step", "target", "tenant", "version", "won"),
+    *("answered", "cascade", "client", "cluster", "counted", "fault", "lane", "model", "operation", "outcome", "path"),
+    *("priority", "protocol", "reason", "result", "route", "stage", "state", "step", "target", "tenant", "version"),
+    "won",
 }
 
 
@@ -53,8 +54,8 @@ def test_what_an_engineer_on_call_needs_is_there() -> None:
         "argus_cascade_drift_evidence": ("cascade", "step"),
         "argus_provider_spent_usd_total": ("target",),
         "argus_cache_results_total": ("target", "result"),
-        "argus_budget_left_usd": ("tenant",),
-        "argus_budget_usd": ("tenant",),
+        "argus_budget_left_usd": ("tenant", "counted"),
+        "argus_budget_usd": ("tenant", "counted"),
         "argus_gpu_memory_used_bytes": ("model",),
         "argus_gpu_memory_budget_bytes": ("model",),
         "argus_scene_viewers": (),

@@ -253,7 +253,7 @@ async def test_a_cancelled_call_gives_its_place_back() -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert (site.recorder.requests[-1].outcome, site.recorder.requests[-1].fault) == ("cancelled", "client")
+    assert (site.recorder.requests[-1].outcome, site.recorder.requests[-1].fault) == ("cancelled", "gone")
     with site.services.admission.enter(someone(), "/v1/chat"):
         pass
 

@@ -113,6 +113,13 @@ async def test_what_breaks_preprocessing_is_the_items_fault(pipeline: Any) -> No
     assert isinstance(alone, InvalidMedia)
 
 
+@pytest.mark.parametrize("defect", [TypeError("ours"), MemoryError(), RuntimeError("ours")])
+async def test_a_defect_in_preprocessing_is_ours(pipeline: Any, defect: Exception) -> None:
+    good, bad = await pipeline.run_all([1, defect], NEVER)
+    assert good == "1->20"
+    assert (type(bad), bad.fault) == (ModelFailed, "server")
+
+
 async def test_what_the_model_refuses_fails_alone(pipeline: Any) -> None:
     good, ours, other = await pipeline.run_all(
         [1, failing(InvalidRequest("no")), failing(RuntimeError("CUDA error"))], NEVER

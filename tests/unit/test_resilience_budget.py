@@ -41,10 +41,12 @@ async def test_a_tenant_spends_what_it_has_until_the_end_of_the_day() -> None:
 async def test_all_together_have_a_budget_and_nothing_is_taken_by_a_refusal() -> None:
     money, _, recorder = budget(1.0, {"a": 0.8})
     await money.reserve("a", 0.6)
-    with pytest.raises(BudgetExceeded, match="all tenants"):
+    with pytest.raises(BudgetExceeded, match="all tenants") as everyones:
         await money.reserve("b", 0.5)
-    with pytest.raises(BudgetExceeded, match="the budget of a"):
+    with pytest.raises(BudgetExceeded, match="the budget of a") as own:
         await money.reserve("a", 0.3)
+    assert (everyones.value.code, everyones.value.fault) == ("service_budget_exceeded", "server")
+    assert (own.value.code, own.value.fault) == ("budget_exceeded", "client")
     await money.reserve("b", 0.4)
     assert recorder.left == {"a": pytest.approx(0.2), ALL: pytest.approx(0.0)}
 
@@ -54,6 +56,31 @@ async def test_replicas_without_redis_have_a_part_each() -> None:
     await money.reserve("a", 0.25)
     with pytest.raises(BudgetExceeded):
         await money.reserve("a", 0.01)
+
+
+async def test_each_replica_tells_its_part_at_the_start() -> None:
+    money, _, recorder = budget(1.0, {"a": 0.8, "default": 0.5, "free": None}, replicas=4)
+    money.start()
+    assert recorder.told == {
+        (ALL, "replica"): (pytest.approx(0.25), pytest.approx(0.25)),
+        ("a", "replica"): (pytest.approx(0.2), pytest.approx(0.2)),
+    }
+    await money.reserve("b", 0.1)
+    assert recorder.told["b", "replica"] == (pytest.approx(0.025), pytest.approx(0.125))
+
+
+async def test_at_midnight_all_of_it_is_told_to_be_there() -> None:
+    money, clock, recorder = budget(1.0, {"a": 0.8})
+    clock.now = 11 * DAY_S - 0.05
+    await money.reserve("a", 0.6)
+    clock.now += 0.1
+    for _ in range(1000):
+        if recorder.left == {"a": pytest.approx(0.8), ALL: pytest.approx(1.0)}:
+            break
+        await asyncio.sleep(0.01)
+    else:
+        raise AssertionError(recorder.left)
+    await money.reserve("a", 0.8)
 
 
 async def test_what_is_settled_after_midnight_is_yesterdays() -> None:

@@ -57,8 +57,8 @@ async def test_calls_show_in_the_metrics(made: dict[str, Metric]) -> None:
     assert made["argus_call_attempts_total"].values == {("theirs", "ok"): 2}
     assert made["argus_call_attempt_seconds"].values == {("theirs",): 2}
     assert made["argus_provider_spent_usd_total"].values == {("theirs",): pytest.approx(0.8)}
-    assert made["argus_budget_left_usd"].values == {("*",): pytest.approx(0.2)}
-    assert made["argus_budget_usd"].values == {("*",): pytest.approx(1.0)}
+    assert made["argus_budget_left_usd"].values == {("*", "replica"): pytest.approx(0.2)}
+    assert made["argus_budget_usd"].values == {("*", "replica"): pytest.approx(1.0)}
     assert made["argus_calls_in_flight"].values == {("theirs",): 0}
     assert made["argus_call_concurrency_limit"].values == {("theirs",): 20}
     recorder.flush()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from serve.config.resilience import Resilience
-from serve.errors import DeadlineExceeded, Unavailable
+from serve.errors import ArgusError, DeadlineExceeded, RateLimited, Unavailable
 from serve.resilience.purse import Purse
 from serve.resilience.rates import Rates
 from serve.resilience.settings import settings_of
@@ -52,6 +54,28 @@ async def test_an_attempt_has_the_time_that_calls_take_only_where_another_way_wa
     assert calls.target.attempt_s(1_000, True) == pytest.approx(0.2, rel=0.05)
     assert calls.target.attempt_s(1_000, False) == 60
     assert calls.target.attempt_s(0.05, True) == 0.05
+
+
+@pytest.mark.parametrize(
+    ("error", "states"),
+    [
+        (RateLimited("slow down", retry_after_s=0.05), ["resting", "half_open"]),
+        (Unavailable("away"), ["open", "half_open"]),
+    ],
+)
+async def test_the_end_of_a_pause_is_told_without_another_call(error: ArgusError, states: list[str]) -> None:
+    rules = Resilience.model_validate({"targets": {"p": {"breaker": {"open_s": 0.1, "failures_in_a_row": 1}}}})
+    recorder = Remembers()
+    target = Target(settings_of(rules, "p", ours=False), Rates(None, 1), recorder, lambda seconds, usual_s: None)
+    stake = await Purse(None, "a", 0).stake()
+    with pytest.raises(AttemptFailed), await target.passage(stake, context(), 0, True) as passage:  # noqa: SIM117
+        with target.attempt(passage, 10):
+            raise error
+    for _ in range(1_000):
+        if recorder.states == states:
+            break
+        await asyncio.sleep(0.01)
+    assert recorder.states == states
 
 
 async def test_a_target_that_became_slower_for_good_is_believed_in_the_end() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import pytest
 
-from serve.scrape import Delta, Scrape, quantile, sum_of
+from serve.scrape import Delta, Scrape, Window, quantile, sum_of
 
 BEFORE = """
 # TYPE ray_argus_requests_total counter
@@ -47,6 +48,7 @@ def test_levels_are_merged_as_asked(delta: Delta) -> None:
     assert delta.levels("argus_limit", "target") == {("x",): 6.0}
     assert delta.levels("argus_limit", "target", merge=sum_of) == {("x",): 10.0}
     assert delta.levels("argus_limit", "target", merge=min) == {("x",): 4.0}
+    assert delta.levels("argus_limit", "target", WorkerId="1") == {("x",): 4.0}
     assert delta.levels("argus_nothing") == {}
 
 
@@ -67,6 +69,50 @@ def test_one_scrape_tells_levels_and_no_rates() -> None:
 def test_only_what_is_wanted_is_read() -> None:
     assert set(Scrape.parse(BEFORE, 0.0, ["argus_req"]).samples) == {"argus_requests_total"}
     assert set(Scrape.parse(BEFORE, 0.0, ["other"]).samples) == {"other_total"}
+
+
+def test_labels_that_ray_gives_to_all_series_are_left_out() -> None:
+    """Wherever they stand, and also where a value looks like one of them."""
+    text = (
+        r'ray_argus_a{Component="core_worker",route="/x,Version=\"1\"",SessionName="s",WorkerId="1",Version="2.60.0"} 1'
+        "\n"
+        'ray_argus_a{SessionName="s",Version="2.60.0"} 2\n'
+        'ray_argus_a{MyVersion="3"} 3\n'
+    )
+    [series] = Scrape.parse(text, 0.0, ["argus_"]).samples.values()
+    assert series == {
+        frozenset({("route", '/x,Version="1"'), ("WorkerId", "1")}): 1,
+        frozenset(): 2,
+        frozenset({("MyVersion", "3")}): 3,
+    }
+
+
+def seen(times: Iterable[float]) -> Window:
+    window = Window(600)
+    for at_s in times:
+        window.add(Scrape(at_s, {"argus_requests_total": {frozenset(): at_s}}))
+    return window
+
+
+def test_a_window_keeps_few_scrapes_and_compares_with_the_newest() -> None:
+    window = seen(second / 2 for second in range(4001))
+    assert len(window) <= 32
+    delta = window.delta()
+    assert window.newest is not None and window.newest.at_s == 2000
+    assert delta is not None and 600 <= delta.seconds <= 620
+    assert delta.rates("argus_requests_total") == {(): pytest.approx(1.0)}
+
+
+def test_a_window_that_has_just_begun_compares_with_its_first_scrape() -> None:
+    assert seen(()).delta() is None
+    first, second = seen((5.0,)).delta(), seen((5.0, 7.0)).delta()
+    assert first is not None and first.seconds == 0 and first.rates("argus_requests_total") == {}
+    assert second is not None and second.seconds == 2 and second.rates("argus_requests_total") == {(): 1.0}
+
+
+def test_a_pause_longer_than_the_window_is_bridged() -> None:
+    delta = seen((0.0, 1000.0, 1001.0)).delta()
+    assert delta is not None and delta.seconds == 1001
 
 
 def test_what_is_no_metric_is_refused() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,7 +99,8 @@ def test_nothing_runs_that_the_workload_does_not_ask(targets: Targets) -> None:
 def test_measured_goals_say_how(targets: Targets) -> None:
     for name, workload in targets.workloads.items():
         source = workload.goals["cpu-demo"].source
-        assert "measured" in source and "argus load" in source and "2 cores" in source, name
+        assert "measured" in source and "argus load" in source, name
+        assert re.search(r"\d+ cores", source), name
 
 
 @pytest.mark.parametrize(
@@ -139,6 +142,14 @@ def test_unknown_names_are_told_what_there_is(targets: Targets) -> None:
     with pytest.raises(ConfigError, match="cpu-demo"):
         targets.workload("moderation").place("h100")
     assert targets.workload("florence2").goal("t4") is None
+
+
+def test_what_is_made_of_a_place_may_be_changed(targets: Targets) -> None:
+    place = targets.workload("clip_api").place("cpu-demo")
+    before = copy.deepcopy(place.content())
+    place.content()["providers"]["hosted"] |= {"base_url": "http://127.0.0.1:1"}
+    place.content()["cascades"]["clip-api"]["steps"].clear()
+    assert place.content() == before
 
 
 def test_a_place_that_keeps_what_its_profile_lacks(targets: Targets) -> None:

@@ -45,15 +45,19 @@ ray_argus_call_attempts_total{target="hosted",outcome="cancelled"} 2
 ray_argus_call_attempts_total{target="hosted",outcome="unavailable"} 2
 ray_argus_breaker_state{target="hosted",WorkerId="1"} 0
 ray_argus_breaker_state{target="hosted",WorkerId="2"} 2
+ray_argus_breaker_state{target="hosted",WorkerId="3"} 3
 ray_argus_call_concurrency_limit{target="hosted",WorkerId="1"} 20
 ray_argus_call_concurrency_limit{target="hosted",WorkerId="2"} 20
 ray_argus_calls_in_flight{target="hosted",WorkerId="1"} 7
 ray_argus_cache_results_total{target="hosted",result="miss"} 10
 ray_argus_cache_results_total{target="hosted",result="hit"} 4
 ray_argus_cache_results_total{target="hosted",result="shared_hit"} 6
+ray_argus_cache_results_total{target="hosted",result="store_failed"} 10
 ray_argus_provider_spent_usd_total{target="hosted"} 0.02
-ray_argus_budget_left_usd{tenant="*",WorkerId="1"} 2.5
-ray_argus_budget_left_usd{tenant="*",WorkerId="2"} 2.4
+ray_argus_budget_left_usd{tenant="*",counted="shared",WorkerId="1"} 2.5
+ray_argus_budget_left_usd{tenant="*",counted="shared",WorkerId="2"} 2.4
+ray_argus_budget_left_usd{tenant="a",counted="replica",WorkerId="1"} 0.5
+ray_argus_budget_left_usd{tenant="a",counted="replica",WorkerId="2"} 0.0
 ray_argus_jobs{state="queued"} 3
 ray_argus_jobs{state="failed"} 0
 """
@@ -93,8 +97,14 @@ def test_targets(found: Live) -> None:
     assert (one.limit, one.in_flight, one.cached, one.usd_per_h) == (40, 7, 0.5, pytest.approx(7.2))
 
 
-def test_the_smallest_budget_counts(found: Live) -> None:
-    assert found.budget_left_usd == {"*": 2.4}
+@pytest.mark.parametrize(("states", "shown"), [((0, 3), "resting"), ((3, 1), "half open"), ((2, 3), "open")])
+def test_a_breaker_that_rests_is_better_than_an_open_one(states: tuple[int, int], shown: str) -> None:
+    text = "".join(f'ray_argus_breaker_state{{target="x",WorkerId="{i}"}} {one}\n' for i, one in enumerate(states))
+    assert live(Delta(None, Scrape.parse(text, 0.0, WANTED))).targets[0].breaker == shown
+
+
+def test_of_a_shared_budget_the_smallest_figure_counts_and_parts_are_added(found: Live) -> None:
+    assert found.budget_left_usd == {"*": 2.4, "a": 0.5}
     assert found.jobs == {"failed": 0, "queued": 3}
 
 

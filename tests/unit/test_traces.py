@@ -38,6 +38,12 @@ def test_azure_2024_has_a_time_zone(tmp_path: Path) -> None:
     assert trace.times_s == pytest.approx([0.0, 1.0])
 
 
+def test_a_header_may_have_spaces_and_quotes(tmp_path: Path) -> None:
+    head = 'TIMESTAMP, "ContextTokens", "GeneratedTokens"\n'
+    trace = load_trace(written(tmp_path, head + '2023-11-16 18:15:46.68, "374", 44\n'))
+    assert (trace.prompt_tokens.tolist(), trace.output_tokens.tolist()) == ([374], [44])
+
+
 def test_burstgpt_spreads_whole_seconds(tmp_path: Path) -> None:
     rows = "5,ChatGPT,472,18,490,Conversation log\n5,GPT-4,100,10,110,API log\n7,ChatGPT,1,0,1,Conversation log\n"
     trace = load_trace(written(tmp_path, BURSTGPT_HEAD + rows))
@@ -71,6 +77,7 @@ def test_length_is_to_a_mean_gap_after_the_last(tmp_path: Path) -> None:
         (AZURE_HEAD + "2023-11-16 18:15:46.68,374,44\nyesterday,1,2\n", "line 3: TIMESTAMP: must be a date and time"),
         (AZURE_HEAD + "2023-11-16 18:15:46.68,many,44\n", "line 2: ContextTokens: must be a whole number"),
         (AZURE_HEAD + "2023-11-16 18:15:46.68,374\n", "line 2: GeneratedTokens: is missing"),
+        (AZURE_HEAD + '2023-11-16 18:15:46.68,"374,44\n' + "x" * 200_000, "line 3: is no CSV: field larger"),
         (AZURE_HEAD + "2023-11-16 18:15:46.68,374,-4\n", "line 2: GeneratedTokens"),
         (BURSTGPT_HEAD + "-5,ChatGPT,472,18,490,x\n", "line 2: Timestamp: must be a number of seconds"),
         (BURSTGPT_HEAD + "5,ChatGPT,4.5,18,490,x\n", "line 2: Request tokens"),
@@ -139,6 +146,14 @@ def test_a_window_longer_than_the_trace_begins_anew() -> None:
     assert window.seconds == 25.0
     assert len(window) == 109 + 109 + 104
     assert window.prompt_tokens[109] == 0
+
+
+def test_a_shorter_window_copies_nothing() -> None:
+    trace = burst()
+    window = trace.window(5.0)
+    assert (len(window), window.seconds) == (104, 5.0)
+    assert np.shares_memory(window.times_s, trace.times_s)
+    assert np.shares_memory(window.output_tokens, trace.output_tokens)
 
 
 def test_thinning_to_nothing_is_an_error() -> None:

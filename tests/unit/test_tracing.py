@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanKind, StatusCode, TraceState
 
 from deployments.messages import Call
 from serve import tracing
 from serve.errors import InvalidRequest, ModelFailed, Unavailable
-from serve.tracing.spans import Roots, continued
+from serve.tracing.spans import Roots, continued, incoming, outgoing
 from tests.support.spans import (
     CALLER,
     SAMPLED,
@@ -52,12 +52,21 @@ def test_a_share_is_begun_and_a_caller_who_traces_decides() -> None:
 
 def test_no_client_makes_us_begin_more_than_so_many_a_second() -> None:
     clock = fakes.Clock()
-    roots = Roots(0.0, 2.0, clock=clock)
+    roots = Roots(0.0, 4.0, clock=clock)
     assert [roots.take(asked=True) for _ in range(3)] == [True, True, False]
     clock.now += 0.5
     assert [roots.take(asked=True) for _ in range(2)] == [True, False]
     clock.now += 1e6
     assert [roots.take(asked=True) for _ in range(3)] == [True, True, False]
+
+
+def test_neither_who_asks_nor_the_share_takes_the_others_half() -> None:
+    clock = fakes.Clock()
+    roots = Roots(1.0, 4.0, clock=clock)
+    for _ in range(100):
+        roots.take(asked=True)
+    assert [roots.take(asked=False) for _ in range(3)] == [True, True, False]
+    assert not roots.take(asked=True)
 
 
 async def test_nothing_is_begun_where_nothing_is_set_up(client: httpx.AsyncClient, site: Site) -> None:
@@ -126,6 +135,37 @@ async def test_what_its_caller_does_not_sample_is_not(spans: Recorded, client: h
     assert "x-argus-trace-id" not in response.headers
     assert spans.spans == []
     assert "trace_id" not in site.recorder.requests[-1].fields()
+
+
+async def test_what_is_not_sampled_goes_on_in_its_callers_trace(spans: Recorded) -> None:
+    incoming("http", SpanKind.SERVER, UNSAMPLED, "vendor=1")
+    assert outgoing() == {"traceparent": UNSAMPLED, "tracestate": "vendor=1"}
+    with tracing.root("beside"):
+        assert TRACE not in str(outgoing()), "a trace of its own"
+    assert await asyncio.create_task(_outgoing()) == outgoing()
+    incoming("http", SpanKind.SERVER, None)
+    assert outgoing() == {}
+
+
+async def _outgoing() -> dict[str, str]:
+    return outgoing()
+
+
+async def test_what_is_over_the_bound_goes_on_unsampled() -> None:
+    with recording(most_per_s=1.0):
+        assert incoming("http", SpanKind.SERVER, SAMPLED) is not None
+        assert incoming("http", SpanKind.SERVER, SAMPLED) is None
+        assert outgoing() == {"traceparent": f"00-{TRACE}-{CALLER}-00"}
+
+
+@pytest.mark.parametrize("traceparent", [UNSAMPLED, SAMPLED])
+def test_a_bad_tracestate_is_read_only_where_it_is_used(monkeypatch: pytest.MonkeyPatch, traceparent: str) -> None:
+    read: list[list[str]] = []
+    parse = TraceState.from_header
+    monkeypatch.setattr(TraceState, "from_header", lambda header: read.append(header) or parse(header))
+    with recording():
+        incoming("http", SpanKind.SERVER, traceparent, "private words, of a client")
+    assert len(read) == (traceparent == SAMPLED)
 
 
 async def test_of_a_ratio_of_nothing_only_traced_callers_are_sampled(client: httpx.AsyncClient) -> None:

@@ -49,7 +49,7 @@ async def test_a_refused_call_says_by_what(spans: Recorded) -> None:
     with pytest.raises(BudgetExceeded):
         await traced(guard, fakes.Script(), estimate=Usage(10, 10, 5.0))
     call = spans.one("call")
-    assert attribute(call, "error.type") == "budget_exceeded"
+    assert attribute(call, "error.type") == "service_budget_exceeded"
     assert spans.below(call) == []
 
 

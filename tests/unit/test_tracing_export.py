@@ -15,12 +15,15 @@ from typing import Any
 import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.trace import INVALID_SPAN
 
 from serve import tracing
 from serve.config.load import ConfigErrors, parse
 from serve.config.tracing import Tracing
+from serve.tracing import Kind
 from serve.tracing.export import address
 from tests.support.collector import Collector
+from tests.support.spans import SAMPLED
 
 SECRET = "collector-key-5f1d"
 
@@ -178,6 +181,29 @@ def test_without_an_endpoint_no_exporter_is_loaded() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("said", ["true", " TRUE "])
+async def test_where_opentelemetry_is_switched_off_no_request_is_traced(
+    monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", said)
+    set_up("http://127.0.0.1:1", Counts())
+    assert not tracing.enabled()
+    assert tracing.incoming("http", Kind.SERVER, SAMPLED) is None
+
+
+def test_a_span_that_is_none_has_no_traceparent() -> None:
+    with tracing.use(INVALID_SPAN):
+        assert tracing.traceparent() is None
+
+
+def test_a_clients_words_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    set_up("http://127.0.0.1:1", Counts())
+    span = tracing.incoming("http", Kind.SERVER, SAMPLED, "private words of a client")
+    assert span is not None
+    span.end()
+    assert "private" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from serve import tracing
 from serve.config.tracing import Tracing
 from serve.errors import InvalidMedia, ModelFailed
 from tests.support.spans import CALLER, SAMPLED, TRACE, Recorded, attribute, id_of, parent_of, recording, trace_of
+from tests.unit.resilience_fakes import Clock
 
 ON = Tracing(endpoint="http://127.0.0.1:9")
 
@@ -163,6 +164,25 @@ async def test_a_pass_links_to_all_its_sampled_requests_and_says_how_many_there_
     assert {link.context.span_id for link in batch.links} == {id_of(request) for request in requests}
     assert len({trace_of(span) for span in (batch, *requests)}) == 3
     assert all(spans.below(request) == ["queue", "forward"] for request in requests)
+
+
+async def test_the_time_of_a_pass_that_failed_is_no_queueing(spans: Recorded) -> None:
+    clock = Clock()
+
+    async def run(items: list[int]) -> list[int]:
+        clock.now += 8
+        if len(items) > 1:
+            raise ValueError("no")
+        return items
+
+    async def ask(item: int) -> int:
+        with tracing.root("request"):
+            return await batcher.submit(item)
+
+    batcher: Batcher[int, int] = Batcher(run, BatchLimits(max_wait_s=0), clock=clock)
+    assert await asyncio.gather(ask(1), ask(2)) == [1, 2]
+    queues = [round(((span.end_time or 0) - (span.start_time or 0)) / 1e9) for span in spans.all("queue")]
+    assert sorted(queues) == [0, 0, 0, 8], "both once, then the first at once, and the second after it"
 
 
 async def test_a_batcher_does_not_keep_the_request_that_began_it(spans: Recorded) -> None:

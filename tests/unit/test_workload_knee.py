@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from benchmarks.loadtest import crosscheck
 from benchmarks.loadtest.verdict import Figures
-from benchmarks.targets import Goal
+from benchmarks.targets import Goal, load_targets
 from benchmarks.workloads.knee import goal_of, held, knee, rounded, search
 from serve.errors import Unavailable
 
@@ -32,6 +33,7 @@ LIGHT = Figures(
     tokens_per_s=0.0,
     first_p50_s=math.nan,
     first_p99_s=math.nan,
+    valid=True,
 )
 
 
@@ -58,6 +60,19 @@ def test_what_is_held() -> None:
     assert not held(replace(LIGHT, p95_ms=160), LIGHT)
     assert not held(replace(LIGHT, failed_share=0.01), LIGHT)
     assert not held(replace(LIGHT, paced_per_s=1.8), LIGHT)
+    assert not held(replace(LIGHT, valid=False), LIGHT)
+
+
+@pytest.mark.parametrize("wrong", [{"failed_share": 1.0, "p95_ms": math.nan}, {"valid": False}])
+def test_a_light_load_that_is_not_held_has_no_knee(wrong: dict[str, Any]) -> None:
+    asked: list[float] = []
+
+    def measure(rate: float, _seconds: float) -> Figures:
+        asked.append(rate)
+        return replace(LIGHT, **wrong)
+
+    assert knee(measure, 2.0, 10.0) == 0
+    assert asked == [2.0]
 
 
 def test_the_knee_of_a_server_that_queues() -> None:
@@ -72,10 +87,22 @@ def test_the_knee_of_a_server_that_queues() -> None:
 
 
 def test_goals_have_reserve_and_say_where_they_come_from() -> None:
-    goal = Goal.model_validate(goal_of("moderation", 43.0, rounded(0.7 * 43.0, up=False), LIGHT))
+    goal = Goal.model_validate(goal_of("moderation", None, 43.0, rounded(0.7 * 43.0, up=False), LIGHT))
     assert goal.qps == 30
     assert (goal.p50_ms, goal.p95_ms, goal.p99_ms) == (40, 60, 80)
     assert "measured" in goal.source and "knee moderation" in goal.source and "argus load moderation" in goal.source
+
+
+def test_a_new_goal_keeps_what_no_run_measures() -> None:
+    shipped = load_targets().workload("clip_api").goal("cpu-demo")
+    assert shipped is not None and shipped.escalated_share is not None and shipped.p95_ms is None
+    made = Goal.model_validate(goal_of("clip_api", shipped, 43.0, 30.0, LIGHT))
+    assert (made.qps, made.mean_ms, made.p95_ms) == (30, 44, None)
+    assert made.escalated_share == shipped.escalated_share
+    assert made.source != shipped.source
+    allowed = shipped.model_copy(update={"max_failed_share": 0.005})
+    allowed = Goal.model_validate(allowed.model_dump(exclude_none=True))
+    assert Goal.model_validate(goal_of("clip_api", allowed, 43.0, 30.0, LIGHT)).max_failed_share == 0.005
 
 
 @pytest.mark.parametrize(
@@ -97,6 +124,11 @@ def test_a_round_is_measured_without_its_first_seconds() -> None:
     assert found.failed == 2
     with pytest.raises(Unavailable, match="3 failed"):
         crosscheck.measured(np.empty(0), np.empty(0), [], 3)
+    for few in (np.zeros(4), np.array([0.0, 9.0])):
+        with pytest.raises(Unavailable, match="too few answers"):
+            crosscheck.measured(few, few + 0.1, ["ask"] * len(few), 3)
+    with pytest.raises(Unavailable, match="too few answers"):
+        crosscheck.measured(np.array([0.0, 9.0, 9.0]), np.array([1.0, 10.0, 10.0]), ["ask"] * 3, 0)
 
 
 def test_rounds_are_compared_by_their_medians() -> None:
@@ -106,6 +138,16 @@ def test_rounds_are_compared_by_their_medians() -> None:
     rows = {row[0]: row for row in crosscheck.compare(ours, crosscheck.Measured(4.04, {"ask": 50.0}, 0))}
     assert rows["answers/s"][3] == pytest.approx(-0.0099, abs=1e-3)
     assert rows["P50 ms, ask"][3] == pytest.approx(0.04)
+
+
+def test_a_kind_that_only_one_of_the_two_has_is_no_comparison() -> None:
+    both = crosscheck.Measured(4.0, {"ask": 50.0, "describe": 80.0}, 0)
+    ask = crosscheck.Measured(4.0, {"ask": 50.0}, 0)
+    assert crosscheck.median([both, ask]).p50_ms.keys() == {"ask"}
+    assert crosscheck.median([ask, both]).p50_ms.keys() == {"ask"}
+    for one, other in ((both, ask), (ask, both)):
+        with pytest.raises(Unavailable, match="describe"):
+            crosscheck.compare(one, other)
 
 
 def test_the_peers_report_is_read_by_kind() -> None:
@@ -118,3 +160,6 @@ def test_the_peers_report_is_read_by_kind() -> None:
     found = crosscheck.read_report(report)
     assert found.p50_ms == pytest.approx({"ask": 200, "describe": 400})
     assert found.failed == 1
+    for other in ({}, {"benchmarks": []}, {"benchmarks": [{"requests": {"successful": [{}], "errored": []}}]}):
+        with pytest.raises(Unavailable, match="report is not what"):
+            crosscheck.read_report(other)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
-# Locust patches sockets and threads for the whole process when it is imported; these tests send nothing.
-os.environ.setdefault("LOCUST_SKIP_MONKEY_PATCH", "1")
-
 import importlib
 import io
 import re
 from collections import Counter
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -213,6 +209,43 @@ def test_moderation_says_which_step_answered() -> None:
         requests.send("hard", Due(4, 0.0))
 
 
+def test_of_a_cascade_that_knows_no_scenes_the_label_must_be_one_of_its_own() -> None:
+    models = {"data": [{"id": "clip", "checkpoint": "openai/x"}, {"id": "llava", "checkpoint": "demo:llava"}]}
+    card = {"steps": [{"name": "screen"}], "labels": ["drugs", "a harmless photo"]}
+    result = {"answer": "drugs", "step": "analyse", "usage": {"usd": 0.0, "completion_tokens": 1}}
+    client = Client(models, card, {"results": [result]}, {"results": [result | {"answer": "red"}]})
+    requests = Moderate(client)  # type: ignore[arg-type]
+    requests.prepare()
+    assert requests.truth is False
+    assert requests.send("easy", Due(4, 0.0)).escalated
+    with pytest.raises(Failed, match="red"):
+        requests.send("easy", Due(4, 0.0))
+
+
+class Spoken(Exception):
+    """Over which protocol a request went."""
+
+
+@pytest.mark.parametrize("workload", sorted(set(load_targets().workloads) - {"mixed"}))
+def test_each_kind_is_sent_as_the_mix_says(workload: str) -> None:
+    def over(protocol: str) -> Callable[..., None]:
+        def send(*_: Any, **__: Any) -> None:
+            raise Spoken(protocol)
+
+        return send
+
+    client: Any = SimpleNamespace(metadata=(), accept=None, http=SimpleNamespace(post=over("http")))
+    client.grpc = SimpleNamespace(ModelInfer=over("grpc"))
+    module = importlib.import_module(load_targets().module(workload))
+    user = next(one for one in vars(module).values() if getattr(one, "workload", None) == workload)
+    requests = user.requests(client)
+    requests.pictures = {"easy": PICTURES, "hard": HARD} if isinstance(requests, Moderate) else PICTURES
+    requests._labels = []
+    for name, kind in mix_of(workload).items():
+        with pytest.raises(Spoken, match=kind.protocol):
+            requests.send(name, Due(1, 0.0))
+
+
 def test_search_must_find_the_scene_first() -> None:
     picture, _ = PICTURES.take(9)
     hits = [{"id": str(picture.scene.index)}, *({"id": f"random-{n}"} for n in range(4))]
@@ -224,12 +257,13 @@ def test_search_must_find_the_scene_first() -> None:
             requests.send("http", Due(9, 0.0))
 
 
-def test_an_index_that_another_generator_has_made_is_used() -> None:
-    refusal = Response({"error": {"code": "index_exists", "message": "It exists."}}, 409)
-    Search(Client(refusal))._create()  # type: ignore[arg-type]
+@pytest.mark.parametrize(("code", "status"), [("index_exists", 409), ("out_of_capacity", 507)])
+def test_an_index_that_cannot_be_made_or_is_something_else_ends_it(code: str, status: int) -> None:
+    cards = {"data": [{"id": "clip", "checkpoint": "demo:clip"}]}
+    refusal = Response({"error": {"code": code, "message": "No."}}, status)
     with pytest.raises(Failed) as caught:
-        Search(Client(Response({"error": {"code": "out_of_capacity", "message": "Full."}}, 507)))._create()  # type: ignore[arg-type]
-    assert caught.value.code == "out_of_capacity"
+        Search(Client(cards, refusal)).prepare()  # type: ignore[arg-type]
+    assert caught.value.code == code
 
 
 def test_vqa_asks_for_colour_and_shape_in_turn() -> None:

@@ -1,0 +1,136 @@
+"""The node catalogue: what can be rented or called, and at what price."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+from scipy import stats
+
+from benchmarks.capacity.profiles import HardwareClass, Record
+from serve.errors import ConfigError
+
+SHIPPED = Path(__file__).parent.parent / "catalogue.yaml"
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+
+
+class Price(Record):
+    """What an hour of a node costs, one way of renting it."""
+
+    usd_per_hour: float = Field(ge=0, description="In US dollars.")
+    availability: float = Field(1.0, gt=0, le=1, description="Share of the time that such a node is up.")
+    source: str = Field(min_length=1, description="Where the price stands.")
+    date: date
+
+
+class NodeType(Record):
+    """A kind of node; in the planned cluster file a node pool of this name."""
+
+    hardware: HardwareClass | None = Field(
+        None, description="Class of the profiles that hold on it; none for nodes that host no model."
+    )
+    gpu: str | None = Field(None, description="Ray's accelerator name.")
+    gpus: int = Field(0, ge=0, le=16, description="GPUs a node.")
+    gpu_memory_gb: float = Field(0, ge=0, description="Of one GPU, in GB (1e9 bytes).")
+    cpus: int = Field(ge=1, description="CPU cores a node.")
+    memory_gb: float = Field(gt=0, description="Main memory a node, in GB.")
+    max_nodes: int = Field(16, ge=1, le=1000, description="Most that can be had.")
+    prices: dict[Name, Price] = Field(min_length=1, description="By the way of renting: on_demand, reserved, spot.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> NodeType:
+        if bool(self.gpus) != bool(self.gpu_memory_gb):
+            raise ValueError(f"gpus is {self.gpus} and gpu_memory_gb is {self.gpu_memory_gb:g}; state both or neither")
+        if self.gpus and self.hardware is None:
+            raise ValueError("has GPUs and no hardware; name the class of profiles that holds on them")
+        if self.hardware is not None and not self.gpus and self.max_nodes > 1:
+            # The simulator knows one node whose cores everything shares.
+            raise ValueError(
+                f"hosts models without a GPU and max_nodes is {self.max_nodes}; such a node is planned alone, so it "
+                "must be 1"
+            )
+        return self
+
+
+class Api(Record):
+    """A hosted model's price and limit, in place of those of the hardware profiles."""
+
+    usd_per_call: float | None = Field(None, ge=0, description="Mean price of one call, in US dollars.")
+    requests_per_minute: float | None = Field(None, gt=0, description="Our rate limit; none when left out.")
+    source: str = Field(min_length=1, description="Where the figures stand.")
+    date: date
+
+
+class Catalogue(Record):
+    """A file like the shipped `catalogue.yaml`."""
+
+    version: int = Field(1, ge=1, le=1)
+    nodes: dict[Name, NodeType] = Field(min_length=1, description="By name.")
+    apis: dict[Name, Api] = Field({}, description="By the provider's name in the cluster file.")
+
+    def only(self, names: tuple[str, ...]) -> Catalogue:
+        """The same with these nodes alone.
+
+        Raises:
+            ConfigError: there is none of a name.
+        """
+        if unknown := [name for name in names if name not in self.nodes]:
+            raise ConfigError(
+                f"node {unknown[0]!r} is not in the catalogue; it has {', '.join(self.nodes)}", param="node"
+            )
+        return self.model_copy(update={"nodes": {name: self.nodes[name] for name in names}})
+
+    def priced(self, kind: str) -> dict[str, Price]:
+        """Price of each node, rented in one way, or on demand where the catalogue does not have that way.
+
+        Raises:
+            ConfigError: no node has that price, or one has neither.
+        """
+        if not any(kind in node.prices for node in self.nodes.values()):
+            known = sorted({way for node in self.nodes.values() for way in node.prices})
+            raise ConfigError(f"no node has a price {kind!r}; the catalogue has {', '.join(known)}", param="price")
+        found = {}
+        for name, node in self.nodes.items():
+            price = node.prices.get(self.way(name, kind))
+            if price is None:
+                raise ConfigError(f"node {name!r} has neither price {kind!r} nor on_demand", param="price")
+            found[name] = price
+        return found
+
+    def way(self, name: str, kind: str) -> str:
+        """How a node is rented where `kind` is wished: that way, or on demand where the catalogue does not have it."""
+        return kind if kind in self.nodes[name].prices else "on_demand"
+
+
+def load_catalogue(path: Path = SHIPPED) -> Catalogue:
+    """Reads a file.
+
+    Raises:
+        ConfigError: it cannot be read or is no catalogue; names the key and the value.
+    """
+    try:
+        return Catalogue.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", param="catalogue") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}", param="catalogue") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise ConfigError(
+            f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r:.80}",
+            param="catalogue",
+        ) from None
+
+
+def bought(working: int, availability: float, goal: float) -> int:
+    """Nodes to rent so that at least `working` of them are up with probability `goal`; nodes fail independently."""
+    if not working or availability >= 1:
+        return working
+    count = working
+    while float(stats.binom.sf(working - 1, count, availability)) < goal:
+        count += 1
+    return count

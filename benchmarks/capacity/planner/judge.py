@@ -1,0 +1,120 @@
+"""Simulation decides: a candidate's runs over several seeds against the objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.capacity.outcome import Outcome
+from benchmarks.capacity.planner.candidate import Candidate, Loss, losses, node_usd_per_hour, scenario_of
+from benchmarks.capacity.planner.envelope import Float64
+from benchmarks.capacity.planner.objectives import Finding, findings
+from benchmarks.capacity.planner.problem import Problem
+from benchmarks.capacity.scenario import Scenario
+
+Simulate = Callable[..., Outcome]
+# With this multiple of the allowed misses, or mean, in the first run, the others need not be made.
+_HOPELESS = 1.3
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the runs showed.
+
+    Attributes:
+        findings: one an objective.
+        runs: as many as were made: fewer than wished when the first was hopeless.
+        nodes_usd, calls_usd: an hour; the latter is paid to providers.
+    """
+
+    held: bool
+    findings: tuple[Finding, ...]
+    runs: tuple[Outcome, ...]
+    nodes_usd: float
+    calls_usd: float
+
+    @property
+    def usd_per_hour(self) -> float:
+        """Nodes and calls together."""
+        return self.nodes_usd + self.calls_usd
+
+    def worst(self) -> Finding:
+        """The objective that is furthest over its bound."""
+        return max(self.findings, key=lambda one: one.bound / one.allowed)
+
+
+class Judge:
+    """Simulates candidates of one problem; arrivals of each seed are drawn once.
+
+    Args:
+        simulate: in place of `benchmarks.capacity.simulator.simulate`.
+        first_seed: in place of the problem's: other seeds than those a plan was made with.
+    """
+
+    def __init__(self, problem: Problem, *, simulate: Simulate | None = None, first_seed: int | None = None) -> None:
+        if simulate is None:
+            from benchmarks.capacity.simulator import simulate as simulate_cluster
+
+            simulate = simulate_cluster
+        self._simulate = simulate
+        self._problem = problem
+        self._first = problem.wishes.first_seed if first_seed is None else first_seed
+        self._arrivals: dict[int, Float64] = {}
+        self.simulated = 0
+        self.requests = 0
+
+    def arrivals(self, seed: int) -> Float64:
+        """Of one run."""
+        if seed not in self._arrivals:
+            self._arrivals[seed] = self._problem.arrivals.times(self._problem.seconds, seed)
+        return self._arrivals[seed]
+
+    def judge(self, candidate: Candidate, *, lost: Loss | None = None, all_runs: bool = False) -> Verdict:
+        """Runs a candidate.
+
+        Args:
+            lost: a node that is gone.
+            all_runs: also when the first run is hopeless.
+        """
+        made = scenario_of(self._problem, candidate, lost=lost)
+        nodes = node_usd_per_hour(self._problem, candidate.nodes)
+        if made is None:
+            return Verdict(False, (), (), nodes, 0.0)
+        self.simulated += 1
+        wishes = self._problem.wishes
+        runs: list[Outcome] = []
+        for seed in range(self._first, self._first + wishes.seeds):
+            runs.append(self._run(made, seed))
+            if len(runs) == 1 and not all_runs and self._hopeless(runs[0]):
+                break
+        found = findings(self._problem.objectives, runs, wishes.confidence)
+        held = len(runs) == wishes.seeds and all(one.held for one in found)
+        return Verdict(held, found, tuple(runs), nodes, _calls_usd(runs, self._problem.rate_per_s))
+
+    def holds(self, candidate: Candidate) -> Verdict:
+        """The candidate as it is and, where the plan must survive it, with any one node lost."""
+        verdict = self.judge(candidate)
+        if not verdict.held or not self._problem.wishes.survive_node_loss:
+            return verdict
+        for lost in losses(candidate):
+            without = self.judge(candidate, lost=lost)
+            if not without.held:
+                return Verdict(False, without.findings, without.runs, verdict.nodes_usd, verdict.calls_usd)
+        return verdict
+
+    def _run(self, made: Scenario, seed: int) -> Outcome:
+        arrivals = self.arrivals(seed)
+        self.requests += len(arrivals)
+        problem = self._problem
+        return self._simulate(made, arrivals, seed=seed, start_s=problem.warm_up_s, end_s=problem.seconds)
+
+    def _hopeless(self, run: Outcome) -> bool:
+        found = findings(self._problem.objectives, [run], self._problem.wishes.confidence)
+        return any(one.measured > _HOPELESS * one.allowed for one in found)
+
+
+def _calls_usd(runs: list[Outcome], rate_per_s: float) -> float:
+    """An hour's calls at the planned rate: what a request cost in the runs, whatever number of them was drawn."""
+    paid = sum(float(run.usd[run.measured].sum()) for run in runs)
+    asked = sum(int(run.measured.sum()) for run in runs)
+    return 3600.0 * rate_per_s * paid / asked if asked else 0.0

@@ -1,0 +1,363 @@
+"""The search: every way to host or call each stage, on ever more nodes, cheapest first, until one holds.
+
+A cluster's cost is known before it is simulated, up to what overflows to an API, for which there is a lower bound. So
+candidates are taken in the order of that bound, and the first that holds, once nothing cheaper is left, is the cheapest
+there is among them. Bounds keep out what cannot hold: too little capacity for the average load, or for the bursts.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+
+from benchmarks.capacity.planner.candidate import Candidate, assemble, node_usd_per_hour, rented
+from benchmarks.capacity.planner.catalogue import NodeType
+from benchmarks.capacity.planner.idle import Idle, Lone
+from benchmarks.capacity.planner.judge import Judge, Verdict
+from benchmarks.capacity.planner.layout import Pool, layouts, least_nodes
+from benchmarks.capacity.planner.options import Called, Hosted, Need, Option, called, hosted, need
+from benchmarks.capacity.planner.problem import Problem
+from serve.errors import ConfigError
+
+# Layouts of one set of nodes that are simulated, the least used first.
+_LAYOUTS = 2
+# A stage whose calls wait less than this, in batches below that size, serves them as if each were alone.
+_NO_WAIT_S = 1e-4
+_ALONE = 1.02
+# Ways to give each stage its place that are gone through, and reasons that are kept for what was left out.
+_MOST_ASSIGNMENTS = 50_000
+_MOST_REFUSALS = 1_000
+# Bounds on batches that are tried for a model on one kind of node: all that add capacity, fewer where stages are many.
+_SIZES = (16, 3, 2, 1)
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why something was left out: the stage or objective, and the bound that it breaks."""
+
+    what: str
+    why: str
+
+
+@dataclass(slots=True)
+class Found:
+    """What a search came to.
+
+    Attributes:
+        candidate, verdict: the cheapest that holds; None when there is none.
+        nearest: the candidate that missed least, and its verdict; None when none was simulated.
+        proven: nothing cheaper was left untried.
+        tried: candidates that were simulated.
+        refusals: what the bounds kept out, each reason once, in the order of their finding.
+        needs: of each stage.
+    """
+
+    candidate: Candidate | None = None
+    verdict: Verdict | None = None
+    nearest: tuple[Candidate, Verdict] | None = None
+    proven: bool = True
+    tried: int = 0
+    refusals: dict[Refusal, None] = field(default_factory=dict)
+    needs: Mapping[str, Need] = field(default_factory=dict)
+
+    def refuse(self, what: str, why: str) -> None:
+        """Notes a reason."""
+        if len(self.refusals) < _MOST_REFUSALS:
+            self.refusals[Refusal(what, why)] = None
+
+    def missed(self, candidate: Candidate, verdict: Verdict) -> None:
+        """Notes a candidate that does not hold."""
+        if not verdict.findings:
+            return
+        old = self.nearest
+        if old is None or _miss(verdict) < _miss(old[1]):
+            self.nearest = (candidate, verdict)
+
+
+def _miss(verdict: Verdict) -> float:
+    worst = verdict.worst()
+    return worst.bound / worst.allowed
+
+
+Assignment = tuple[Option, ...]
+
+
+def search(problem: Problem, judge: Judge, progress: Progress | None = None) -> Found:
+    """The cheapest candidate that holds.
+
+    Raises:
+        ConfigError: a stage has neither a profile on any node nor a provider to stand in, or there are too many ways to
+            place them.
+    """
+    found = Found()
+    times = judge.arrivals(problem.wishes.first_seed)
+    needs = {
+        stage: need(problem, work, times, problem.wishes.first_seed)
+        for stage, work in problem.works.items()
+        if stage in problem.cluster.models
+    }
+    found.needs = needs
+    idle = Idle(problem)
+    assignments = [one for one in itertools.product(*_choices(problem, needs, found)) if _possible(idle, one, found)]
+    heap = _Heap(problem, needs, assignments, found)
+    best: tuple[float, Candidate, Verdict] | None = None
+    while (entry := heap.pop()) is not None:
+        bound, assignment, nodes = entry
+        if best is not None and bound >= best[0]:
+            break
+        if found.tried >= problem.wishes.most_tries:
+            found.proven = False
+            break
+        held, more = _attempt(problem, judge, assignment, nodes, found, progress)
+        if held is not None and (best is None or held[1].usd_per_hour < best[0]):
+            best = (held[1].usd_per_hour, *held)
+        heap.grow(assignment, nodes, more)
+    if best is not None:
+        found.candidate, found.verdict = best[1], best[2]
+    return found
+
+
+def _attempt(
+    problem: Problem,
+    judge: Judge,
+    assignment: Assignment,
+    nodes: Mapping[str, int],
+    found: Found,
+    progress: Progress | None,
+) -> tuple[tuple[Candidate, Verdict] | None, Set[str]]:
+    """Simulates an assignment on these nodes: what holds, and the kinds of nodes of which more are worth a try."""
+    short: set[str] = set()
+    candidates = list(itertools.islice(_candidates(problem, found, assignment, nodes), _LAYOUTS))
+    for candidate in candidates:
+        found.tried += 1
+        verdict = judge.holds(candidate)
+        if progress is not None:
+            progress(_said(candidate, verdict))
+        if verdict.held:
+            return (candidate, verdict), set(nodes) if _pays(assignment) else set()
+        found.missed(candidate, verdict)
+        short |= _short(candidate, verdict)
+    return None, short if candidates else set(nodes)
+
+
+def _short(candidate: Candidate, verdict: Verdict) -> set[str]:
+    """Kinds of nodes of which more could help: those with a stage where calls waited, or shared a pass.
+
+    Where they did neither, a call already takes what it takes on an idle cluster.
+    """
+    if not verdict.runs:
+        return set(candidate.nodes)
+    uses = verdict.runs[0].stages
+    return {
+        node
+        for stage, (node, _) in candidate.placed.items()
+        if stage not in uses or uses[stage].queue_wait_s > _NO_WAIT_S or uses[stage].mean_batch > _ALONE
+    }
+
+
+def _pays(assignment: Assignment) -> bool:
+    """Whether more nodes can make it cheaper: where they take calls from a provider."""
+    return any(isinstance(option, Hosted) and option.overflow is not None for option in assignment)
+
+
+def _said(candidate: Candidate, verdict: Verdict) -> str:
+    nodes = " + ".join(f"{count} {node}" for node, count in candidate.nodes.items())
+    apis = "".join(f" + {one.provider}" for one in candidate.called)
+    worst = verdict.worst() if verdict.findings else None
+    shown = "" if worst is None or verdict.held else f", {worst.objective} missed"
+    return f"{nodes}{apis}: {verdict.usd_per_hour:.2f} $/h{shown}"
+
+
+def _choices(problem: Problem, needs: Mapping[str, Need], found: Found) -> list[list[Option]]:
+    """Options of each stage: with fewer bounds on batches where all of them would be too many together."""
+    for sizes in _SIZES:
+        choices = list(_options(problem, needs, found, sizes))
+        count = math.prod(len(options) for options in choices)
+        if count <= _MOST_ASSIGNMENTS:
+            found.proven = sizes == _SIZES[0]
+            return choices
+    raise ConfigError(
+        f"{len(choices)} models can be placed in {count:,} ways; at most {_MOST_ASSIGNMENTS:,} are gone through. Name "
+        "fewer kinds of nodes (--node), or plan the flows apart",
+        param="node",
+    )
+
+
+def _options(problem: Problem, needs: Mapping[str, Need], found: Found, sizes: int) -> Iterator[list[Option]]:
+    for stage, work in problem.works.items():
+        if stage not in problem.cluster.models:
+            continue
+        stands_in = list(called(problem, work))
+        options: list[Option] = []
+        for name, node in problem.catalogue.nodes.items():
+            here = hosted(problem, work, name, node)[:sizes]
+            if not here and node.hardware is not None:
+                found.refuse(stage, f"has no profile on {name}, or needs more memory than one of its GPUs has")
+            options += [one for one in here if _does_enough(one, needs[stage], node, found)]
+            # What a model has no room for goes to the provider that would be asked first in its place.
+            options += [replace(one, overflow=api.provider) for one in here[:1] for api in stands_in[:1]]
+        options += [api for api in stands_in if _within_limit(api, needs[stage], found)]
+        if not options and not any(problem.profile(stage, node) for node in problem.catalogue.nodes.values()):
+            raise ConfigError(
+                f"model {stage!r} has no profile for any node of the catalogue; measure it (argus profile {stage}) or "
+                "add a node on which it has one",
+                param=stage,
+            )
+        yield options
+
+
+def _does_enough(option: Hosted, wanted: Need, node: NodeType, found: Found) -> bool:
+    """Whether all nodes of a kind together could do what the bounds say is needed at least."""
+    most = option.capacity_per_s * node.max_nodes * max(1, node.gpus)
+    if wanted.least_per_s <= most:
+        return True
+    nodes = math.ceil(wanted.least_per_s / option.capacity_per_s / max(1, node.gpus))
+    found.refuse(option.stage, f"would take {nodes} {option.node} nodes; the catalogue has {node.max_nodes}")
+    return False
+
+
+def _possible(idle: Idle, assignment: Assignment, found: Found) -> bool:
+    """Whether an idle cluster of this kind would hold every objective."""
+    reasons = list(idle.impossible({option.stage: Lone(option.idle_s, option.floor_s) for option in assignment}))
+    if reasons:
+        where = " + ".join(f"{o.stage} on {o.node}" if isinstance(o, Hosted) else o.provider for o in assignment)
+        for stages, why in reasons:
+            found.refuse(stages, f"{where}: {why}")
+    return not reasons
+
+
+def _within_limit(api: Called, wanted: Need, found: Found) -> bool:
+    if api.requests_per_minute is None or wanted.calls_per_s * 60 <= api.requests_per_minute:
+        return True
+    found.refuse(
+        api.stage,
+        f"would make {wanted.calls_per_s * 60:.0f} calls a minute to {api.provider}, whose limit is "
+        f"{api.requests_per_minute:.0f}",
+    )
+    return False
+
+
+class _Heap:
+    """Assignments with nodes for them, by a lower bound of their cost."""
+
+    def __init__(
+        self, problem: Problem, needs: Mapping[str, Need], assignments: Sequence[Assignment], found: Found
+    ) -> None:
+        self._problem, self._needs, self._found = problem, needs, found
+        self._order = itertools.count()
+        self._entries: list[tuple[float, float, int, Assignment, tuple[tuple[str, int], ...]]] = []
+        self._seen: set[tuple[Assignment, tuple[tuple[str, int], ...]]] = set()
+        for assignment in assignments:
+            self._push(assignment, self._least(assignment))
+
+    def pop(self) -> tuple[float, Assignment, dict[str, int]] | None:
+        """The cheapest; None when all were taken."""
+        if not self._entries:
+            return None
+        bound, _, _, assignment, nodes = heapq.heappop(self._entries)
+        return bound, assignment, dict(nodes)
+
+    def grow(self, assignment: Assignment, nodes: Mapping[str, int], kinds: Set[str]) -> None:
+        """Adds the same with one node more, of each of these kinds."""
+        for node in sorted(kinds & nodes.keys()):
+            self._push(assignment, {**nodes, node: nodes[node] + 1})
+
+    def _least(self, assignment: Assignment) -> dict[str, int]:
+        grouped = group(assignment, self._needs)
+        if not grouped:
+            return {_bare_node(self._problem): 1}
+        kinds = self._problem.catalogue.nodes
+        return {
+            node: least_nodes(kinds[node], stages, self._problem.wishes.most_use) for node, stages in grouped.items()
+        }
+
+    def _push(self, assignment: Assignment, nodes: Mapping[str, int]) -> None:
+        for node, count in nodes.items():
+            most = self._problem.catalogue.nodes[node].max_nodes
+            wanted = rented(self._problem, node, count)
+            if wanted > most:
+                stages = ", ".join(o.stage for o in assignment if isinstance(o, Hosted) and o.node == node)
+                spare = f" ({wanted - count} of them spare)" if wanted > count else ""
+                self._found.refuse(
+                    stages or "router", f"would take {wanted} {node} nodes{spare}; the catalogue has {most}"
+                )
+                return
+        key = (assignment, tuple(sorted(nodes.items())))
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        bound = node_usd_per_hour(self._problem, nodes) + self._calls_usd(assignment, nodes)
+        # Of equal cost the one of most capacity comes first.
+        capacity = sum(o.capacity_per_s for o in assignment if isinstance(o, Hosted))
+        heapq.heappush(self._entries, (bound, -capacity, next(self._order), *key))
+
+    def _calls_usd(self, assignment: Assignment, nodes: Mapping[str, int]) -> float:
+        """Least that providers cost in an hour."""
+        total = fixed_calls_usd(self._problem)
+        for option in assignment:
+            calls = self._needs[option.stage].calls_per_s
+            if isinstance(option, Called):
+                total += 3600.0 * calls * option.usd_per_call
+            elif option.overflow is not None:
+                kind = self._problem.catalogue.nodes[option.node]
+                most = option.capacity_per_s * nodes[option.node] * max(1, kind.gpus)
+                profile = self._problem.provider(option.overflow)
+                usd = 0.0 if profile is None else profile.usd_per_call
+                total += 3600.0 * max(0.0, calls - most) * usd
+        return total * _CERTAIN
+
+
+# Share of the expected calls that surely fall into the runs, whatever the draw.
+_CERTAIN = 0.97
+
+
+def fixed_calls_usd(problem: Problem) -> float:
+    """What the steps that are providers in the file cost in an hour, when nothing fails."""
+    total = 0.0
+    for target, work in problem.works.items():
+        if target in problem.cluster.providers and (profile := problem.provider(target)) is not None:
+            total += 3600.0 * problem.rate_per_s * work.calls * profile.usd_per_call
+    return total
+
+
+def group(assignment: Assignment, needs: Mapping[str, Need]) -> dict[str, list[tuple[Hosted, Need]]]:
+    """Hosted stages by the kind of node."""
+    grouped: dict[str, list[tuple[Hosted, Need]]] = {}
+    for option in assignment:
+        if isinstance(option, Hosted):
+            grouped.setdefault(option.node, []).append((option, needs[option.stage]))
+    return grouped
+
+
+def _bare_node(problem: Problem) -> str:
+    """The cheapest node, for a cluster that hosts no model."""
+    prices = problem.catalogue.priced(problem.wishes.price)
+    return min(prices, key=lambda name: prices[name].usd_per_hour)
+
+
+def _candidates(
+    problem: Problem, found: Found, assignment: Assignment, nodes: Mapping[str, int]
+) -> Iterator[Candidate]:
+    grouped = group(assignment, found.needs)
+    kinds: Mapping[str, NodeType] = problem.catalogue.nodes
+    ways: list[list[Pool]] = []
+    for node, count in nodes.items():
+        stages = grouped.get(node, [])
+        here = list(itertools.islice(layouts(problem.cluster, node, kinds[node], count, stages), _LAYOUTS))
+        if not here:
+            names = ", ".join(option.stage for option, _ in stages)
+            found.refuse(names, f"does not pack on {count} {node}: GPU time, memory or cores are too few")
+            return
+        ways.append(here)
+    apis = tuple(option for option in assignment if isinstance(option, Called))
+    within = {stage: one.within_s for stage, one in found.needs.items() if math.isfinite(one.within_s)}
+    for pools in itertools.product(*ways):
+        candidate = assemble(problem, pools, apis, within)
+        if candidate is None:
+            found.refuse("router", f"its replicas and the stores need more cores than {dict(nodes)} leave")
+            continue
+        yield candidate

@@ -1,0 +1,373 @@
+"""One model's profile: measured alone, then served, then put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.capacity.profiler import engines, measured, passes, served
+from benchmarks.capacity.profiler.engines import Batched, Stepped
+from benchmarks.capacity.profiler.instance import Instance, serving
+from benchmarks.capacity.profiler.passes import Alone
+from benchmarks.capacity.profiler.served import ENGINE, REPLICA, ROUTER, Served
+from benchmarks.capacity.profiler.timing import Effort
+from benchmarks.capacity.profiles import (
+    Generation,
+    HardwareClass,
+    HardwareProfile,
+    ModelProfile,
+    Provenance,
+    RouterProfile,
+    merged,
+    profile_key,
+)
+from benchmarks.loadtest.settings import Settings
+from benchmarks.report import this_command, this_machine
+from benchmarks.traffic.arrivals import parse_arrivals
+from deployments.generation.engine import Engine
+from deployments.generation.engines import choose_engine
+from deployments.generation.published import config_of
+from deployments.generation.sizing import kv_per_token, plan
+from deployments.generation.vllm_settings import CPU_KV_CACHE_GB
+from deployments.gpu import CONTEXT_GB
+from serve.config.cluster import ClusterFile
+from serve.config.models import GenerativeModel, Model, VideoClassifierModel
+from serve.config.scene_models import RendererModel
+from serve.errors import ConfigError, Unavailable
+
+# Who asks a kind of model, and the name under which that workload knows it.
+WORKLOADS: Mapping[str, tuple[str, str]] = {
+    "clip": ("classification", "clip"),
+    "llava": ("llava_chat", "llava"),
+    "blip2": ("blip2_vqa", "blip2"),
+    "florence2": ("florence2", "florence2"),
+    "splat": ("splat", "splat"),
+    "video_classifier": ("videos", "video_classifier"),
+}
+# The kind that also measures what all others share: the router, and how work stretches on busy cores.
+SHARED_KIND = "clip"
+# Shares of the cores that the loaded runs aim at.
+LOADS = (0.3, 0.6, 0.85)
+# Bound on the tokens of a step where the cluster file names none; see `vllm_settings`.
+STEP_TOKENS = 2048
+_REST_S = 5.0
+# Of the time between two requests of the idle run, how much one may take.
+_IDLE_SHARE = 0.2
+_FASTEST_IDLE_PER_S = 8.0
+_WARM_UP_S = 3.0
+# Share of right answers above which a run says what a request costs, and below which nothing was measured.
+_SOUND, _BROKEN = 0.99, 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be profiled.
+
+    Attributes:
+        seconds: about how long each part lasts: alone, idle, and each loaded run.
+        tell: is told what is being done.
+    """
+
+    cluster: ClusterFile
+    hardware: HardwareClass
+    seconds: float = 20.0
+    tell: Callable[[str], None] = lambda text: None
+    machine: Mapping[str, Any] = field(default_factory=this_machine)
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """A model served: at rest, idle, and under loads."""
+
+    instance_ready_s: float
+    rest: Mapping[str, float]
+    idle: Served
+    loaded: tuple[Served, ...]
+
+    @property
+    def busiest(self) -> Served:
+        """The run that processor times are taken from: the more requests, the less a wake-up counts.
+
+        Of those that answered their requests: what one costs that is refused is no model's cost.
+        """
+        sound = [run for run in (self.idle, *self.loaded) if answered_share(run) > _SOUND]
+        return max(sound, key=lambda run: len(run.requests), default=self.idle)
+
+
+def profilable(cluster: ClusterFile) -> tuple[str, ...]:
+    """The models of a file that can be profiled; what all share comes first."""
+    names = [name for name, model in cluster.models.items() if model.kind in WORKLOADS]
+    return tuple(sorted(names, key=lambda name: cluster.models[name].kind != SHARED_KIND))
+
+
+def profile(wish: Wish, name: str) -> HardwareProfile:
+    """Measures one model.
+
+    Raises:
+        ConfigError: there is no such model, or its kind cannot be profiled.
+        ArgusError: it does not start, or fails.
+    """
+    model = _model(wish.cluster, name)
+    wish.tell(f"{name}: alone")
+    alone = _alone(wish, model)
+    wish.tell(f"{name}: served")
+    runs = _served(wish, model, alone)
+    return _profile(wish, model, alone, runs)
+
+
+def _model(cluster: ClusterFile, name: str) -> Model:
+    if name not in cluster.models:
+        raise ConfigError(
+            f"there is no model {name!r}; the cluster file has {', '.join(cluster.models)}", param="model"
+        )
+    model = cluster.models[name]
+    if model.kind not in WORKLOADS:
+        raise ConfigError(
+            f"model {name!r} is of kind {model.kind}, which cannot be profiled; those that can: {', '.join(WORKLOADS)}",
+            param="model",
+        )
+    return model
+
+
+def _alone(wish: Wish, model: Model) -> Alone | Batched | Stepped:
+    effort = Effort(wish.seconds, least=max(3, min(20, int(wish.seconds))))
+    if not isinstance(model, GenerativeModel):
+        return passes.measure(passes.subject_of(wish.cluster, model), effort)
+    few = Effort(wish.seconds, warm_up=1, least=engines.LEAST_PASSES, most=200)
+    return asyncio.run(_generating(model, few))
+
+
+async def _generating(model: GenerativeModel, effort: Effort) -> Batched | Stepped:
+    asker, most = engines.asker_of(model), model.batching.max_items
+    engine: Engine
+    if choose_engine(model) == "vllm":
+        from deployments.generation.vllm_engine import VllmEngine
+
+        engine = VllmEngine(model)
+        try:
+            return await engines.steps(engine, asker, engines.concurrencies(most), effort)
+        finally:
+            await engine.close()
+    from deployments.generation.transformers_engine import TransformersEngine
+
+    seen = engines.Passes()
+    engine = TransformersEngine(model, seen)
+    try:
+        return await engines.batches(engine, seen, asker, most, effort)
+    finally:
+        await engine.close()
+
+
+def _served(wish: Wish, model: Model, alone: Alone | Batched | Stepped) -> Runs:
+    workload, name = WORKLOADS[model.kind]
+    with _instance(wish.cluster, model, name) as instance:
+
+        def run(arrivals: str, seconds: float) -> Served:
+            settings = Settings(
+                workload=workload,
+                host=instance.http,
+                grpc=instance.grpc,
+                arrivals=parse_arrivals(arrivals),
+                seconds=seconds,
+                warm_up_s=_WARM_UP_S,
+            )
+            ran = served.load(instance, settings)
+            if len(ran.requests):
+                _check(ran, workload)
+            return ran
+
+        rest = served.rest(instance, min(_REST_S, wish.seconds))
+        first = run("constant:1", min(4.0, wish.seconds))
+        took = max(float(first.requests.latency_s.mean()), 1e-3) if len(first.requests) else 1.0
+        idle = run(f"constant:{min(_FASTEST_IDLE_PER_S, _IDLE_SHARE / took):.3f}", wish.seconds)
+        most = _most_per_s(model, alone, idle, rest)
+        shares = LOADS if model.kind == SHARED_KIND else LOADS[:1]
+        loaded = []
+        for share in shares:
+            wish.tell(f"{name}: served, {share:.0%} of what cores and model can do")
+            loaded.append(run(f"poisson:{max(0.2, share * most):.3f}", wish.seconds))
+        return Runs(instance.ready_s[name], rest, idle, tuple(loaded))
+
+
+def _most_per_s(model: Model, alone: Alone | Batched | Stepped, idle: Served, rest: Mapping[str, float]) -> float:
+    """Requests a second that this machine's cores, and this model's replicas, can do at most."""
+    by_cores = served.cores() / max(1e-6, measured.request_cpu_s(idle, rest))
+    answered = idle.requests.tokens[idle.requests.ok]
+    tokens = float(answered.mean()) if len(answered) else 1.0
+    one = measured.capacity_per_s(alone, model.batching.max_items, tokens)
+    return min(by_cores, max(1, model.autoscaling.min_replicas) * one)
+
+
+def answered_share(run: Served) -> float:
+    """Of a run's requests; 0 where there was none."""
+    return float(run.requests.ok.mean()) if len(run.requests) else 0.0
+
+
+def _check(run: Served, workload: str) -> None:
+    """Whether requests are answered; what refuses most of them is not measured.
+
+    Raises:
+        Unavailable: with the refusals' codes.
+    """
+    if (answered := answered_share(run)) < _BROKEN:
+        codes = ", ".join(run.requests.errors)
+        raise Unavailable(f"Of the requests of {workload!r} {answered:.0%} were answered: {codes}.")
+
+
+@contextmanager
+def _instance(cluster: ClusterFile, model: Model, name: str) -> Iterator[Instance]:
+    """The model served alone, with what it cannot be without. Its folder's path is short: sockets lie below it."""
+    with TemporaryDirectory(prefix="ap-", ignore_cleanup_errors=True) as folder:
+        models = {name: _dumped(model)}
+        if isinstance(model, RendererModel):
+            store = {**_dumped(cluster.models[model.scenes]), "path": str(Path(folder) / "scenes")}
+            models[model.scenes] = store
+        content: dict[str, Any] = {
+            "node_pools": {pool: _dumped(section) for pool, section in cluster.node_pools.items()},
+            "router": _dumped(cluster.router),
+            "models": models,
+        }
+        with serving(content, Path(folder)) as instance:
+            yield instance
+
+
+def _dumped(section: Any) -> dict[str, Any]:
+    dumped: dict[str, Any] = section.model_dump(mode="json", exclude_unset=True)
+    return dumped
+
+
+def _profile(wish: Wish, model: Model, alone: Alone | Batched | Stepped, runs: Runs) -> HardwareProfile:
+    provenance = Provenance(
+        kind="measured",
+        date=datetime.now(UTC).date(),
+        machine=f"{wish.machine['cpu']}, {wish.machine['cores']} cores; others used {runs.idle.others:.2f} of them",
+        command=this_command(),
+    )
+    on_cpu = not model.gpu_memory_gb
+    parts, inside = _figures(model, alone, runs.idle)
+    around = measured.hop(runs.idle, inside)
+    shared = measured.shared_cpu(runs.busiest, runs.rest)
+    router = RouterProfile(
+        latency=around.latency,
+        cpu=measured.scaled(around.latency, shared[ROUTER] / max(1e-9, around.latency.mean)),
+        ingress_cpu_s=shared["ingress"],
+        client_cpu_s=shared["client"],
+        provenance=provenance,
+    )
+    known = ModelProfile(
+        model=profile_key(model),
+        kind=model.kind,
+        dtype=str(getattr(model, "dtype", "float32")) if not on_cpu else "float32",
+        quantization=_quantization(model),
+        overhead=around.overhead,
+        memory_gb=_memory_gb(model, alone, runs.idle),
+        start_s=runs.instance_ready_s,
+        cores=float(model.placement.threads) if on_cpu else 0.0,
+        cpu_s=_replica_cpu_s(runs, alone, parts["preprocess"].mean),
+        provenance=provenance,
+        **parts,
+    )
+    is_shared = model.kind == SHARED_KIND
+    return HardwareProfile(
+        hardware=wish.hardware,
+        cores=float(served.cores()) if on_cpu else 0.0,
+        background_cores=sum(runs.rest.values()),
+        stretch=measured.stretch(known.forward, runs.loaded) if is_shared and on_cpu else (),
+        router=router,
+        models={known.model: known},
+    )
+
+
+def _figures(model: Model, alone: Alone | Batched | Stepped, idle: Served) -> tuple[dict[str, Any], list[float]]:
+    """What of the profile depends on how the model runs, and the seconds of each idle call that it spent within it."""
+    if isinstance(alone, Alone):
+        # This replica decodes before its pipeline, which then has nothing to report.
+        unseen = alone.preprocess.mean if isinstance(model, VideoClassifierModel) else None
+        inside = measured.inside_calls(idle, unseen)
+        return {"preprocess": alone.preprocess, "forward": measured.in_place(alone.forward, idle)}, inside
+    calls = idle.of("call")
+    if isinstance(alone, Batched):
+        took = alone.forward[0].seconds.mean + alone.preprocess.mean
+        return {"preprocess": alone.preprocess, "forward": alone.forward}, [took] * len(calls)
+    spent = measured.answering_s(idle, alone)
+    usual = sum(spent) / max(1, len(spent))
+    assert isinstance(model, GenerativeModel)
+    return {
+        "preprocess": measured.scaled(alone.fit.residual, alone.fit.asked_s),
+        "generation": _generation(model, alone),
+    }, [*spent, *[usual] * len(calls)][: len(calls)]
+
+
+def _generation(model: GenerativeModel, alone: Stepped) -> Generation:
+    fit = alone.fit
+    return Generation(
+        encode_s=fit.encode_s,
+        step_s=fit.step_s,
+        sequence_s=fit.sequence_s,
+        prompt_token_s=fit.prompt_token_s,
+        max_sequences=model.batching.max_items,
+        kv_tokens=_kv_tokens(model),
+        prompt_tokens_a_step=int(model.batching.max_cost or STEP_TOKENS),
+        image_tokens=alone.image_tokens,
+        residual=fit.residual,
+    )
+
+
+def _kv_tokens(model: GenerativeModel) -> int:
+    """Tokens that the cache has room for: of what the cluster file gives it, or leaves it."""
+    config = config_of(model.checkpoint)
+    assert config is not None, "it was loaded"
+    if model.kv_cache_gb is not None or not model.gpu_memory_gb:
+        room = (model.kv_cache_gb or CPU_KV_CACHE_GB) * 1e9
+        return max(1, int(room // kv_per_token(config, model.dtype if model.gpu_memory_gb else "float32")))
+    needs = plan(config, model.dtype, model.quantization, sequences=model.batching.max_items)
+    return max(1, needs.tokens_within((model.gpu_memory_gb - CONTEXT_GB) * 1e9))
+
+
+def combined(old: HardwareProfile | None, new: HardwareProfile) -> HardwareProfile:
+    """A measurement put into a file. What all models share is `SHARED_KIND`'s to say, where the file has it.
+
+    Raises:
+        ConfigError: they are of different hardware.
+    """
+    if old is None or any(model.kind == SHARED_KIND for model in new.models.values()):
+        return merged(old, new)
+    beyond = max(0.0, new.router.cpu.mean - old.router.cpu.mean)
+    models = {key: model.model_copy(update={"router_cpu_s": beyond}) for key, model in new.models.items()}
+    shared = {name: getattr(old, name) for name in ("router", "cores", "background_cores", "stretch")}
+    return merged(old, new.model_copy(update={**shared, "models": models}))
+
+
+def _quantization(model: Model) -> str | None:
+    given = getattr(model, "quantization", "none")
+    return None if given == "none" else str(given)
+
+
+def _memory_gb(model: Model, alone: Alone | Batched | Stepped, idle: Served) -> float:
+    """Of a replica: resident memory, or the accelerator's. An engine fills its budget there: what weights leave is its
+    cache.
+    """
+    if not model.gpu_memory_gb:
+        return idle.memory_bytes / 1e9
+    if isinstance(alone, Alone) and alone.memory_bytes is not None:
+        return alone.memory_bytes / 1e9 + CONTEXT_GB
+    return model.gpu_memory_gb
+
+
+def _replica_cpu_s(runs: Runs, alone: Alone | Batched | Stepped, preprocess_s: float) -> float:
+    """What a request costs in its replica beside preprocessing and pass."""
+    run = runs.busiest
+    mine = measured.each(run, runs.rest, REPLICA) - preprocess_s
+    if isinstance(alone, Stepped):
+        return max(0.0, mine)  # its engine is a process of its own
+    by_size = {one.items: one.seconds.mean for one in alone.forward}
+    requests = max(1, len(run.requests))
+    ran = sum(by_size.get(one.items, one.seconds) for one in run.of("pass"))
+    passes = ran or alone.forward[0].seconds.mean * requests
+    return max(0.0, mine + measured.each(run, runs.rest, ENGINE) - passes / requests)

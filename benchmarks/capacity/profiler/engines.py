@@ -1,0 +1,229 @@
+"""A generating model's engine alone: its steps by sequences and prompt lengths, or its static batches by size."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from benchmarks.capacity.profiler.fit import Observation, StepFit, fit_steps
+from benchmarks.capacity.profiler.timing import Effort, distribution, rounds
+from benchmarks.capacity.profiles import Distribution, ForwardPass
+from benchmarks.workloads.pictures import Pictures
+from deployments.generation.engine import Engine, Prompt
+from deployments.generation.messages import ImagePart, Message, Sampling, Text
+from deployments.generation.prompts import PromptStyle, load_style, render
+from deployments.messages import EncodedImage
+from serve.config.models import GenerativeModel
+from serve.errors import Unavailable
+
+_SCENES = 32
+# Words in a question beside the image: from next to none to a page.
+_WORDS = (4, 40, 160)
+_TOKENS = 24
+_STATIC_TOKENS = 8
+# Observations of a batch size, of which its time can be told; a measurement has as many rounds at least.
+LEAST_PASSES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """An engine with continuous batching.
+
+    Attributes:
+        image_tokens: prompt tokens that one image becomes.
+        start_s: by stage.
+    """
+
+    fit: StepFit
+    image_tokens: int
+    start_s: dict[str, float]
+    observations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batched:
+    """An engine with static batches, its answers of `_STATIC_TOKENS` tokens at most."""
+
+    preprocess: Distribution
+    forward: tuple[ForwardPass, ...]
+    start_s: dict[str, float]
+
+
+class Passes:
+    """A `BatchObserver` that keeps what ran."""
+
+    def __init__(self) -> None:
+        self.ran: list[tuple[int, float, float]] = []
+        self._more = asyncio.Event()
+
+    def batch_ran(self, *, items: int, cost: float, forward_s: float, waits_s: Sequence[float]) -> None:
+        """See `BatchObserver`."""
+        self.ran.append((items, cost, forward_s))
+        self._more.set()
+
+    async def all_ran(self, items: int, most_s: float = 10.0) -> None:
+        """Waits for passes of so many items to be reported: an answer is heard before its pass has ended."""
+        async with asyncio.timeout(most_s):
+            while sum(ran[0] for ran in self.ran) < items:
+                self._more.clear()
+                await self._more.wait()
+
+    def dropped(self, reason: str) -> None:
+        """See `BatchObserver`."""
+
+    def retried_alone(self, items: int) -> None:
+        """See `BatchObserver`."""
+
+
+@dataclass(slots=True)
+class Asker:
+    """Makes prompts that no cache knows: a new picture each, and words that no other prompt begins with."""
+
+    style: PromptStyle
+    _pictures: Pictures = field(default_factory=lambda: Pictures("easy", range(_SCENES)))
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def prompt(self, words: int, *, image: bool = True) -> Prompt:
+        """One prompt of so many words, with or without a picture."""
+        number = next(self._numbers)
+        text = " ".join([f"{number}", *("what", "colour", "is", "the", "object")] * (words // 6 + 1))
+        if not image:
+            message = Message("user", (Text(text),))
+            return Prompt(render((message,), self.style, max_images=1, max_videos=0).text)
+        jpeg = self._pictures.take(number)[1]
+        message = Message("user", (ImagePart(EncodedImage(jpeg)), Text(text)))
+        rendered = render((message,), self.style, max_images=1, max_videos=0)
+        return Prompt(rendered.text, (Image.open(io.BytesIO(jpeg)).convert("RGB"),), (f"profile-{number}",))
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One answer: when it was asked for, and when its first and last tokens came; on one clock."""
+
+    asked: float
+    first: float
+    last: float
+    tokens: int
+    prompt_tokens: int
+    cached_tokens: int
+
+
+async def hear(engine: Engine, prompt: Prompt, tokens: int, clock: Callable[[], float] = time.perf_counter) -> Heard:
+    """Asks for exactly so many tokens, unless the answer ends before."""
+    asked = clock()
+    first = last = asked
+    written = read = cached = 0
+    sampling = Sampling(max_tokens=tokens, temperature=0.0)
+    async with aclosing(engine.generate(prompt, sampling, "profile", math.inf)) as events:
+        async for event in events:
+            if event.token_ids:
+                last = clock()
+                first = last if not written else first
+                written += len(event.token_ids)
+            read, cached = event.prompt_tokens, event.cached_tokens
+    return Heard(asked, first, last, written, read, cached)
+
+
+async def steps(engine: Engine, asker: Asker, concurrency: Sequence[int], effort: Effort) -> Stepped:
+    """Observes an engine: alone at several prompt lengths, with and without an image, then several answers at once.
+
+    A lone request gives the time to its first token; the tokens of requests that began together, between the last
+    first token and the first last one, give steps of so many sequences.
+    """
+    info = await engine.start()
+    with_image = await hear(engine, asker.prompt(_WORDS[0]), 1)
+    without = await hear(engine, asker.prompt(_WORDS[0], image=False), 1)
+    image_tokens = max(0, with_image.prompt_tokens - without.prompt_tokens)
+    found: list[Observation] = []
+    began = time.perf_counter()
+    for number, order in enumerate(rounds(range(2 * len(_WORDS) + len(concurrency)))):
+        counted = number - effort.warm_up
+        if counted >= effort.most or (counted >= effort.least and time.perf_counter() - began >= effort.seconds):
+            return Stepped(fit_steps(found), image_tokens, info.start_s, len(found))
+        for what in order:
+            seen = await _observe(engine, asker, what, concurrency)
+            found += seen if counted >= 0 else []
+    raise AssertionError("rounds never end")
+
+
+async def _observe(engine: Engine, asker: Asker, what: int, concurrency: Sequence[int]) -> list[Observation]:
+    if what < 2 * len(_WORDS):
+        image = what % 2 == 0
+        one = await hear(engine, asker.prompt(_WORDS[what // 2], image=image), 1)
+        read = one.prompt_tokens - one.cached_tokens
+        return [Observation(one.first - one.asked, 0, read, int(image), asked=1)] if one.tokens else []
+    count = concurrency[what - 2 * len(_WORDS)]
+    prompts = [asker.prompt(_WORDS[0], image=False) for _ in range(count)]
+    answers = await asyncio.gather(*(hear(engine, prompt, _TOKENS) for prompt in prompts))
+    return together(answers)
+
+
+def together(answers: Sequence[Heard]) -> list[Observation]:
+    """One observation of the steps in which all of them were being written; none when they hardly overlapped."""
+    start, end = max(one.first for one in answers), min(one.last for one in answers)
+    per_s = [(one.tokens - 1) / (one.last - one.first) for one in answers if one.last > one.first]
+    if end <= start or len(per_s) < len(answers):
+        return []
+    return [Observation(len(per_s) / sum(per_s), len(answers))]
+
+
+async def batches(engine: Engine, passes: Passes, asker: Asker, most: int, effort: Effort) -> Batched:
+    """Times a static engine's passes by their size, and what a lone request takes beside its pass."""
+    info = await engine.start()
+    sizes = [size for size in (1, 2, 4, 8, 16, 32, 64) if size < most] + [most]
+    by_size: dict[tuple[int, float], list[float]] = {}
+    beside: list[float] = []
+    began = time.perf_counter()
+    for number, order in enumerate(rounds(sizes)):
+        counted = number - effort.warm_up
+        if counted >= effort.most or (counted >= effort.least and time.perf_counter() - began >= effort.seconds):
+            return Batched(distribution(beside), _passes(by_size), info.start_s)
+        for size in order:
+            passes.ran.clear()
+            prompts = [asker.prompt(_WORDS[0]) for _ in range(size)]
+            answers = await asyncio.gather(*(hear(engine, prompt, _STATIC_TOKENS) for prompt in prompts))
+            await passes.all_ran(size)
+            if counted < 0:
+                continue
+            for items, cost, seconds in passes.ran:
+                by_size.setdefault((items, cost / items), []).append(seconds)
+            if size == 1:
+                beside.append(max(0.0, answers[0].last - answers[0].asked - sum(ran[2] for ran in passes.ran)))
+    raise AssertionError("rounds never end")
+
+
+def _passes(by_size: dict[tuple[int, float], list[float]]) -> tuple[ForwardPass, ...]:
+    """One entry a size, with the mean cost of an item; sizes that hardly ever came about are left out.
+
+    Raises:
+        Unavailable: none came about often enough.
+    """
+    sizes = sorted({items for items, _ in by_size})
+    found = []
+    for size in sizes:
+        samples = {cost: seconds for (items, cost), seconds in by_size.items() if items == size}
+        seconds = [one for some in samples.values() for one in some]
+        cost = sum(each * len(some) for each, some in samples.items()) / len(seconds)
+        if len(seconds) >= LEAST_PASSES:
+            found.append(ForwardPass(items=size, cost=size * cost, seconds=distribution(seconds)))
+    if not found:
+        raise Unavailable(f"The engine ran no size of batch {LEAST_PASSES} times; give it longer with --seconds.")
+    return tuple(found)
+
+
+def concurrencies(most: int) -> tuple[int, ...]:
+    """1, 2, 4, ... up to what the engine runs at a time, at most 32."""
+    return tuple(size for size in (1, 2, 4, 8, 16, 32) if size <= most)
+
+
+def asker_of(model: GenerativeModel) -> Asker:
+    """For a model's own chat template."""
+    return Asker(load_style(model.checkpoint, model.revision))

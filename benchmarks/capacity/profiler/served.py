@@ -1,0 +1,194 @@
+"""One load on a running cluster: what its clients saw, what happened inside, and whose processor time it took."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import psutil
+
+from benchmarks.capacity.profiler import client, tape
+from benchmarks.capacity.profiler.instance import Instance
+from benchmarks.capacity.profiler.tape import Event
+from benchmarks.loadtest.columns import Columns, unpack
+from benchmarks.loadtest.settings import Settings
+from benchmarks.servers import ROOT
+from serve.errors import Unavailable
+
+_PREPARE_S = 120.0
+# A replica's title, as Ray Serve writes it.
+_REPLICA = "ray::ServeReplica:argus:"
+ROUTER, INGRESS, CLIENT, REPLICA, ENGINE, BACKGROUND = "router", "ingress", "client", "replica", "engine", "background"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A load and what came of it, in its measured window.
+
+    Attributes:
+        began: the run's beginning on `time.monotonic()`, from which `requests` count.
+        seconds: of the window.
+        requests: those due in it, as their sender saw them.
+        events: see `tape`.
+        cpu_s: processor time by whose it is: `router`, `ingress`, `client`, `replica`, `engine` (what a replica has
+            started) and `background` (Ray, and whatever else belongs to the cluster).
+        others: mean number of cores that processes outside had.
+        memory_bytes: resident, of the replica and what it has started.
+    """
+
+    began: float
+    seconds: float
+    requests: Columns
+    events: list[Event]
+    cpu_s: Mapping[str, float]
+    others: float
+    memory_bytes: int
+
+    @property
+    def busy(self) -> float:
+        """Mean share of this machine's cores in use by us."""
+        return sum(self.cpu_s.values()) / self.seconds / cores()
+
+    def spans(self) -> list[tuple[float, float]]:
+        """When each right answer's request was due and when it ended, on `time.monotonic()`."""
+        ok = self.requests.ok
+        pairs = zip(self.requests.due_s[ok].tolist(), self.requests.ended_s[ok].tolist(), strict=True)
+        return [(self.began + due, self.began + ended) for due, ended in pairs]
+
+    def of(self, kind: str) -> list[Event]:
+        """The events of one kind."""
+        return [event for event in self.events if event.kind == kind]
+
+
+def cores() -> int:
+    """Of this machine."""
+    return os.cpu_count() or 1
+
+
+def load(instance: Instance, settings: Settings) -> Served:
+    """Runs one load test.
+
+    Raises:
+        Unavailable: the load generator failed; the message has the end of what it said.
+    """
+    with tempfile.TemporaryDirectory(prefix="argus-profile-") as name:
+        folder = Path(name)
+        command = [sys.executable, "-m", client.__name__, settings.model_dump_json(), str(folder)]
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            try:
+                return _watch(instance, settings, process, folder)
+            finally:
+                process.kill()
+                process.wait()
+
+
+def rest(instance: Instance, seconds: float) -> dict[str, float]:
+    """Cores that a cluster nobody asks anything uses, by whose they are."""
+    before = _Usage.now(instance, None)
+    time.sleep(seconds)
+    after = _Usage.now(instance, None)
+    return {whose: (spent - before.cpu_s.get(whose, 0.0)) / seconds for whose, spent in after.cpu_s.items()}
+
+
+def _watch(instance: Instance, settings: Settings, process: subprocess.Popen[bytes], folder: Path) -> Served:
+    began = _began(process, folder)
+    _sleep_until(began + settings.warm_up_s)
+    start, before = time.monotonic(), _Usage.now(instance, process.pid)
+    _sleep_until(began + settings.end_s)
+    end, after = time.monotonic(), _Usage.now(instance, process.pid)
+    if process.wait(settings.grace_s + 60):
+        raise Unavailable(f"The load generator failed: {_tail(folder / 'log')}")
+    time.sleep(1.0)  # the tapes are written twice a second
+    spent = {whose: after.cpu_s[whose] - before.cpu_s.get(whose, 0.0) for whose in after.cpu_s}
+    seconds = end - start
+    return Served(
+        began,
+        seconds,
+        _window(unpack((folder / client.COLUMNS).read_bytes()), settings),
+        tape.read(instance.tape, start, end),
+        spent,
+        max(0.0, (after.machine_s - before.machine_s - sum(spent.values())) / seconds),
+        after.memory_bytes,
+    )
+
+
+def _began(process: subprocess.Popen[bytes], folder: Path) -> float:
+    deadline = time.monotonic() + _PREPARE_S
+    while True:
+        try:
+            return float((folder / client.BEGAN).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise Unavailable(f"The load generator did not start: {_tail(folder / 'log')}") from None
+            time.sleep(0.05)
+
+
+def _sleep_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.monotonic()))
+
+
+def _window(columns: Columns, settings: Settings) -> Columns:
+    chosen = (columns.due_s >= settings.warm_up_s) & (columns.due_s < settings.end_s)
+    arrays = {one.name: getattr(columns, one.name) for one in fields(columns)}
+    return replace(columns, **{name: array[chosen] for name, array in arrays.items() if not isinstance(array, tuple)})
+
+
+def _tail(path: Path) -> str:
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-10:])
+
+
+@dataclass(frozen=True, slots=True)
+class _Usage:
+    """Processor seconds so far, by whose they are and of the whole machine."""
+
+    cpu_s: Mapping[str, float]
+    machine_s: float
+    memory_bytes: int
+
+    @staticmethod
+    def now(instance: Instance, client_pid: int | None) -> _Usage:
+        spent: dict[str, float] = {}
+        memory = 0
+        for process, whose in _processes(instance, client_pid):
+            try:
+                times = process.cpu_times()
+                spent[whose] = spent.get(whose, 0.0) + times.user + times.system
+                memory += process.memory_info().rss if whose in (REPLICA, ENGINE) else 0
+            except psutil.Error:
+                continue  # it has just ended
+        machine = psutil.cpu_times()
+        idle = machine.idle + getattr(machine, "iowait", 0.0) + getattr(machine, "steal", 0.0)
+        return _Usage(spent, sum(machine) - idle - getattr(machine, "guest", 0.0), memory)
+
+
+def _processes(instance: Instance, client_pid: int | None) -> list[tuple[psutil.Process, str]]:
+    """Every process of cluster and load generator, and whose it counts as."""
+    found = [] if client_pid is None else [(psutil.Process(client_pid), CLIENT)]
+    pending = [(psutil.Process(instance.pid), BACKGROUND)]
+    while pending:
+        process, parent = pending.pop()
+        try:
+            whose = _whose(process, parent)
+            found.append((process, whose))
+            pending += [(child, whose) for child in process.children()]
+        except psutil.Error:
+            continue
+    return found
+
+
+def _whose(process: psutil.Process, parent: str) -> str:
+    if parent in (REPLICA, ENGINE):
+        return ENGINE
+    title = " ".join(process.cmdline()) or process.name()
+    if title.startswith(f"{_REPLICA}router"):
+        return ROUTER
+    if title.startswith(_REPLICA):
+        return REPLICA
+    return INGRESS if "haproxy" in title.split(" ")[0] else BACKGROUND

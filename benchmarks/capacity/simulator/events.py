@@ -1,0 +1,247 @@
+"""Time: the heap of events, and processor work, which takes longer where cores are short.
+
+Work is stretched in one of two ways. Where a profile measured how much longer work takes at which share of busy cores,
+a factor is drawn from that (`STRETCHED`). Otherwise cores are shared evenly by all work in progress (`SHARED`): every
+job advances at the same rate, so jobs end in the order of what was left of them on a clock of the cores' own, which
+runs slower the more there are (virtual time, Demers, Keshav and Shenker 1989).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from benchmarks.capacity.simulator import draws
+from benchmarks.capacity.simulator.memory import (
+    busy_shares,
+    cpu_heap,
+    free_jobs,
+    heap,
+    jobs,
+    servers,
+)
+from benchmarks.capacity.simulator.parts import part
+from benchmarks.capacity.simulator.records import (
+    FREE,
+    NONE,
+    SERVED,
+    SHARED,
+    SPENT,
+    STRETCHED,
+)
+
+# Over so many seconds the share of busy cores is averaged.
+_BUSY_S = 5.0
+_LEAST_CORES = 0.05
+
+
+@part
+def push(w: Any, time: float, what: int, who: int, stamp: int) -> None:
+    """An event at `time`."""
+    place = w.heap_count
+    w.heap_count = place + 1
+    events = heap(w)
+    while place > 0:
+        above = (place - 1) >> 1
+        if events[above].time <= time:
+            break
+        _move(events, above, place)
+        place = above
+    _put(events, place, time, what, who, stamp, 0.0)
+
+
+@part
+def drop_first(events: Any, count: int) -> None:
+    """Removes the first of `count` events."""
+    last = count - 1
+    time = events[last].time
+    place = 0
+    while True:
+        below = 2 * place + 1
+        if below >= last:
+            break
+        if below + 1 < last and events[below + 1].time < events[below].time:
+            below += 1
+        if events[below].time >= time:
+            break
+        _move(events, below, place)
+        place = below
+    if place != last:
+        _move(events, last, place)
+
+
+@part
+def _put(events: Any, place: int, time: float, what: int, who: int, stamp: int, cores: float) -> None:
+    event = events[place]
+    event.time = time
+    event.what = what
+    event.who = who
+    event.stamp = stamp
+    event.cores = cores
+
+
+@part
+def _move(events: Any, source: int, place: int) -> None:
+    one, other = events[source], events[place]
+    other.time = one.time
+    other.what = one.what
+    other.who = one.who
+    other.stamp = one.stamp
+    other.cores = one.cores
+
+
+@part
+def work(w: Any, seconds: float, cores: float, what: int, who: int, stamp: int, key: int) -> None:
+    """Processor work that begins now, in a thread of its own; an event when it ends.
+
+    Args:
+        cores: that it keeps busy; 0 where it runs on an accelerator.
+        key: of its random numbers.
+    """
+    now = w.now
+    mode = w.mode
+    if mode == FREE or cores == 0.0:
+        push(w, now + seconds, what, who, stamp)
+        return
+    if mode == STRETCHED:
+        charge(w, seconds * cores)
+        push(w, now + seconds * stretch(w, key), what, who, stamp)
+        return
+    _share(w)
+    virtual = w.virtual + seconds
+    w.weight += cores
+    place = w.cpu_count
+    w.cpu_count = place + 1
+    events = cpu_heap(w)
+    while place > 0:
+        above = (place - 1) >> 1
+        if events[above].time <= virtual:
+            break
+        _move(events, above, place)
+        place = above
+    _put(events, place, virtual, what, who, stamp, cores)
+
+
+@part
+def rate(w: Any) -> float:
+    """Seconds of work that each job gets done in a second, on shared cores."""
+    weight = w.weight
+    cores = max(_LEAST_CORES, w.cores - w.background)
+    return 1.0 if weight <= cores else cores / weight
+
+
+@part
+def _share(w: Any) -> None:
+    """Brings the cores' clock to now."""
+    w.virtual += (w.now - w.virtual_at) * rate(w)
+    w.virtual_at = w.now
+
+
+@part
+def next_work_s(w: Any) -> float:
+    """When the next work on shared cores ends, if nothing more comes."""
+    if w.cpu_count == 0:
+        return math.inf
+    return w.virtual_at + max(0.0, cpu_heap(w)[0].time - w.virtual) / rate(w)
+
+
+@part
+def end_work(w: Any) -> None:
+    """Takes the work that ends now off the cores."""
+    _share(w)
+    w.virtual = max(w.virtual, cpu_heap(w)[0].time)
+    count = w.cpu_count
+    w.weight = 0.0 if count == 1 else w.weight - cpu_heap(w)[0].cores
+    drop_first(cpu_heap(w), count)
+    w.cpu_count = count - 1
+
+
+@part
+def served(w: Any, server: int, seconds: float, what: int, who: int, stamp: int, key: int) -> None:
+    """A job of a single-threaded server, after those that it has; an event when it is done."""
+    if w.mode != SHARED:
+        push(w, served_at(w, server, seconds, key), what, who, stamp)
+        return
+    w.free_job_count -= 1
+    index = free_jobs(w)[w.free_job_count]
+    job = jobs(w)[index]
+    job.work, job.what, job.who, job.stamp, job.next = seconds, what, who, stamp, NONE
+    queue = servers(w)[server]
+    if queue.busy:
+        jobs(w)[queue.tail].next = index
+    else:
+        queue.head = index
+        queue.busy = 1
+        work(w, seconds, 1.0, SERVED, server, 0, key)
+    queue.tail = index
+
+
+@part
+def served_at(w: Any, server: int, seconds: float, key: int) -> float:
+    """When a job is done that comes now, unless cores are shared."""
+    now = w.now
+    queue = servers(w)[server]
+    if w.mode == STRETCHED:
+        charge(w, seconds)
+        seconds *= stretch(w, key)
+    queue.free = max(now, queue.free) + seconds
+    return queue.free
+
+
+@part
+def next_job(w: Any, server: int) -> None:
+    """A server on shared cores has done its first job: what waited for that goes on, and the next job begins."""
+    queue = servers(w)[server]
+    index = queue.head
+    job = jobs(w)[index]
+    push(w, w.now, job.what, job.who, job.stamp)
+    queue.head = job.next
+    free_jobs(w)[w.free_job_count] = index
+    w.free_job_count += 1
+    if queue.head == NONE:
+        queue.busy = 0
+    else:
+        work(w, jobs(w)[queue.head].work, 1.0, SERVED, server, 0, 0)
+
+
+@part
+def spend(w: Any, seconds: float) -> None:
+    """Processor work of the node that no request waits for in our reckoning: ingress, load generator."""
+    if seconds <= 0.0:
+        return
+    if w.mode == STRETCHED:
+        charge(w, seconds)
+    elif w.mode == SHARED:
+        work(w, seconds, 1.0, SPENT, 0, 0, 0)
+
+
+@part
+def charge(w: Any, core_seconds: float) -> None:
+    """Counts work in the share of busy cores."""
+    w.busy_share = _busy(w) + core_seconds / (_BUSY_S * w.cores)
+    w.busy_at = w.now
+
+
+@part
+def _busy(w: Any) -> float:
+    return w.busy_share * math.exp((w.busy_at - w.now) / _BUSY_S)
+
+
+@part
+def stretch(w: Any, key: int) -> float:
+    """How much longer a piece of work takes than on an idle node."""
+    rows = w.stretch_rows
+    if w.mode != STRETCHED:
+        return 1.0
+    busy = min(1.0, _busy(w) + w.background / w.cores)
+    u = draws.uniform(w.seed, draws.STRETCH, key)
+    above = 0
+    while above < rows and busy_shares(w)[above] < busy:
+        above += 1
+    if above == rows:
+        return draws.drawn(w, w.stretch_row + rows - 1, u)
+    high = draws.drawn(w, w.stretch_row + above, u)
+    low = draws.drawn(w, w.stretch_row + above - 1, u) if above else 1.0
+    from_share = busy_shares(w)[above - 1] if above else 0.0
+    part = (busy - from_share) / (busy_shares(w)[above] - from_share) if busy_shares(w)[above] > from_share else 1.0
+    return low + (high - low) * part

@@ -1,0 +1,152 @@
+"""`argus validate`: a workload for real at several loads, beside what the simulator says of the same requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.capacity.comparison import DRAWS, Figure, Simulate, capacity_per_s, compare, predict
+from benchmarks.capacity.outcome import Outcome
+from benchmarks.capacity.scenario import Scenario
+from benchmarks.loadtest.record import LoadRecord
+from benchmarks.report import Column, Report, this_command
+from benchmarks.traffic.arrivals import Arrivals
+
+# Largest relative error of each figure that counts as predicted.
+BOUNDS = {"throughput": 0.02, "mean": 0.05, "p95": 0.10, "p99": 0.10}
+GOAL = "at each load, over all seeds: throughput within 2 %, mean within 5 %, P95 and P99 within 10 % of the measured"
+_COLUMNS = (
+    Column("workload", "workload"),
+    Column("load", "load", ".0%"),
+    Column("rate_per_s", "offered/s", ".1f"),
+    Column("requests", "requests", ".0f"),
+    *(
+        column
+        for name, unit, form in (
+            ("throughput", "/s", ".2f"),
+            ("mean", "ms", ".1f"),
+            ("p50", "ms", ".1f"),
+            ("p95", "ms", ".1f"),
+            ("p99", "ms", ".1f"),
+        )
+        for column in (
+            Column(f"{name}_measured", f"{name} {unit}", form),
+            Column(f"{name}_predicted", "predicted", form),
+            Column(f"{name}_error", "error", "+.1%"),
+        )
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What is validated.
+
+    Attributes:
+        arrivals: the process, at any rate; see `planned`.
+        loads: shares of `capacity_per_s`.
+        seeds: one real run each, at each load.
+        seconds: of the measured part of a run.
+        planned: the arrivals are a plan's, taken as they are at a load of 1: what a trace is scaled to is the rate of
+            all of it, not of a run.
+    """
+
+    workload: str
+    scenario: Scenario
+    arrivals: Arrivals
+    capacity_per_s: float
+    loads: Sequence[float]
+    seeds: Sequence[int]
+    seconds: float
+    planned: bool = False
+
+    def process(self, load: float) -> Arrivals:
+        """The arrivals of one load."""
+        if self.planned and load == 1:
+            return self.arrivals
+        return self.arrivals.scaled(load * self.capacity_per_s)
+
+
+RunReal = Callable[[Arrivals, int], LoadRecord]
+
+
+def measure(trial: Trial, run: RunReal, simulate: Simulate) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows of the table, and why the goal is missed.
+
+    Args:
+        run: runs the workload for real with these arrivals and this seed.
+    """
+    rows, misses = [], []
+    for load in trial.loads:
+        process = trial.process(load)
+        records = [run(process, seed) for seed in trial.seeds]
+        real = [record.outcome() for record in records]
+        simulated = [
+            one
+            for seed, outcome in zip(trial.seeds, real, strict=True)
+            for one in predict(trial.scenario, outcome, seed=seed, simulate=simulate)
+        ]
+        figures = compare(real, simulated)
+        rows.append(_row(trial, load, real, figures))
+        where = f"{trial.workload} at {load:.0%}"
+        misses += [f"{where}: {fault}" for record in records for fault in record.generator.faults]
+        misses += [f"{where}: {miss}" for miss in _misses(figures)]
+    return rows, misses
+
+
+def capacity(scenario: Scenario, arrivals: Arrivals, simulate: Simulate) -> float:
+    """Requests a second of which loads are shares: the most that the simulated cluster sustains."""
+    return capacity_per_s(scenario, arrivals, simulate=simulate)
+
+
+def report(trials: Sequence[Trial], rows: list[dict[str, Any]], misses: list[str]) -> Report:
+    """The table of all workloads."""
+    return Report(
+        command=this_command(),
+        title="Predicted against measured, on this machine",
+        goal=GOAL,
+        columns=_COLUMNS,
+        settings={
+            "seeds": list(trials[0].seeds),
+            "seconds": trials[0].seconds,
+            "capacity_per_s": {trial.workload: trial.capacity_per_s for trial in trials},
+        },
+        rows=rows,
+        notes=[
+            "Load: share of the rate that the simulated cluster sustains, or of a plan's rate.",
+            f"Both sides have the same requests at the same times, and each real run has {DRAWS} simulations.",
+            "Throughput: right answers that ended in the window; latencies: of answered requests that were due in it.",
+            "The record also has `*_spread`: how far the real runs of one load lie apart, (most - least) / pooled.",
+        ],
+        misses=misses,
+    )
+
+
+def _row(trial: Trial, load: float, real: Sequence[Outcome], figures: Sequence[Figure]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "workload": trial.workload,
+        "load": load,
+        "rate_per_s": load * trial.capacity_per_s,
+        "requests": sum(int(one.measured.sum()) for one in real),
+        "failed_share": 1.0
+        - sum(float((one.ok & one.measured).sum()) for one in real)
+        / max(1, sum(int(one.measured.sum()) for one in real)),
+    }
+    for figure in figures:
+        scale = 1.0 if figure.name == "throughput" else 1e3
+        row |= {
+            f"{figure.name}_measured": scale * figure.measured,
+            f"{figure.name}_predicted": scale * figure.predicted,
+            f"{figure.name}_error": figure.error,
+            f"{figure.name}_spread": figure.spread,
+        }
+    return row
+
+
+def _misses(figures: Sequence[Figure]) -> list[str]:
+    return [
+        f"{one.name} is predicted {one.error:+.1%} off (real runs lie {one.spread:.1%} apart)"
+        for one in figures
+        if one.name in BOUNDS and not abs(one.error) <= BOUNDS[one.name]
+    ]

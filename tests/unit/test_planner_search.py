@@ -1,0 +1,233 @@
+"""Whole plans, simulated: the cheapest that holds, against exhaustive search, and why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import pytest
+
+from benchmarks.capacity.planner.candidate import cluster_of, losses, scenario_of
+from benchmarks.capacity.planner.catalogue import Catalogue
+from benchmarks.capacity.planner.exhaustive import exhaustive
+from benchmarks.capacity.planner.judge import Judge
+from benchmarks.capacity.planner.plan import Plan
+from benchmarks.capacity.planner.problem import Problem
+from benchmarks.capacity.planner.search import search
+from benchmarks.capacity.planner.solve import solve
+from benchmarks.capacity.planner.what_if import break_even, load_held
+from benchmarks.traffic.arrivals import Mmpp
+from serve.config.budget import problems
+from serve.config.model_base import Placement
+from serve.errors import ConfigError
+from tests.unit.planner_cases import PROFILES, SCREENED, catalogue, cluster, problem
+
+BURSTY = Mmpp(low_per_s=20, high_per_s=170, low_s=16, high_s=4)
+
+
+def cost(asked: Problem) -> float:
+    found = search(asked, Judge(asked))
+    assert found.verdict is not None, found.refusals
+    return found.verdict.usd_per_hour
+
+
+def test_the_cheapest_node_is_taken_and_whole() -> None:
+    solution = solve(problem(50), what_ifs=False)
+    plan = solution.plan
+    assert plan.feasible
+    assert [(one.name, one.working) for one in plan.nodes] == [("t4", 1)]
+    assert plan.usd_per_hour == pytest.approx(0.75)
+    (stage,) = plan.stages
+    assert stage.gpu_fraction == 1
+    assert stage.use < 0.85
+    assert all(one.held for one in plan.findings)
+    assert plan.left_out == ("llava", "spare")
+    assert plan.usd_per_1000 == pytest.approx(1000 * 0.75 / (3600 * 50))
+
+
+def test_more_load_never_costs_less() -> None:
+    costs = [cost(problem(rate)) for rate in (50, 150, 400, 900)]
+    assert costs == sorted(costs)
+    assert costs[-1] > costs[0]
+
+
+def test_a_stricter_bound_never_costs_less() -> None:
+    costs = [cost(problem(300, f"p99={bound}ms")) for bound in (400, 150, 60, 40)]
+    assert costs == sorted(costs)
+
+
+def test_bursts_cost_more_than_poisson_at_the_same_rate() -> None:
+    bursty = problem(arrivals=BURSTY, seconds=120.0)
+    even = problem(bursty.rate_per_s)
+    assert cost(bursty) >= cost(even)
+
+
+def test_a_cascade_is_planned_onto_both_kinds_of_nodes_or_one() -> None:
+    solution = solve(problem(60, "p99=3s", flows=SCREENED), what_ifs=False)
+    plan = solution.plan
+    assert plan.feasible
+    assert {stage.name for stage in plan.stages} | {call.stands_in_for for call in plan.providers} == {"clip", "llava"}
+    llava = [stage for stage in plan.stages if stage.name == "llava"]
+    assert all(stage.use_per_point == pytest.approx(stage.use / 5, rel=0.01) for stage in llava)
+
+
+def test_a_provider_stands_in_where_it_is_cheaper_and_only_if_allowed() -> None:
+    dear = catalogue(t4_usd=5, a100_usd=50)
+    asked = problem(20, "p99=3s", flows=SCREENED, nodes=dear)
+    plan = solve(asked, what_ifs=False).plan
+    assert [(call.provider, call.stands_in_for) for call in plan.providers] == [("mini", "llava")]
+    assert plan.calls_usd_per_hour == pytest.approx(3600 * 20 * 0.05 * 0.001, rel=0.2)
+    without = replace(asked, wishes=replace(asked.wishes, apis=False))
+    hosted = solve(without, what_ifs=False).plan
+    assert not hosted.providers
+    assert "llava" in {stage.name for stage in hosted.stages}
+    assert hosted.usd_per_hour > plan.usd_per_hour
+
+
+def test_a_swapped_provider_is_in_the_cluster_file() -> None:
+    nodes = catalogue(t4_usd=0.1, a100_usd=90)
+    base = cluster(llava={"kind": "llava", "checkpoint": "writer", "dtype": "float16", "gpu_memory_gb": 40})
+    solution = solve(problem(20, "p99=3s", flows=SCREENED, nodes=nodes, base=base), what_ifs=False)
+    assert solution.cluster is not None and solution.candidate is not None
+    (call,) = solution.plan.providers
+    assert call.stands_in_for == "llava"
+    step = solution.cluster.cascades["screen"].step("second")
+    assert step.use == "mini"
+    assert not step.fallback
+    assert set(solution.cluster.models) == {"clip", "jobs"}
+    assert not problems(solution.cluster)
+    assert solution.plan.calls_usd_per_hour == pytest.approx(call.usd_per_hour, rel=0.2)
+
+
+def test_one_node_may_be_lost() -> None:
+    asked = problem(150, survive_node_loss=True)
+    found = search(asked, judge := Judge(asked))
+    assert found.candidate is not None
+    assert sum(found.candidate.nodes.values()) >= 2
+    for lost in losses(found.candidate):
+        assert judge.judge(found.candidate, lost=lost).held
+    assert cost(asked) >= cost(problem(150))
+
+
+def test_a_lost_last_replica_is_no_scenario() -> None:
+    asked = problem(50)
+    found = search(asked, Judge(asked))
+    assert found.candidate is not None
+    (lost,) = losses(found.candidate)
+    assert scenario_of(asked, found.candidate, lost=lost) is None
+
+
+def test_availability_rents_spare_nodes() -> None:
+    sure = problem(150, availability=0.9999)
+    plan = solve(sure, what_ifs=False).plan
+    (node, *_) = plan.nodes
+    assert node.rented > node.working
+    assert plan.nodes_usd_per_hour == pytest.approx(sum(one.rented * one.usd_per_hour for one in plan.nodes))
+
+
+def test_spot_costs_what_spot_costs() -> None:
+    assert cost(problem(50, price="spot")) == pytest.approx(0.25)
+    with pytest.raises(ConfigError, match="no node has a price 'reserved'"):
+        cost(problem(50, price="reserved"))
+
+
+def test_what_cannot_be_is_explained_by_stage_and_bound() -> None:
+    asked = problem(50, "p99=5ms")
+    plan = solve(asked, what_ifs=True).plan
+    assert not plan.feasible
+    assert any("clip" in reason and "when idle" in reason for reason in plan.reasons)
+    assert plan.nearest is not None and "p99 <=" in plan.nearest
+    relaxed = float(plan.nearest.split("bounds x ")[1].rstrip(")"))
+    assert solve(asked.relaxed(relaxed), what_ifs=False).plan.feasible
+
+
+def test_a_mean_that_an_idle_cluster_misses_is_explained_as_a_sum() -> None:
+    plan = solve(problem(50, "mean=10ms", flows=SCREENED), what_ifs=False).plan
+    assert not plan.feasible
+    assert any("idle, the mean is" in reason for reason in plan.reasons)
+
+
+def test_a_catalogue_that_is_too_small_says_so() -> None:
+    plan = solve(problem(3000, nodes=catalogue(max_nodes=2)), what_ifs=False).plan
+    assert not plan.feasible
+    assert any("the catalogue has 2" in reason for reason in plan.reasons)
+
+
+def test_the_same_seeds_make_the_same_plan() -> None:
+    def made() -> dict[str, Any]:
+        plan = solve(problem(150, "p99=200ms"), what_ifs=False).plan
+        return plan.model_dump(exclude={"search_seconds", "total_seconds"})
+
+    assert made() == made()
+
+
+def test_more_load_is_held_up_to_what_is_said() -> None:
+    asked = problem(100, "p99=200ms")
+    found = search(asked, Judge(asked))
+    assert found.candidate is not None
+    factor = load_held(asked, found.candidate, None)
+    assert 1 <= factor <= 4
+    beyond = asked.at_rate(min(4.0, factor * 1.2))
+    assert factor > 3.9 or not Judge(beyond).judge(found.candidate).held
+
+
+def test_break_even_is_arithmetic() -> None:
+    asked = problem(60, "p99=3s", flows=SCREENED)
+    found = search(asked, Judge(asked))
+    assert found.candidate is not None
+    (even,) = break_even(asked, found.candidate)
+    assert even.calls_per_s == pytest.approx(even.node_usd_per_hour / (3600 * 0.001))
+    assert (even.verdict == "call") == (even.calls_per_s > 3.0)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        problem(150, "p99=150ms", nodes=catalogue(max_nodes=3)),
+        problem(40, "p99=2s", flows=SCREENED, nodes=catalogue(max_nodes=3)),
+        problem(arrivals=BURSTY, seconds=120.0, nodes=catalogue(t4_usd=1.5, max_nodes=4)),
+    ],
+    ids=["encoder", "cascade", "bursts"],
+)
+def test_exhaustive_search_finds_nothing_cheaper(asked: Problem) -> None:
+    best = exhaustive(asked, Judge(asked))
+    found = search(asked, Judge(asked))
+    assert best is not None and found.verdict is not None
+    assert found.verdict.usd_per_hour <= best.verdict.usd_per_hour * 1.05
+
+
+def test_the_planned_file_fits_its_nodes() -> None:
+    asked = problem(400, "p99=2s", flows=SCREENED)
+    found = search(asked, Judge(asked))
+    assert found.candidate is not None
+    planned = cluster_of(asked, found.candidate)
+    assert not problems(planned)
+    assert {pool: one.min_nodes for pool, one in planned.node_pools.items()} == found.candidate.nodes
+    assert "spare" not in planned.models
+
+
+def test_a_machine_without_a_gpu_is_planned_by_its_cores() -> None:
+    """At most what its cores do: 20/s of 18 ms each are 0.36 cores, 400/s are more than there are."""
+    node = {
+        "hardware": "cpu-demo",
+        "cpus": 2,
+        "memory_gb": 8,
+        "max_nodes": 1,
+        "prices": {"on_demand": {"usd_per_hour": 0.1, "source": "a test", "date": date(2026, 11, 26)}},
+    }
+    base = cluster().model_copy(update={"router": cluster().router.model_copy(update={"num_cpus": 0.25})})
+    placed = base.models["clip"].model_copy(update={"gpu_memory_gb": 0, "placement": Placement(num_cpus=0.5)})
+    base = base.model_copy(update={"models": {"clip": placed}})
+    profile = PROFILES["t4"]
+    mine = profile.models["encoder"].model_copy(update={"cores": 1.0})
+    here = profile.model_copy(update={"hardware": "cpu-demo", "models": {"encoder": mine}})
+
+    def plan(rate: float) -> Plan:
+        asked = problem(rate, "p99=500ms", base=base, nodes=Catalogue.model_validate({"nodes": {"demo": node}}))
+        return solve(replace(asked, profiles={"cpu-demo": here}), what_ifs=False).plan
+
+    assert plan(20).feasible
+    (stage,) = plan(20).stages
+    assert stage.gpu_fraction == 0 and stage.replicas == 1
+    assert not plan(400).feasible

@@ -1,0 +1,82 @@
+"""`argus simulate`, through its command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from serve.cli import app
+from serve.cli.simulate import read_seconds
+from serve.errors import ConfigError
+
+
+def _run(*arguments: str) -> tuple[int, str, BaseException | None]:
+    done = CliRunner().invoke(app, ["simulate", *arguments])
+    return done.exit_code, done.output, done.exception
+
+
+def test_a_workload_is_simulated_and_recorded(tmp_path: Path) -> None:
+    record = tmp_path / "run.json"
+    code, shown, _ = _run(
+        "--workload",
+        "moderation",
+        "--hardware",
+        "cpu-demo",
+        "--duration",
+        "2m",
+        "--warm-up",
+        "10s",
+        "--json",
+        str(record),
+    )
+    assert code == 0, shown
+    assert "clip" in shown
+    assert "times real time" in shown
+    written = json.loads(record.read_text())
+    assert written["settings"]["hardware"] == {"local": "cpu-demo"}
+    assert written["settings"]["seconds"] == 120
+    assert written["all"]["requests"] > 100
+    assert set(written["all"]["path_share"]) == {"screen", "analyse"}
+    assert 0 < written["stages"]["clip"]["busy_share"] < 1
+
+
+def test_the_same_seed_is_the_same_run(tmp_path: Path) -> None:
+    figures = []
+    for name in ("one", "two"):
+        record = tmp_path / name
+        assert _run("--flow", "clip", "--rate", "20", "--duration", "60", "--seed", "7", "--json", str(record))[0] == 0
+        figures.append({**json.loads(record.read_text()), "simulated_in_s": 0})
+    assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "either --workload, or --flow"),
+        (("--workload", "moderation", "--flow", "clip"), "either --workload, or --flow"),
+        (("--workload", "nonsense"), "nonsense"),
+        (("--flow", "clip"), "no rate is known"),
+        (("--flow", "nonsense", "--rate", "1"), "nonsense"),
+        (("--flow", "clip", "--rate", "1", "--hardware", "local=h100"), "h100"),
+        (("--flow", "clip", "--rate", "1", "--hardware", "remote=t4"), "remote"),
+        (("--flow", "clip", "--rate", "1", "--hardware", "t4"), "POOL=CLASS"),
+        (("--flow", "clip", "--rate", "1", "--duration", "soon"), "soon"),
+        (("--flow", "clip", "--rate", "1", "--duration", "1m", "--warm-up", "2m"), "shorter than the duration"),
+        (("--flow", "clip", "--arrivals", "nonsense:3"), "nonsense"),
+    ],
+)
+def test_what_cannot_be_simulated_is_said_in_one_line(arguments: tuple[str, ...], message: str) -> None:
+    code, _, error = _run(*arguments)
+    assert code != 0
+    assert isinstance(error, ConfigError), error
+    assert message in error.message
+
+
+def test_durations_have_units() -> None:
+    assert [read_seconds(text, "duration") for text in ("90", "90s", "1.5m", "2min", "1h")] == [90, 90, 90, 120, 3600]
+    for wrong in ("", "-3", "3 days", "1e9h", "99999999h"):
+        with pytest.raises(ConfigError, match="write a time"):
+            read_seconds(wrong, "duration")

@@ -1,0 +1,297 @@
+"""Cascades, gears, providers and overload in the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.capacity.outcome import Outcome
+from benchmarks.capacity.scenario import Flow, Scenario, Stage
+from benchmarks.capacity.simulator import simulate
+from benchmarks.capacity.simulator.routes import routes
+from benchmarks.simulator import poisson
+from deployments.batching import BatchLimits
+from serve.calibration.file import Calibration, CurvePoint, StepCalibration
+from serve.config.cascades import Accept, Cascade, CascadeStep, Fallback, Gear, Shadow
+from serve.config.overload import Overload
+from serve.config.resilience import Hedge, Resilience, Retries, Target
+from serve.errors import ConfigError
+from serve.resilience.settings import settings_of
+from tests.support import made_up
+
+_CURVE = tuple(
+    CurvePoint(threshold=threshold, accepted=accepted, agreement=0.99, lower=0.98)
+    for threshold, accepted in ((0.95, 0.6), (0.9, 0.8), (0.7, 0.95))
+)
+
+
+def _calibration(threshold: float) -> Calibration:
+    step = StepCalibration(
+        checkpoint="made-up",
+        temperature=1,
+        threshold=threshold,
+        target=0.98,
+        confidence=0.95,
+        samples=1000,
+        labels_used=1000,
+        ece_before=0,
+        ece_after=0,
+        curve=_CURVE,
+    )
+    return Calibration(cascade="moderation", made=date(2026, 1, 1), steps={"screen": step})
+
+
+def _cascade(threshold: float | None = 0.9, **changes: Any) -> Cascade:
+    first = CascadeStep(name="screen", use="clip", task="classify", accept=Accept(rule="confidence", at_least=0.5))
+    second = changes.pop("second", CascadeStep(name="analyse", use="llava", task="choose", max_tokens=8))
+    calibration = None if threshold is None else _calibration(threshold)
+    return Cascade(answer="label", labels=("a", "b"), steps=(first, second), calibration=calibration, **changes)
+
+
+def _scenario(cascade: Cascade, *more: Stage, flow: dict[str, Any] | None = None, **changes: Any) -> Scenario:
+    stages = (made_up.stage("clip"), made_up.stage("llava", seconds=0.05), *more)
+    flows = (Flow(name="all", entry="moderation", **(flow or {})),)
+    return made_up.scenario(*stages, flows=flows, cascades={"moderation": cascade}, **changes)
+
+
+def _share(done: Outcome, path: str) -> float:
+    return done.summary().path_share[path]
+
+
+@pytest.mark.parametrize(("threshold", "accepted"), [(0.95, 0.6), (0.9, 0.8), (0.7, 0.95), (0.8, 0.95), (1.5, 0.0)])
+def test_what_a_step_accepts_is_what_its_calibration_says(threshold: float, accepted: float) -> None:
+    done = simulate(_scenario(_cascade(threshold)), poisson(20, 20_000, 1), seed=1)
+    assert _share(done, "screen") == pytest.approx(accepted, abs=0.01)
+    assert _share(done, "analyse") == pytest.approx(1 - accepted, abs=0.01)
+
+
+def test_a_flow_that_states_a_share_overrules_the_calibration() -> None:
+    done = simulate(_scenario(_cascade(0.9), flow={"escalated": {"screen": 0.35}}), poisson(20, 20_000, 2), seed=2)
+    assert _share(done, "analyse") == pytest.approx(0.35, abs=0.01)
+
+
+def test_an_escalated_request_takes_both_steps() -> None:
+    done = simulate(_scenario(_cascade(0.9)), np.arange(0, 200, 1.0), seed=3)
+    handed_on = done.path == done.paths.index("analyse")
+    assert done.latency_s[~handed_on] == pytest.approx(0.01)
+    assert done.latency_s[handed_on] == pytest.approx(0.06)
+
+
+def test_nothing_says_what_an_uncalibrated_step_hands_on() -> None:
+    with pytest.raises(ConfigError, match=r"screen.*hands on"):
+        simulate(_scenario(_cascade(None)), np.array([1.0]), seed=1)
+
+
+def test_a_gear_shifts_as_its_gear_box_says_and_changes_what_is_accepted() -> None:
+    gear = Gear(name="busy", above_requests_per_s=50, thresholds={"screen": 0.7})
+    made = _scenario(_cascade(0.95, gears=(gear,), gear_hold_s=2.0))
+    calm, rush = np.arange(0, 60, 1 / 20), np.arange(60, 90, 1 / 200)
+    after = np.arange(90, 180, 1 / 20)
+    done = simulate(made, np.concatenate([calm, rush, after]), seed=4)
+    screened = done.path == done.paths.index("screen")
+
+    def accepted(start: float, end: float) -> float:
+        return float(screened[(done.arrived_s >= start) & (done.arrived_s < end)].mean())
+
+    assert accepted(0, 60) == pytest.approx(0.6, abs=0.05)
+    assert accepted(61, 90) == pytest.approx(0.95, abs=0.02)
+    # The load remembers ten seconds, and the gear is held for two more.
+    assert accepted(120, 180) == pytest.approx(0.6, abs=0.05)
+
+
+def test_a_gear_scales_a_stated_share_by_the_curve() -> None:
+    gear = Gear(name="busy", above_requests_per_s=1, thresholds={"screen": 0.7})
+    made = _scenario(_cascade(0.9, gears=(gear,)), flow={"escalated": {"screen": 0.1}})
+    (first, *_) = routes(made).nodes
+    assert first.accept == pytest.approx([0.9, 1 - 0.1 * 0.05 / 0.2])
+
+
+def test_a_gear_shortens_answers() -> None:
+    gear = Gear(name="busy", above_requests_per_s=1, max_tokens=2)
+    made = _scenario(_cascade(0.9, gears=(gear,)))
+    assert [node.most_tokens for node in routes(made).nodes if node.target == "llava"] == [[8, 2]]
+
+
+def test_shadow_checks_load_the_next_step_and_delay_nobody() -> None:
+    quiet = simulate(_scenario(_cascade(0.7)), poisson(5, 5000, 5), seed=5)
+    checked = simulate(_scenario(_cascade(0.7, shadow=Shadow(share=0.5))), poisson(5, 5000, 5), seed=5)
+    assert (checked.path == quiet.path).all()
+    used = {name: checked.stages[name].busy_share / quiet.stages[name].busy_share for name in ("clip", "llava")}
+    assert used["clip"] == pytest.approx(1.0, abs=0.01)
+    assert used["llava"] == pytest.approx((0.05 + 0.95 * 0.5) / 0.05, rel=0.15)
+    assert checked.ok.all()
+
+
+def _hosted(fallback: Sequence[Fallback] = (), use: str = "hosted") -> CascadeStep:
+    return CascadeStep(name="analyse", use=use, task="choose", fallback=tuple(fallback))
+
+
+def _settings(**target: Any) -> Any:
+    plain = {"hedge": Hedge(enabled=False), **target}
+    return settings_of(Resilience(targets={"hosted": Target(**plain)}), "hosted", ours=False)
+
+
+def test_a_provider_is_paid_for_what_it_answers() -> None:
+    made = _scenario(_cascade(0.9, second=_hosted()), providers={"hosted": made_up.provider(0.5, usd=0.01)})
+    done = simulate(made, poisson(20, 20_000, 6), seed=6)
+    asked = done.path == done.paths.index("analyse")
+    assert done.usd[asked] == pytest.approx(0.01)
+    assert not done.usd[~asked].any()
+    assert done.latency_s[asked].min() >= 0.5
+
+
+def test_a_rate_limit_is_kept_and_waited_for_where_there_is_no_other_way() -> None:
+    flows = (Flow(name="all", entry="hosted", deadline_s=3000),)
+    limited = made_up.provider(0.1, requests_per_minute=60)
+    made = made_up.scenario(made_up.stage(), flows=flows, providers={"hosted": limited})
+    done = simulate(made, poisson(2, 600, 7), seed=7)
+    ends = np.sort((done.arrived_s + done.latency_s)[done.ok])
+    counted = np.searchsorted(ends, ends + 60) - np.arange(len(ends))
+    assert counted.max() <= 60 + 60, "a minute's amount at once, and one a second after it"
+    assert counted[len(counted) // 2] == pytest.approx(60, abs=2)
+    assert done.latency_s.max() > 60
+
+
+def test_a_used_up_rate_leads_to_the_fallback_at_once() -> None:
+    step = _hosted([Fallback(on=("rate_limited",), use="llava")])
+    limited = made_up.provider(0.1, requests_per_minute=30)
+    flow = {"escalated": {"screen": 1.0}}
+    made = _scenario(_cascade(0.9, second=step), flow=flow, providers={"hosted": limited})
+    done = simulate(made, np.arange(0, 600, 0.25), seed=8)
+    assert done.ok.all()
+    paid = done.usd > 0
+    assert paid.sum() == pytest.approx(30 + 30 * 10, abs=3)
+    assert done.latency_s[~paid].max() < 0.1, "nobody waits for the rate who has another way to go"
+
+
+def test_a_failing_provider_is_asked_again_unless_there_is_another_way() -> None:
+    broken = made_up.provider(0.1, failure_share=0.3)
+    flows = (Flow(name="all", entry="hosted"),)
+    calls = {"hosted": _settings(retries=Retries(attempts=3))}
+    made = made_up.scenario(made_up.stage(), flows=flows, providers={"hosted": broken}, calls=calls)
+    done = simulate(made, poisson(5, 20_000, 9), seed=9)
+    assert done.summary().failed_share == pytest.approx(0.3**3, abs=0.005)
+    step = _hosted([Fallback(on=("unavailable",), use="llava")])
+    made = _scenario(_cascade(0.9, second=step), flow={"escalated": {"screen": 1.0}}, providers={"hosted": broken})
+    done = simulate(made, poisson(2, 10_000, 10), seed=10)
+    assert done.ok.all()
+    assert (done.usd == 0).mean() == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_hedge_cuts_the_tail_and_costs_a_second_call() -> None:
+    latency = made_up.constant(0.1).model_copy(update={"seconds": (0.1,) * 8 + (0.1, 2.0, 4.0), "mean": 0.22})
+    slow = made_up.provider(latency=latency)
+    flows = (Flow(name="all", entry="hosted"),)
+    plain, hedged = (
+        simulate(
+            made_up.scenario(
+                made_up.stage(),
+                flows=flows,
+                providers={"hosted": slow},
+                calls={"hosted": _settings(hedge=Hedge(enabled=enabled))},
+            ),
+            poisson(2, 10_000, 11),
+            seed=11,
+        ).summary()
+        for enabled in (False, True)
+    )
+    assert hedged.p99_s < 0.3 * plain.p99_s
+    assert hedged.usd_per_1000 == pytest.approx(1.05 * plain.usd_per_1000, rel=0.02)
+
+
+def test_a_step_that_is_late_leaves_the_answer_in_hand() -> None:
+    made = _scenario(
+        _cascade(0.9, second=_hosted()), flow={"deadline_s": 1.0}, providers={"hosted": made_up.provider(9)}
+    )
+    done = simulate(made, np.arange(0, 100, 1.0), seed=12)
+    assert done.ok.all()
+    assert (done.path == done.paths.index("screen")).all()
+    late = done.latency_s > 0.5
+    assert late.mean() == pytest.approx(0.2, abs=0.1)
+    # 5 % of the time is kept for giving it.
+    assert done.latency_s[late] == pytest.approx(0.01 + 0.95 * 0.99)
+    strict = replace(made, cascades={"moderation": _cascade(0.9, second=_hosted(), on_failure="error")})
+    assert simulate(strict, np.arange(0, 100, 1.0), seed=12).ok.mean() == pytest.approx(0.8, abs=0.1)
+
+
+def test_in_overflow_the_provider_is_asked_first() -> None:
+    step = _hosted([Fallback(on=("unavailable",), use="hosted")], use="llava")
+    gear = Gear(name="overflow", above_requests_per_s=5, api_overflow=True)
+    made = _scenario(
+        _cascade(0.9, second=step, gears=(gear,)),
+        flow={"escalated": {"screen": 1.0}},
+        providers={"hosted": made_up.provider(0.2)},
+    )
+    done = simulate(made, np.concatenate([np.arange(0, 30, 1.0), np.arange(30, 60, 0.1)]), seed=13)
+    paid = done.usd > 0
+    assert not paid[done.arrived_s < 30].any()
+    assert paid[done.arrived_s > 32].all()
+
+
+def test_a_router_refuses_what_it_has_no_place_for() -> None:
+    made = made_up.scenario(made_up.stage(seconds=1.0), router_places=10)
+    done = simulate(made, np.full(50, 1.0), seed=14)
+    assert done.ok.sum() == 10
+    assert not done.latency_s[~done.ok].any()
+
+
+def test_overload_sheds_so_that_those_who_get_in_are_answered_soon() -> None:
+    stage = made_up.stage(seconds=0.01, limits=BatchLimits(max_items=1, max_queue=4000))
+    flows = (Flow(name="all", entry="clip", deadline_s=5.0),)
+    calls = {"clip": settings_of(Resilience(), "clip", ours=True, room=(2, 2))}
+    times = poisson(150, 9000, 15)
+    loose = made_up.scenario(stage, flows=flows, router_places=2000)
+    kept = simulate(replace(loose, calls=calls, overload=Overload()), times, seed=15).summary()
+    swamped = simulate(loose, times, seed=15).summary()
+    assert kept.done_per_s > 85, "the model stays busy"
+    assert kept.p50_s < 0.5 * swamped.p50_s
+    assert 0.2 < kept.failed_share < 0.5
+
+
+def test_without_long_waits_nobody_is_shed() -> None:
+    stage = made_up.stage(seconds=0.01, limits=BatchLimits(max_items=1))
+    calls = {"clip": settings_of(Resilience(), "clip", ours=True, room=(2, 2))}
+    done = simulate(made_up.scenario(stage, calls=calls, overload=Overload()), poisson(30, 6000, 16), seed=16)
+    assert done.ok.all()
+
+
+def test_an_engine_shares_its_steps() -> None:
+    stage = made_up.stage("llava", profile=made_up.engine())
+    flows = (Flow(name="all", entry="llava", output_tokens=10),)
+    alone = simulate(made_up.scenario(stage, flows=flows), np.array([1.0]), seed=17)
+    assert alone.latency_s[0] == pytest.approx(0.1)
+    eight = simulate(made_up.scenario(stage, flows=flows), np.full(8, 1.0), seed=17)
+    # The first comes alone; the seven others wait for its step to end.
+    assert eight.latency_s.max() == pytest.approx(0.11)
+    nine = simulate(made_up.scenario(stage, flows=flows), np.full(9, 1.0), seed=17)
+    assert nine.latency_s.max() == pytest.approx(0.2), "eight places: the ninth waits for the first to end"
+
+
+def test_a_long_prompt_is_read_in_chunks_beside_those_who_write() -> None:
+    stage = made_up.stage("llava", profile=made_up.engine(prompt_tokens_a_step=100, prompt_token_s=1e-4))
+    flows = (Flow(name="all", entry="llava", prompt_tokens=1000, output_tokens=1),)
+    done = simulate(made_up.scenario(stage, flows=flows), np.array([1.0]), seed=18)
+    assert done.latency_s[0] == pytest.approx(10 * 0.01 + 1000 * 1e-4)
+    prompts, outputs = np.array([0, 1000], np.int32), np.array([50, 1], np.int32)
+    both = simulate(made_up.scenario(stage, flows=flows), np.array([1.0, 1.005]), seed=18, tokens=(prompts, outputs))
+    assert both.ok.all()
+    assert both.latency_s[0] == pytest.approx(50 * 0.01 + 1000 * 1e-4 + 1e-4, rel=0.02)
+
+
+def test_a_full_cache_puts_the_last_comer_off_and_loses_nobody() -> None:
+    stage = made_up.stage("llava", profile=made_up.engine(kv_tokens=120))
+    flows = (Flow(name="all", entry="llava", prompt_tokens=20, output_tokens=60),)
+    done = simulate(made_up.scenario(stage, flows=flows), np.full(6, 1.0), seed=19)
+    assert done.ok.all()
+    assert done.latency_s.max() > 3 * done.latency_s.min()
+
+
+def test_what_no_cache_could_hold_is_refused() -> None:
+    stage = made_up.stage("llava", profile=made_up.engine(kv_tokens=120))
+    flows = (Flow(name="all", entry="llava", prompt_tokens=100, output_tokens=60),)
+    assert not simulate(made_up.scenario(stage, flows=flows), np.array([1.0]), seed=20).ok.any()

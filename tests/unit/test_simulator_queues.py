@@ -1,0 +1,203 @@
+"""The simulator against queueing theory, and what must hold in every run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.capacity.planner.queueing import BatchService
+from benchmarks.capacity.profiles import PROBABILITIES, Distribution, Stretch
+from benchmarks.capacity.scenario import Flow
+from benchmarks.capacity.simulator import simulate
+from benchmarks.capacity.simulator.draws import CELLS, table
+from benchmarks.simulator import (
+    batch_stage,
+    cascade,
+    constant,
+    erlang_response_s,
+    exponential_pool,
+    one_stage,
+    poisson,
+    speeds,
+)
+from deployments.batching import BatchLimits
+from tests.support import made_up
+
+_COUNT = 400_000
+
+
+@pytest.mark.parametrize("load", [0.3, 0.7])
+def test_one_server_with_exponential_service(load: float) -> None:
+    mean_s = exponential_pool(1, 0.01, load, _COUNT, seed=1).summary().mean_s
+    assert mean_s == pytest.approx(0.01 / (1 - load), rel=0.02)
+
+
+@pytest.mark.parametrize("servers", [2, 4])
+def test_several_servers_with_one_queue(servers: int) -> None:
+    mean_s = exponential_pool(servers, 0.01, 0.7, _COUNT, seed=2).summary().mean_s
+    assert mean_s == pytest.approx(erlang_response_s(servers, 0.7, 0.01), rel=0.02)
+
+
+@pytest.mark.parametrize("load", [0.3, 0.7])
+def test_service_that_is_always_as_long(load: float) -> None:
+    done = simulate(one_stage(constant(0.01), max_items=1), poisson(load / 0.01, _COUNT, 3), seed=3)
+    assert done.summary().mean_s == pytest.approx(0.01 * (1 + load / (2 * (1 - load))), rel=0.02)
+
+
+@pytest.mark.parametrize("load", [0.2, 0.5, 0.8])
+def test_batches_stay_below_the_bound_of_batch_service_and_near_it(load: float) -> None:
+    batches = BatchService(0.005, 0.01, 100_000)
+    rate = load / batches.item_s
+    mean_s = simulate(batch_stage(batches), poisson(rate, _COUNT, 4), seed=4).summary().mean_s
+    bound = batches.mean_response_bound(rate)
+    assert 0.9 * bound < mean_s < 1.02 * bound
+
+
+def test_a_lone_request_takes_the_sum_of_its_parts() -> None:
+    stage = made_up.stage(profile=made_up.model(made_up.passes((1, 0.01)), preprocess_s=0.003, overhead_s=0.004))
+    done = simulate(made_up.scenario(stage, router=made_up.router(0.002, 0.0005)), np.array([1.0]), seed=1)
+    assert done.latency_s[0] == pytest.approx(0.01 + 0.003 + 0.004 + 0.002)
+    assert done.ok.all()
+
+
+def test_the_router_serves_no_more_than_its_processor_time_allows() -> None:
+    stage = made_up.stage(seconds=1e-6, replicas=8)
+    times = poisson(2000, 20_000, 5)
+    done = simulate(made_up.scenario(stage, router=made_up.router(0.001, 0.001)), times, seed=5)
+    last = (done.arrived_s + done.latency_s).max()
+    assert 20_000 / last == pytest.approx(1000, rel=0.01), "1 ms of processor time each: 1,000 a second"
+
+
+def test_what_a_model_costs_the_router_counts_as_well() -> None:
+    profile = made_up.model(made_up.passes((1, 1e-6))).model_copy(update={"router_cpu_s": 0.003})
+    stage = made_up.stage(profile=profile, replicas=8)
+    done = simulate(made_up.scenario(stage, router=made_up.router(0.001, 0.001)), poisson(2000, 8000, 5), seed=5)
+    assert 8000 / (done.arrived_s + done.latency_s).max() == pytest.approx(250, rel=0.01)
+
+
+def test_shared_cores_make_work_longer_and_lose_none() -> None:
+    profile = made_up.model(made_up.passes((1, 0.01))).model_copy(update={"cores": 1.0})
+    stages = [made_up.stage(f"m{n}", profile=profile) for n in range(4)]
+    flows = tuple(Flow(name=one.name, entry=one.name, share=0.25) for one in stages)
+    # All at once: four passes of one core each on two cores take twice as long.
+    times = np.zeros(64)
+    alone = simulate(made_up.scenario(*stages, flows=flows), times, seed=6)
+    shared = simulate(made_up.scenario(*stages, flows=flows, cores=2.0), times, seed=6)
+    assert set(alone.flow) == {0, 1, 2, 3}
+    assert shared.latency_s.max() == pytest.approx(2 * alone.latency_s.max(), rel=0.01)
+    roomy = simulate(made_up.scenario(*stages, flows=flows, cores=8.0), times, seed=6)
+    assert np.sort(roomy.latency_s) == pytest.approx(np.sort(alone.latency_s))
+
+
+def test_a_measured_stretch_follows_the_share_of_busy_cores() -> None:
+    profile = made_up.model(made_up.passes((1, 0.01))).model_copy(update={"cores": 1.0})
+    stretch = (Stretch(busy=0.1, factor=constant(1.0)), Stretch(busy=0.5, factor=constant(3.0)))
+    made = made_up.scenario(made_up.stage(profile=profile), cores=2.0, stretch=stretch)
+    calm = simulate(made, np.arange(0, 60, 0.5), seed=7).summary().mean_s
+    busy = simulate(made, np.arange(0, 60, 0.02), seed=7).summary().mean_s
+    assert calm == pytest.approx(0.01, rel=0.01)
+    assert busy > 1.5 * calm
+
+
+def test_more_replicas_never_wait_longer_in_the_mean() -> None:
+    times, limits = poisson(300, 20_000, 8), BatchLimits(max_items=1, max_queue=2**20)
+    means = [
+        simulate(made_up.scenario(made_up.stage(seconds=0.003, replicas=n, limits=limits)), times, seed=8)
+        .summary()
+        .mean_s
+        for n in (1, 2, 4, 8)
+    ]
+    assert means == sorted(means, reverse=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rate=st.floats(20, 1500),
+    handed_on=st.floats(0, 1),
+    queue=st.sampled_from([1, 16, 1024]),
+    places=st.sampled_from([4, 256]),
+    deadline_s=st.sampled_from([0.05, 0.4, 30.0]),
+    seed=st.integers(0, 2**40),
+)
+def test_every_request_ends_exactly_once(
+    rate: float, handed_on: float, queue: int, places: int, deadline_s: float, seed: int
+) -> None:
+    made = cascade(handed_on)
+    stages = {name: replace(one, limits=replace(one.limits, max_queue=queue)) for name, one in made.stages.items()}
+    flows = tuple(flow.model_copy(update={"deadline_s": deadline_s}) for flow in made.flows)
+    made = replace(made, stages=stages, flows=flows, router_places=places)
+    done = simulate(made, poisson(rate, 1500, seed % 1000), seed=seed)
+    assert np.isfinite(done.latency_s).all(), "each has an end"
+    assert (done.latency_s >= 0).all()
+    assert ((done.path >= 0) == done.ok).all(), "who is answered is answered by a step, and nobody else is"
+    # The answer still has to be written once the time is up.
+    assert (done.latency_s <= deadline_s + 0.05).all()
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not() -> None:
+    times = poisson(300, 3000, 9)
+    one, same, other = (simulate(cascade(), times, seed=seed) for seed in (1, 1, 2))
+    assert (one.latency_s == same.latency_s).all()
+    assert (one.path == same.path).all()
+    assert (one.path != other.path).any()
+
+
+def test_draws_belong_to_requests_whatever_else_changes() -> None:
+    times = poisson(100, 5000, 10)
+    few, many = (simulate(cascade(clips=clips), times, seed=1) for clips in (4, 8))
+    assert (few.path == many.path).all(), "the same requests are handed on"
+    less, more = (simulate(cascade(handed_on), times, seed=1) for handed_on in (0.05, 0.1))
+    assert set(np.flatnonzero(less.path == 1)) <= set(np.flatnonzero(more.path == 1))
+
+
+def test_pools_grow_when_many_requests_are_in_progress() -> None:
+    stage = made_up.stage(seconds=0.001, limits=BatchLimits(max_items=32, max_queue=2**20))
+    done = simulate(made_up.scenario(stage), np.full(50_000, 1.0), seed=1)
+    assert done.ok.all()
+    assert done.stages["clip"].mean_batch == pytest.approx(32, rel=0.05)
+
+
+def test_the_benchmark_tells_its_speed() -> None:
+    (row,) = speeds(3000, seed=1)
+    assert row["requests_per_s"] == pytest.approx(1000 * row["times_real"], rel=0.1), "1,000 requests a second"
+
+
+def test_nothing_arrives() -> None:
+    done = simulate(made_up.scenario(made_up.stage()), np.zeros(0), seed=1, end_s=10.0)
+    assert done.summary().requests == 0
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [([2.0, 1.0], "rise"), ([-1.0, 1.0], "rise"), ([1.0, math.inf], "finite"), ([math.nan], "rise")],
+)
+def test_arrivals_that_are_none_are_refused(times: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        simulate(made_up.scenario(made_up.stage()), np.array(times), seed=1)
+
+
+def test_a_window_and_tokens_must_fit() -> None:
+    made = made_up.scenario(made_up.stage())
+    with pytest.raises(ValueError, match="empty"):
+        simulate(made, np.array([1.0]), seed=1, start_s=5, end_s=5)
+    with pytest.raises(ValueError, match="tokens"):
+        simulate(made, np.array([1.0, 2.0]), seed=1, tokens=(np.ones(1, np.int32), np.ones(1, np.int32)))
+
+
+@pytest.mark.parametrize(
+    ("tail", "mean"),
+    [(0.1, 0.0052), (1.0, 0.0055), (10.0, 0.006), (0.006, 0.00505)],
+    ids=["short", "long", "far", "none"],
+)
+def test_a_table_has_the_mean_and_the_quantiles_that_were_measured(tail: float, mean: float) -> None:
+    seconds = (0.004, 0.0041, 0.0042, 0.0043, 0.0046, 0.005, 0.0054, 0.0056, 0.0057, 0.0059, tail)
+    found = table(Distribution(seconds=seconds, mean=mean, samples=500))
+    assert float((found[:-1] + found[1:]).mean() / 2) == pytest.approx(mean)
+    assert (np.diff(found) >= 0).all()
+    for probability, quantile in zip(PROBABILITIES[1:-1], seconds[1:-1], strict=True):
+        assert found[round(probability * CELLS)] == pytest.approx(quantile, rel=0.03)
