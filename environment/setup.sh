@@ -33,12 +33,25 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   fi
 fi
 
+# Installs a program without its service: Debian's Prometheus would start at once, and listen where our metrics are.
+install_program() {
+  policy=/usr/sbin/policy-rc.d # asked by Debian before it starts anything; 101 is "no"
+  ours=
+  if [ ! -e "$policy" ]; then
+    ours=$policy
+    printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"
+  fi
+  apt-get update -qq && apt-get install -y -qq "$1" >/dev/null 2>&1 || say "$1 could not be installed"
+  if [ -n "$ours" ]; then rm -f "$ours"; fi
+  if command -v systemctl >/dev/null; then systemctl disable "$1" >/dev/null 2>&1 || true; fi
+}
+
 # The tests start a real Redis, browser and Prometheus (promtool comes with it); without them some skip, saying so.
 case ",$extras," in *,dev,*)
   for program in redis-server chromium prometheus; do
     if ! command -v "$program" >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
       say "installing $program"
-      (apt-get update -qq && apt-get install -y -qq "$program" >/dev/null 2>&1) || say "$program could not be installed"
+      install_program "$program"
     fi
   done ;;
 esac
