@@ -85,8 +85,16 @@ def by_series() -> Mapping[str, Metric]:
     return {series: metric for metric in inventory().values() for series in metric.series}
 
 
+def _parsed(source: str) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except SystemError:
+        # CPython before 3.12 counts the depth of all threads' trees in one place (python/cpython#106905).
+        return ast.parse(source)
+
+
 def _declared(path: Path, shown: str) -> Iterator[Metric]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = _parsed(path.read_text(encoding="utf-8"))
     kinds = {
         alias.asname or alias.name: _KINDS[alias.name]
         for node in ast.walk(tree)
