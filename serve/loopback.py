@@ -25,8 +25,39 @@ def restrict_grpc_servers() -> None:
         return
     replica._argus_loopback = True
     add_ingress, add_internal = default_impl.add_grpc_address, replica.add_port_to_grpc_server
-    default_impl.add_grpc_address = lambda server, address: add_ingress(server, _on_loopback(address))
+    ports = _replica_ports()
+
+    def add_if_free(server: Any, address: str) -> None:
+        own = _on_loopback(address)
+        if int(own.rpartition(":")[2]) in ports:
+            refuse_taken(own)
+        add_ingress(server, own)
+
+    default_impl.add_grpc_address = add_if_free
     replica.add_port_to_grpc_server = lambda server, address: add_internal(server, _on_loopback(address))
+
+
+def _replica_ports() -> range:
+    """Those of which Ray Serve gives one to each ingress replica for gRPC."""
+    constants: Any = importlib.import_module("ray.serve._private.constants")
+    return range(constants.RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT, constants.RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT + 1)
+
+
+def refuse_taken(address: str) -> None:
+    """Whether a replica may have this address; Ray Serve tries its next port where not.
+
+    Ray Serve turns SO_REUSEPORT off by an option that gRPC does not understand (2.60: the text "0"), so a second
+    cluster on the machine would take the same port without an error, and the kernel would deal each one's requests to
+    both.
+
+    Raises:
+        RuntimeError: somebody listens there.
+    """
+    from serve.runtime.ingress import port_is_free  # which imports this module
+
+    host, _, port = address.rpartition(":")
+    if not port_is_free(host, int(port)):
+        raise RuntimeError(f"{address} is taken.")
 
 
 def _on_loopback(address: str) -> str:

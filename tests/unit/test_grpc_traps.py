@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import grpc.aio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,12 +12,28 @@ from tritonclient.grpc import service_pb2 as pb
 
 from serve.config.cluster import Limits
 from serve.errors import ArgusError
+from serve.loopback import refuse_taken
 from serve.protocol.oip_grpc import from_message
 from serve.protocol.tensors import array_from_bytes
+from serve.runtime.ingress import free_ports
 from tests.unit.fakes import Site
 from tests.unit.test_oip_grpc import PNG, Context, failed, inference, skin_of
 
 LIMITS = Limits()
+
+
+async def test_a_port_of_another_cluster_is_not_shared_with_it() -> None:
+    """gRPC sets SO_REUSEPORT, so that binding alone would succeed and each cluster answer for the other."""
+    other, second = grpc.aio.server(), grpc.aio.server()
+    port = other.add_insecure_port("127.0.0.1:0")
+    await other.start()
+    try:
+        assert second.add_insecure_port(f"127.0.0.1:{port}") == port, "the trap"
+        with pytest.raises(RuntimeError, match="is taken"):
+            refuse_taken(f"127.0.0.1:{port}")
+    finally:
+        await other.stop(None)
+    refuse_taken(f"127.0.0.1:{free_ports(1)[0]}")
 
 
 @given(st.lists(st.integers(-2, 2**63 - 1) | st.just(0), max_size=70))
