@@ -30,7 +30,7 @@ def _head(plan: Plan) -> str:
 
 
 def _portable(value: Any) -> Any:
-    """The same with absolute paths as they would be written: `demo:NAME` for what is shipped, relative below here."""
+    """The same with paths of what is shipped as `demo:NAME`; others stay whole, since the file may be read anywhere."""
     if isinstance(value, dict):
         return {key: _portable(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -41,4 +41,4 @@ def _portable(value: Any) -> Any:
     for folder in (DEMO_CHECKPOINTS, DEMO_SCENES):
         if path.is_relative_to(folder):
             return f"demo:{path.relative_to(folder)}"
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else value
+    return value
