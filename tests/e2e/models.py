@@ -17,6 +17,7 @@ class Scripted:
 
     def __init__(self, name: str, config: CustomModel) -> None:
         self._cancelled = 0
+        self._asleep = 0
 
     async def info(self) -> ModelInfo:
         return ModelInfo("cpu", 0.0, 4, 1)
@@ -37,8 +38,10 @@ class Scripted:
             os._exit(1)
         if command == "sleep":
             await self._sleep(float(argument))
-        values = np.asarray([self._cancelled, call.timeout_s, *[0.0] * (len(request.labels) - 2)], np.float32)
-        scores = Scores(values[: len(request.labels)], values[: len(request.labels)])
+        told = [self._cancelled, call.timeout_s, self._asleep]
+        values = np.zeros(len(request.labels), np.float32)
+        values[: len(told)] = told[: len(values)]
+        scores = Scores(values, values)
         return ClassifyResult((scores,) * len(request.images), 1.0)
 
     async def embed(self, request: EmbedRequest, call: Call) -> EmbedResult:
@@ -46,8 +49,11 @@ class Scripted:
         return EmbedResult((np.asarray([size, 0, 0, 0], np.float32),) * len(request.inputs), 0)
 
     async def _sleep(self, seconds: float) -> None:
+        self._asleep += 1
         try:
             await asyncio.sleep(seconds)
         except asyncio.CancelledError:
             self._cancelled += 1
             raise
+        finally:
+            self._asleep -= 1
