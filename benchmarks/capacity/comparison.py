@@ -11,10 +11,12 @@ import numpy.typing as npt
 
 from benchmarks.capacity.outcome import Outcome
 from benchmarks.capacity.scenario import Scenario
+from benchmarks.capacity.simulator.program import STEADY
 from benchmarks.traffic.arrivals import Arrivals
 
 Simulate = Callable[..., Outcome]
 Int16 = npt.NDArray[np.int16]
+Float64 = npt.NDArray[np.float64]
 
 # Simulations of each real run: their draws differ, its arrivals do not, so that their own noise is small.
 DRAWS = 8
@@ -92,10 +94,25 @@ def _renamed(index: Int16, names: Sequence[str], among: Sequence[str]) -> Int16:
     return chosen
 
 
-def predict(scenario: Scenario, real: Outcome, *, seed: int, simulate: Simulate, draws: int = DRAWS) -> list[Outcome]:
-    """Simulations of the requests of a real run, at the times at which these were due."""
+def predict(
+    scenario: Scenario,
+    real: Outcome,
+    *,
+    seed: int,
+    simulate: Simulate,
+    draws: int = DRAWS,
+    paces: Float64 = STEADY,
+) -> list[Outcome]:
+    """Simulations of the requests of a real run, at the times at which these were due, at the pace of its seconds."""
     return [
-        simulate(scenario, real.arrived_s, seed=seed * draws + draw, start_s=real.start_s, end_s=real.end_s)
+        simulate(
+            scenario,
+            real.arrived_s,
+            seed=seed * draws + draw,
+            start_s=real.start_s,
+            end_s=real.end_s,
+            paces=paces,
+        )
         for draw in range(draws)
     ]
 

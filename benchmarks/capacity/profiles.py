@@ -7,7 +7,7 @@ planner sizes by it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -193,29 +193,17 @@ class ProviderProfile(Record):
     provenance: Provenance
 
 
-class Stretch(Record):
-    """How much longer processor work takes, from its start to its end, when others want the same cores.
-
-    Attributes:
-        busy: mean share of the node's cores in use, 0 to 1, that work included.
-        factor: on the duration of the same work on a node with nothing else to do; its `seconds` and `mean` are ratios.
-    """
-
-    busy: float = Field(ge=0, le=1)
-    factor: Distribution
-
-
 class HardwareProfile(Record):
     """A file of `benchmarks/capacity/profiles/`: one class of hardware.
 
     Durations in it (`preprocess`, `forward`, `overhead`, the router's `latency`, an engine's steps) are those of a node
-    with nothing else to do. What they become when the cores are busy is `stretch`'s to say.
+    with nothing else to do; what a processor does is given at a pace of 1 (see `benchmarks.capacity.pace`).
 
     Attributes:
         cores: processor cores that router, ingress and replicas of one node share; 0 when they never lack any.
         background_cores: of them that are busy without any request: Ray's own processes, health checks.
-        stretch: by rising `busy`; between two it is interpolated, below the first it is 1, beyond the last the last's.
-            Empty when nobody measured it.
+        lost_share: share of the cores' time in which none of our work gets done although some waits: for its turn on
+            one core while another is free, for its interpreter's lock, for caches to be filled again.
         models: by `profile_key`: the checkpoint as the cluster file names it (`demo:clip`,
             `openai/clip-vit-large-patch14`), with `@4bit` or `@8bit` behind it when quantised.
         providers: by the provider's own name of the model (`gpt-4o`), as the cluster file's `model`.
@@ -225,17 +213,10 @@ class HardwareProfile(Record):
     hardware: HardwareClass
     cores: float = Field(0, ge=0)
     background_cores: float = Field(0, ge=0)
-    stretch: tuple[Stretch, ...] = ()
+    lost_share: float = Field(0, ge=0, lt=1)
     router: RouterProfile
     models: dict[str, ModelProfile]
     providers: dict[str, ProviderProfile] = {}
-
-    @model_validator(mode="after")
-    def _ordered(self) -> HardwareProfile:
-        shares = [one.busy for one in self.stretch]
-        if shares != sorted(set(shares)):
-            raise ValueError(f"stretch has shares {shares}; they must rise")
-        return self
 
 
 SHIPPED = Path(__file__).parent / "profiles"
@@ -288,9 +269,56 @@ def merged(old: HardwareProfile | None, new: HardwareProfile) -> HardwareProfile
         update={
             "models": {**old.models, **new.models},
             "providers": {**old.providers, **new.providers},
-            "stretch": new.stretch or old.stretch,
+            "lost_share": new.lost_share or old.lost_share,
         }
     )
+
+
+def at_pace(profile: HardwareProfile, pace: float) -> HardwareProfile:
+    """A profile on processors on which the same work takes `pace` times as long; accelerators stay as they are."""
+    if not profile.cores:
+        return profile
+    router = profile.router
+    return profile.model_copy(
+        update={
+            "background_cores": profile.background_cores * pace,
+            "router": router.model_copy(
+                update={
+                    "latency": scaled(router.latency, pace),
+                    "cpu": scaled(router.cpu, pace),
+                    "ingress_cpu_s": router.ingress_cpu_s * pace,
+                    "client_cpu_s": router.client_cpu_s * pace,
+                }
+            ),
+            "models": {key: _model_at_pace(model, pace) for key, model in profile.models.items()},
+        }
+    )
+
+
+def _model_at_pace(model: ModelProfile, pace: float) -> ModelProfile:
+    changed: dict[str, Any] = {
+        "preprocess": scaled(model.preprocess, pace),
+        "overhead": scaled(model.overhead, pace),
+        "cpu_s": model.cpu_s * pace,
+        "router_cpu_s": model.router_cpu_s * pace,
+    }
+    if model.cores:
+        changed["forward"] = scaled_passes(model.forward, pace)
+    if model.cores and model.generation is not None:
+        made = model.generation
+        steps = ("encode_s", "step_s", "sequence_s", "prompt_token_s")
+        changed["generation"] = made.model_copy(update={name: getattr(made, name) * pace for name in steps})
+    return model.model_copy(update=changed)
+
+
+def scaled_passes(passes: Sequence[ForwardPass], factor: float) -> tuple[ForwardPass, ...]:
+    """All sizes, each times `factor`."""
+    return tuple(one.model_copy(update={"seconds": scaled(one.seconds, factor)}) for one in passes)
+
+
+def scaled(one: Distribution, factor: float) -> Distribution:
+    """Every duration times `factor`."""
+    return one.model_copy(update={"seconds": tuple(value * factor for value in one.seconds), "mean": one.mean * factor})
 
 
 def rounded(profile: HardwareProfile) -> HardwareProfile:

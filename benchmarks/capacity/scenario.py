@@ -14,7 +14,6 @@ from benchmarks.capacity.profiles import (
     ProviderProfile,
     Record,
     RouterProfile,
-    Stretch,
     profile_key,
 )
 from deployments.batching import BatchLimits
@@ -114,7 +113,7 @@ class Scenario:
 
     Attributes:
         cores: that everything on the node of the first pool shares; 0 when they never lack any.
-        background_cores, stretch: see `HardwareProfile`.
+        background_cores, lost_share: see `HardwareProfile`.
         calls: how the router calls each model and provider; without an entry nothing limits its calls.
         router_places: requests in progress a router replica; more are refused.
         overload: when requests are shed; None for never.
@@ -128,7 +127,7 @@ class Scenario:
     router_replicas: int
     cores: float
     background_cores: float = 0.0
-    stretch: tuple[Stretch, ...] = ()
+    lost_share: float = 0.0
     calls: Mapping[str, Settings] = field(default_factory=dict)
     router_places: int = 256
     overload: Overload | None = None
@@ -159,7 +158,7 @@ def scenario(
         router_replicas=cluster.router.replicas,
         cores=home.cores,
         background_cores=home.background_cores,
-        stretch=home.stretch,
+        lost_share=home.lost_share,
         calls={name: settings[name] for name in targets},
         router_places=cluster.router.max_ongoing_requests,
         overload=cluster.overload,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.capacity.comparison import DRAWS, Figure, Simulate, capacity_per_s, compare, predict
+from benchmarks.capacity.comparison import DRAWS, Figure, Float64, Simulate, capacity_per_s, compare, predict
 from benchmarks.capacity.outcome import Outcome
 from benchmarks.capacity.scenario import Scenario
 from benchmarks.loadtest.record import LoadRecord
@@ -21,6 +21,7 @@ _COLUMNS = (
     Column("load", "load", ".0%"),
     Column("rate_per_s", "offered/s", ".1f"),
     Column("requests", "requests", ".0f"),
+    Column("pace", "pace", ".2f"),
     *(
         column
         for name, unit, form in (
@@ -44,6 +45,7 @@ class Trial:
     """What is validated.
 
     Attributes:
+        scenario: at a pace of this machine's processors (`benchmarks.capacity.pace`).
         arrivals: the process, at any rate; see `planned`.
         loads: shares of `capacity_per_s`.
         seeds: one real run each, at each load.
@@ -53,7 +55,7 @@ class Trial:
     """
 
     workload: str
-    scenario: Scenario
+    scenario: Callable[[float], Scenario]
     arrivals: Arrivals
     capacity_per_s: float
     loads: Sequence[float]
@@ -68,7 +70,20 @@ class Trial:
         return self.arrivals.scaled(load * self.capacity_per_s)
 
 
-RunReal = Callable[[Arrivals, int], LoadRecord]
+@dataclass(frozen=True, slots=True)
+class Real:
+    """A real run.
+
+    Attributes:
+        pace: of the processors, and `each_second` from the run's beginning on over that.
+    """
+
+    record: LoadRecord
+    pace: float
+    each_second: Float64
+
+
+RunReal = Callable[[Arrivals, int], Real]
 
 
 def measure(trial: Trial, run: RunReal, simulate: Simulate) -> tuple[list[dict[str, Any]], list[str]]:
@@ -80,15 +95,16 @@ def measure(trial: Trial, run: RunReal, simulate: Simulate) -> tuple[list[dict[s
     rows, misses = [], []
     for load in trial.loads:
         process = trial.process(load)
-        records = [run(process, seed) for seed in trial.seeds]
+        runs = [run(process, seed) for seed in trial.seeds]
+        records, paces = [one.record for one in runs], [one.pace for one in runs]
         real = [record.outcome() for record in records]
         simulated = [
             one
-            for seed, outcome in zip(trial.seeds, real, strict=True)
-            for one in predict(trial.scenario, outcome, seed=seed, simulate=simulate)
+            for seed, outcome, ran in zip(trial.seeds, real, runs, strict=True)
+            for one in predict(trial.scenario(ran.pace), outcome, seed=seed, simulate=simulate, paces=ran.each_second)
         ]
         figures = compare(real, simulated)
-        rows.append(_row(trial, load, real, figures))
+        rows.append(_row(trial, load, real, figures) | {"paces": paces, "pace": sum(paces) / len(paces)})
         where = f"{trial.workload} at {load:.0%}"
         misses += [f"{where}: {fault}" for record in records for fault in record.generator.faults]
         misses += [f"{where}: {miss}" for miss in _misses(figures)]
@@ -115,6 +131,7 @@ def report(trials: Sequence[Trial], rows: list[dict[str, Any]], misses: list[str
         rows=rows,
         notes=[
             "Load: share of the rate that the simulated cluster sustains, or of a plan's rate.",
+            "Pace: processor time of a fixed piece of work beside the runs, over that at which profiles are written.",
             f"Both sides have the same requests at the same times, and each real run has {DRAWS} simulations.",
             "Throughput: right answers that ended in the window; latencies: of answered requests that were due in it.",
             "The record also has `*_spread`: how far the real runs of one load lie apart, (most - least) / pooled.",

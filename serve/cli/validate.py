@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from serve.errors import ConfigError
 
 if TYPE_CHECKING:
     from benchmarks.capacity.planner.plan import Plan
-    from benchmarks.capacity.scenario import Flow
+    from benchmarks.capacity.scenario import Flow, Scenario
     from benchmarks.capacity.validate import Trial
+    from benchmarks.loadtest.messages import Progress as LoadProgress
     from benchmarks.loadtest.target import Target
     from benchmarks.targets import Workload
     from benchmarks.traffic.arrivals import Arrivals
@@ -65,7 +67,8 @@ def validate(
 ) -> None:
     """Run workloads for real and print what the simulator says of the same requests at the same times."""
     from benchmarks.capacity import validate as validation
-    from benchmarks.capacity.profiles import load_profile, shipped_profiles
+    from benchmarks.capacity.pace import pace_now
+    from benchmarks.capacity.profiles import at_pace, load_profile, shipped_profiles
     from benchmarks.capacity.scenario import scenario
     from benchmarks.capacity.simulator import simulate
     from benchmarks.targets import load_targets
@@ -84,8 +87,12 @@ def validate(
     for name in workload:
         declared = targets.workload(name)
         subject = _planned(plan, hardware) if plan is not None else _declared(declared, hardware)
-        made = scenario(subject.cluster, {pool: profiles[kind] for pool, kind in subject.pools.items()}, subject.flows)
-        most = capacity or subject.rate_per_s or validation.capacity(made, subject.arrivals, simulate)
+
+        def made(pace: float, subject: _Subject = subject) -> Scenario:
+            pools = {pool: at_pace(profiles[kind], pace) for pool, kind in subject.pools.items()}
+            return scenario(subject.cluster, pools, subject.flows)
+
+        most = capacity or subject.rate_per_s or validation.capacity(made(pace_now()), subject.arrivals, simulate)
         as_planned = subject.rate_per_s is not None and capacity is None
         trial = validation.Trial(
             workload=name,
@@ -181,7 +188,9 @@ def _serving(name: str, workload: Workload, hardware: str, content: dict[str, An
 
 @contextmanager
 def _runs(trial: Trial, target: Target, hardware: str, warm_up_s: float) -> Iterator[Any]:
-    """What runs the workload for real, with its progress."""
+    """What runs the workload for real, with its progress, and says at which pace."""
+    from benchmarks.capacity.pace import pacing
+    from benchmarks.capacity.validate import Real
     from benchmarks.loadtest import subject as subjects
     from benchmarks.loadtest.run import run_load
     from benchmarks.loadtest.settings import checked
@@ -204,6 +213,17 @@ def _runs(trial: Trial, target: Target, hardware: str, warm_up_s: float) -> Iter
                 warm_up_s=warm_up_s,
                 seed=seed,
             )
-            return run_load(settings, file)
+            began: list[float] = []
+
+            def tell(now: LoadProgress) -> None:
+                began.append(time.monotonic() - now.elapsed_s)
+
+            with pacing() as pace:
+                record = run_load(
+                    settings, file, on_progress=lambda now: began.append(time.monotonic() - now.elapsed_s)
+                )
+            start = min(began, default=time.monotonic() - settings.end_s)
+            window = start + settings.warm_up_s, start + settings.end_s
+            return Real(record, pace.between(*window), pace.each_second(start, settings.end_s))
 
         yield run

@@ -8,6 +8,7 @@ import json
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -236,16 +237,22 @@ def test_passes_are_scaled_to_what_they_take_in_a_replica_unless_others_were_bus
     assert measured.in_place(alone, disturbed) == alone
 
 
-def test_stretch_is_the_ratio_to_an_idle_node_by_use() -> None:
+def test_passes_of_a_request_are_those_of_its_batches() -> None:
+    passes = measure(scripted(Clock()), Effort(0, warm_up=1, least=5, most=5)).forward  # 5 ms for one item, 8 for two
+    pairs = served([Event("pass", 100.0 + n, 0.020, items=2) for n in range(20)], [(n / 10, n / 10) for n in range(40)])
+    assert measured.passes_s(passes, pairs) == pytest.approx(0.004)
+    assert measured.passes_s(passes, served([], [(0.0, 1.0)])) == pytest.approx(0.005), "none was seen"
+
+
+def test_what_was_measured_at_a_slow_pace_is_as_at_one() -> None:
+    calm = idle(12)
+    slow = replace(calm, pace=2.0)
+    assert measured.each(slow, {}, "router") == pytest.approx(measured.each(calm, {}, "router") / 2)
+    assert measured.hop(slow).latency.mean == pytest.approx(measured.hop(calm).latency.mean / 2)
+    assert measured.hop(slow).overhead.mean == pytest.approx(measured.hop(calm).overhead.mean / 2)
     alone = measure(scripted(Clock()), Effort(0, warm_up=1, least=5, most=5)).forward
-    passes = [span("pass", 100.0 + n, 100.0 + n + 0.010) for n in range(20)]
-    few = [span("pass", 100.0 + n, 100.0 + n + 0.010) for n in range(3)]
-    busy = served(passes, [], cpu_s={"router": 4.0, "replica": 8.0})
-    disturbed = served(passes, [], cpu_s={"router": 9.0}, others=0.5)
-    found = measured.stretch(alone, [busy, served(few, []), disturbed])
-    assert len(found) == 1
-    assert found[0].factor.mean == pytest.approx(2.0)
-    assert 0 < found[0].busy <= 1
+    there, here = measured.in_place(alone, slow), measured.in_place(alone, calm)
+    assert [one.seconds.mean for one in there] == pytest.approx([one.seconds.mean / 2 for one in here])
 
 
 def test_processor_time_of_a_request_is_without_what_is_spent_at_rest() -> None:

@@ -18,7 +18,7 @@ from benchmarks.capacity.profiler import served as loads
 from benchmarks.capacity.profiler.engines import LEAST_PASSES, Batched, Passes, Stepped
 from benchmarks.capacity.profiler.fit import StepFit
 from benchmarks.capacity.profiler.passes import Alone
-from benchmarks.capacity.profiler.served import Served
+from benchmarks.capacity.profiler.served import Loads, Served
 from benchmarks.capacity.profiler.timing import Effort
 from benchmarks.capacity.profiles import ForwardPass, HardwareProfile, Provenance, load_profile, save_profile
 from benchmarks.loadtest.settings import Settings
@@ -67,7 +67,7 @@ class Load:
         return refused(idle(), self.refused_share if loaded else 0.0)
 
 
-def served(name: str, what: Alone | Batched | Stepped) -> build.Runs:
+def served(name: str, what: Alone | Batched | Stepped) -> Loads:
     return build._served(build.Wish(DEMO, "cpu-demo", 2.0), DEMO.models[name], what)
 
 
@@ -81,6 +81,12 @@ def test_a_model_slower_than_the_cores_is_not_asked_more_than_it_can_do(monkeypa
     load = Load(monkeypatch)
     served("clip", alone(0.5, items=4))
     assert load.rates[2:] == pytest.approx([8 * share for share in build.LOADS], rel=1e-3)
+
+
+def test_a_load_that_is_mostly_refused_is_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    Load(monkeypatch, refused_share=0.75)
+    with pytest.raises(Unavailable, match="25% were answered: overloaded"):
+        served("clip", alone(0.001))
 
 
 def test_an_engine_is_not_asked_more_than_its_steps_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,17 +103,11 @@ def test_an_engine_does_as_many_answers_as_its_sequences_share_steps() -> None:
     assert measured.capacity_per_s(stepped(), 10, 50) == pytest.approx(1 / (prompt + 50 * 0.002))
 
 
-def test_a_load_that_is_mostly_refused_is_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    Load(monkeypatch, refused_share=0.75)
-    with pytest.raises(Unavailable, match="25% were answered: overloaded"):
-        served("clip", alone(0.001))
-
-
-def test_costs_are_taken_from_the_largest_run_that_was_answered() -> None:
-    small, middle, large = idle(12), idle(40), refused(idle(400), 0.1)
-    assert build.Runs(1.0, {}, small, (middle, large)).busiest is middle
-    assert build.Runs(1.0, {}, small, (refused(middle, 0.1), large)).busiest is small
-    assert build.Runs(1.0, {}, refused(small, 0.1), (large,)).busiest.requests is not large.requests
+def test_costs_are_taken_from_the_lowest_load_that_was_answered() -> None:
+    small, middle, large = idle(12), idle(40), idle(400)
+    assert Loads(1.0, {}, small, (middle, large)).reference is middle
+    assert Loads(1.0, {}, small, (refused(middle, 0.1), large)).reference is large
+    assert Loads(1.0, {}, small, (refused(large, 0.1),)).reference is small
 
 
 def test_memory_of_an_accelerator_is_counted_from_the_loading_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +180,7 @@ def test_a_generating_model_is_measured_with_that_effort(monkeypatch: pytest.Mon
         efforts.append(effort)
 
     monkeypatch.setattr(build, "_generating", generating)
-    build._alone(build.Wish(DEMO, "cpu-demo", 0.2), DEMO.models["blip2"])
+    build._timed(build.Wish(DEMO, "cpu-demo", 0.2), DEMO.models["blip2"])
     assert [effort.least for effort in efforts] == [LEAST_PASSES]
 
 

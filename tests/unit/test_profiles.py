@@ -17,7 +17,7 @@ from benchmarks.capacity.profiles import (
     ModelProfile,
     Provenance,
     RouterProfile,
-    Stretch,
+    at_pace,
     load_profile,
     merged,
     profile_key,
@@ -75,7 +75,7 @@ def test_a_file_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         ({"coers": 2}, "coers"),
         ({"router": {"cpu": {"seconds": [1, 2], "mean": 1}}}, "has 2 values; it must have 11"),
         ({"router": {"cpu": {"seconds": [2, *[1] * 10], "mean": 1}}}, "must rise"),
-        ({"stretch": [{"busy": 0.6}, {"busy": 0.3}]}, "stretch"),
+        ({"lost_share": 1.0}, "lost_share"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -114,12 +114,6 @@ def test_a_model_has_passes_or_an_engine_and_sizes_rise() -> None:
         one().model_validate(one().model_dump() | {"forward": twice})
 
 
-def test_stretch_rises() -> None:
-    high, low = Stretch(busy=0.9, factor=flat(2)), Stretch(busy=0.3, factor=flat(1.1))
-    with pytest.raises(ValueError, match="they must rise"):
-        HardwareProfile.model_validate(hardware(clip=one()).model_dump() | {"stretch": (high, low)})
-
-
 def test_a_new_measurement_replaces_its_own_entry_and_no_other() -> None:
     old = hardware(clip=one(), other=one("demo:other"))
     new = merged(old, hardware(clip=one(forward_s=0.009)))
@@ -128,10 +122,30 @@ def test_a_new_measurement_replaces_its_own_entry_and_no_other() -> None:
     assert merged(None, old) == old
 
 
-def test_a_stretch_that_was_measured_stays_when_the_new_measurement_has_none() -> None:
-    curve = (Stretch(busy=0.6, factor=flat(1.5)),)
-    old = hardware(clip=one()).model_copy(update={"stretch": curve})
-    assert merged(old, hardware(clip=one())).stretch == curve
+def test_what_was_fitted_stays_when_the_new_measurement_has_none() -> None:
+    old = hardware(clip=one()).model_copy(update={"lost_share": 0.14})
+    assert merged(old, hardware(clip=one())).lost_share == 0.14
+
+
+def test_a_pace_is_a_factor_on_everything_that_a_processor_does() -> None:
+    slow = at_pace(hardware(clip=one()).model_copy(update={"cores": 2.0, "background_cores": 0.1}), 1.5)
+    fast = hardware(clip=one())
+    assert slow.router.cpu.mean == pytest.approx(1.5 * fast.router.cpu.mean)
+    assert slow.router.latency.seconds == pytest.approx([1.5 * one for one in fast.router.latency.seconds])
+    assert slow.background_cores == pytest.approx(0.15)
+    clip, usual = slow.models["demo:clip"], fast.models["demo:clip"]
+    assert clip.preprocess.mean == pytest.approx(1.5 * usual.preprocess.mean)
+    assert clip.overhead.mean == pytest.approx(1.5 * usual.overhead.mean)
+    assert clip.forward == usual.forward, "it runs on no core"
+    assert clip.start_s == usual.start_s
+
+
+def test_passes_that_run_on_cores_have_their_pace_and_a_node_without_has_none() -> None:
+    model = one().model_copy(update={"cores": 1.0})
+    slow = at_pace(hardware(clip=model).model_copy(update={"cores": 2.0}), 1.5)
+    assert slow.models["demo:clip"].forward[0].seconds.mean == pytest.approx(1.5 * model.forward[0].seconds.mean)
+    accelerated = hardware(clip=model).model_copy(update={"cores": 0.0})
+    assert at_pace(accelerated, 1.5) == accelerated
 
 
 def test_hardware_of_two_classes_is_not_mixed() -> None:

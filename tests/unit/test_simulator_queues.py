@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.capacity.planner.queueing import BatchService
-from benchmarks.capacity.profiles import PROBABILITIES, Distribution, Stretch
+from benchmarks.capacity.profiles import PROBABILITIES, Distribution
 from benchmarks.capacity.scenario import Flow
 from benchmarks.capacity.simulator import simulate
 from benchmarks.capacity.simulator.draws import CELLS, table
@@ -94,14 +94,27 @@ def test_shared_cores_make_work_longer_and_lose_none() -> None:
     assert np.sort(roomy.latency_s) == pytest.approx(np.sort(alone.latency_s))
 
 
-def test_a_measured_stretch_follows_the_share_of_busy_cores() -> None:
+def test_what_cores_lose_is_missing_only_when_work_waits() -> None:
     profile = made_up.model(made_up.passes((1, 0.01))).model_copy(update={"cores": 1.0})
-    stretch = (Stretch(busy=0.1, factor=constant(1.0)), Stretch(busy=0.5, factor=constant(3.0)))
-    made = made_up.scenario(made_up.stage(profile=profile), cores=2.0, stretch=stretch)
-    calm = simulate(made, np.arange(0, 60, 0.5), seed=7).summary().mean_s
-    busy = simulate(made, np.arange(0, 60, 0.02), seed=7).summary().mean_s
-    assert calm == pytest.approx(0.01, rel=0.01)
-    assert busy > 1.5 * calm
+    stages = [made_up.stage(f"m{n}", profile=profile) for n in range(4)]
+    flows = tuple(Flow(name=one.name, entry=one.name, share=0.25) for one in stages)
+    whole, lossy = (made_up.scenario(*stages, flows=flows, cores=2.0, lost_share=lost) for lost in (0.0, 0.2))
+    crowd, single = np.zeros(64), np.array([0.0])
+    assert simulate(lossy, single, seed=6).latency_s == pytest.approx(simulate(whole, single, seed=6).latency_s)
+    slower = simulate(lossy, crowd, seed=6).latency_s.max() / simulate(whole, crowd, seed=6).latency_s.max()
+    assert slower == pytest.approx(1 / 0.8, rel=0.01)
+
+
+def test_work_goes_at_the_pace_of_its_second() -> None:
+    profile = made_up.model(made_up.passes((1, 0.4))).model_copy(update={"cores": 1.0})
+    made = made_up.scenario(made_up.stage(profile=profile), cores=2.0)
+    times = np.array([0.1, 1.1, 2.9, 4.1])
+    ran = simulate(made, times, seed=7, paces=np.array([1.0, 2.0, 1.0, 2.0]))
+    # The third has a tenth of a second at 1 and the rest at 2; the last pace holds for what follows.
+    assert ran.latency_s == pytest.approx([0.4, 0.8, 0.1 + 2 * 0.3, 0.8], rel=1e-3)
+    assert np.array_equal(
+        simulate(made, times, seed=7).latency_s, simulate(made, times, seed=7, paces=np.ones(9)).latency_s
+    )
 
 
 def test_more_replicas_never_wait_longer_in_the_mean() -> None:

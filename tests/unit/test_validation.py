@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
@@ -16,12 +17,14 @@ import yaml
 from typer.testing import CliRunner
 
 from benchmarks import servers
-from benchmarks.capacity import simulator
-from benchmarks.capacity.comparison import FIGURES, answers_per_s, capacity_per_s, compare, pooled, predict
+from benchmarks.capacity import pace, simulator
+from benchmarks.capacity.comparison import DRAWS, FIGURES, answers_per_s, capacity_per_s, compare, pooled, predict
 from benchmarks.capacity.outcome import Float64, Outcome
+from benchmarks.capacity.pace import UNIT_S, Pace
 from benchmarks.capacity.planner.plan import Plan
 from benchmarks.capacity.scenario import Scenario
-from benchmarks.capacity.validate import BOUNDS, Trial, measure, report
+from benchmarks.capacity.simulator.program import STEADY
+from benchmarks.capacity.validate import BOUNDS, Real, Trial, measure, report
 from benchmarks.loadtest import run as engine
 from benchmarks.loadtest import target as targets
 from benchmarks.loadtest.record import LoadRecord
@@ -104,7 +107,9 @@ def test_nothing_measured_is_no_agreement() -> None:
 def test_a_prediction_meets_the_requests_at_their_own_times() -> None:
     asked: list[tuple[Float64, float, float | None, int]] = []
 
-    def simulate(scenario: object, times: Float64, *, seed: int, start_s: float, end_s: float) -> Outcome:
+    def simulate(
+        scenario: object, times: Float64, *, seed: int, start_s: float, end_s: float, paces: Float64
+    ) -> Outcome:
         asked.append((times, start_s, end_s, seed))
         return run(np.full(len(times), 0.1))
 
@@ -140,11 +145,20 @@ class Simulator:
     def __init__(self, slower: float = 1.0) -> None:
         self.slower = slower
         self.scenarios: list[Scenario] = []
+        self.paces: list[float] = []
 
     def __call__(
-        self, scenario: Scenario, times: Float64, *, seed: int, start_s: float = 0.0, end_s: float | None = None
+        self,
+        scenario: Scenario,
+        times: Float64,
+        *,
+        seed: int,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        paces: Float64 = STEADY,
     ) -> Outcome:
         self.scenarios.append(scenario)
+        self.paces += [float(paces[0])] if paces.size else []
         count = len(times)
         zeros = np.zeros(count, np.int16)
         latencies = np.where(np.arange(count) % 10 == 0, 0.2, 0.05) * self.slower
@@ -156,7 +170,7 @@ class Simulator:
 def trial(**more: Any) -> Trial:
     values: dict[str, Any] = {
         "workload": "classification",
-        "scenario": None,
+        "scenario": lambda pace: pace,
         "arrivals": Poisson(rate_per_s=1),
         "capacity_per_s": 100.0,
         "loads": (0.3, 0.6),
@@ -169,9 +183,9 @@ def trial(**more: Any) -> Trial:
 def measured(trial: Trial, simulate: Any, **more: Any) -> tuple[list[dict[str, Any]], list[str], list[Settings]]:
     asked: list[Settings] = []
 
-    def run(arrivals: Arrivals, seed: int) -> LoadRecord:
+    def run(arrivals: Arrivals, seed: int) -> Real:
         asked.append(load_records.settings(arrivals=arrivals, seed=seed, seconds=trial.seconds))
-        return load_records.record(asked[-1], **more)
+        return Real(load_records.record(asked[-1], **more), 1.0 + 0.1 * seed, np.full(20, float(seed)))
 
     return *measure(trial, run, simulate), asked
 
@@ -187,6 +201,15 @@ def test_every_load_is_run_once_a_seed_at_its_share_of_the_capacity() -> None:
         assert row["throughput_measured"] == pytest.approx(row["rate_per_s"], rel=0.2)
         assert row["failed_share"] == 0
         assert all(row[f"{name}_error"] == pytest.approx(0, abs=0.03) for name in FIGURES)
+
+
+def test_each_run_is_predicted_at_the_pace_that_it_had() -> None:
+    simulate = Simulator()
+    rows, _, _ = measured(trial(), simulate)
+    assert simulate.scenarios == [pace for _ in (0.3, 0.6) for pace in (1.1, 1.2) for _ in range(DRAWS)]
+    assert simulate.paces == [seed for _ in (0.3, 0.6) for seed in (1.0, 2.0) for _ in range(DRAWS)]
+    assert [row["pace"] for row in rows] == [pytest.approx(1.15)] * 2
+    assert rows[0]["paces"] == [1.1, 1.2]
 
 
 def test_a_prediction_that_is_off_is_a_miss_for_each_figure_that_has_a_bound() -> None:
@@ -234,6 +257,15 @@ class World:
         self.asked: list[Settings] = []
 
     @contextmanager
+    def pacing(self) -> Iterator[Pace]:
+        known = Pace()
+        for _ in range(8):
+            known.add(f"{time.monotonic()} {UNIT_S}")
+        yield known
+        for _ in range(8):
+            known.add(f"{time.monotonic()} {UNIT_S}")
+
+    @contextmanager
     def started(self, name: str, workload: Any, hardware: str) -> Iterator[Target]:
         self.served.append(name)
         yield Target("http://127.0.0.1:1", "127.0.0.1:2")
@@ -243,7 +275,7 @@ class World:
         self.served.append(content)
         yield "http://127.0.0.1:1", "127.0.0.1:2"
 
-    def run_load(self, settings: Settings, file: Path) -> LoadRecord:
+    def run_load(self, settings: Settings, file: Path, *, on_progress: Any) -> LoadRecord:
         assert file.name == "classification.py"
         self.asked.append(settings)
         return load_records.record(settings)
@@ -256,6 +288,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(targets, "started", made.started)
     monkeypatch.setattr(servers, "argus", made.argus)
     monkeypatch.setattr(engine, "run_load", made.run_load)
+    monkeypatch.setattr(pace, "pacing", made.pacing)
     return made
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,22 +12,27 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.capacity.profiler import engines, measured, passes, served
+from benchmarks.capacity.pace import pacing
+from benchmarks.capacity.profiler import contention, engines, measured, passes, served
 from benchmarks.capacity.profiler.engines import Batched, Stepped
 from benchmarks.capacity.profiler.instance import Instance, serving
 from benchmarks.capacity.profiler.passes import Alone
-from benchmarks.capacity.profiler.served import ENGINE, REPLICA, ROUTER, Served
+from benchmarks.capacity.profiler.served import ENGINE, REPLICA, ROUTER, Loads, Served
 from benchmarks.capacity.profiler.timing import Effort
 from benchmarks.capacity.profiles import (
+    ForwardPass,
     Generation,
     HardwareClass,
     HardwareProfile,
     ModelProfile,
     Provenance,
     RouterProfile,
+    at_pace,
     merged,
     profile_key,
+    scaled,
 )
+from benchmarks.capacity.scenario import Flow, Scenario, scenario
 from benchmarks.loadtest.settings import Settings
 from benchmarks.report import this_command, this_machine
 from benchmarks.traffic.arrivals import parse_arrivals
@@ -50,19 +56,19 @@ WORKLOADS: Mapping[str, tuple[str, str]] = {
     "splat": ("splat", "splat"),
     "video_classifier": ("videos", "video_classifier"),
 }
-# The kind that also measures what all others share: the router, and how work stretches on busy cores.
+# The kind that also measures what all others share: the router, and what work becomes on busy cores.
 SHARED_KIND = "clip"
-# Shares of the cores that the loaded runs aim at.
-LOADS = (0.3, 0.6, 0.85)
+# Shares of what the cores could do at the cost of requests that do not meet. It falls as they do: 1.15 is no overload.
+LOADS = (0.75, 0.95, 1.15)
 # Bound on the tokens of a step where the cluster file names none; see `vllm_settings`.
 STEP_TOKENS = 2048
-_REST_S = 5.0
+_REST_S = 10.0
 # Of the time between two requests of the idle run, how much one may take.
 _IDLE_SHARE = 0.2
 _FASTEST_IDLE_PER_S = 8.0
 _WARM_UP_S = 3.0
-# Share of right answers above which a run says what a request costs, and below which nothing was measured.
-_SOUND, _BROKEN = 0.99, 0.5
+# Share of right answers below which nothing was measured.
+_BROKEN = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +85,6 @@ class Wish:
     seconds: float = 20.0
     tell: Callable[[str], None] = lambda text: None
     machine: Mapping[str, Any] = field(default_factory=this_machine)
-
-
-@dataclass(frozen=True, slots=True)
-class Runs:
-    """A model served: at rest, idle, and under loads."""
-
-    instance_ready_s: float
-    rest: Mapping[str, float]
-    idle: Served
-    loaded: tuple[Served, ...]
-
-    @property
-    def busiest(self) -> Served:
-        """The run that processor times are taken from: the more requests, the less a wake-up counts.
-
-        Of those that answered their requests: what one costs that is refused is no model's cost.
-        """
-        sound = [run for run in (self.idle, *self.loaded) if answered_share(run) > _SOUND]
-        return max(sound, key=lambda run: len(run.requests), default=self.idle)
 
 
 def profilable(cluster: ClusterFile) -> tuple[str, ...]:
@@ -118,7 +105,10 @@ def profile(wish: Wish, name: str) -> HardwareProfile:
     alone = _alone(wish, model)
     wish.tell(f"{name}: served")
     runs = _served(wish, model, alone)
-    return _profile(wish, model, alone, runs)
+    found = _profile(wish, model, alone, runs)
+    if model.kind != SHARED_KIND or not found.cores:
+        return found
+    return found.model_copy(update={"lost_share": _lost_share(wish, name, found, runs)})
 
 
 def _model(cluster: ClusterFile, name: str) -> Model:
@@ -136,6 +126,14 @@ def _model(cluster: ClusterFile, name: str) -> Model:
 
 
 def _alone(wish: Wish, model: Model) -> Alone | Batched | Stepped:
+    """At a pace of 1."""
+    start = time.monotonic()
+    with pacing() as pace:
+        found = _timed(wish, model)
+    return found.at_pace(1 / pace.between(start, time.monotonic())) if not model.gpu_memory_gb else found
+
+
+def _timed(wish: Wish, model: Model) -> Alone | Batched | Stepped:
     effort = Effort(wish.seconds, least=max(3, min(20, int(wish.seconds))))
     if not isinstance(model, GenerativeModel):
         return passes.measure(passes.subject_of(wish.cluster, model), effort)
@@ -164,7 +162,7 @@ async def _generating(model: GenerativeModel, effort: Effort) -> Batched | Stepp
         await engine.close()
 
 
-def _served(wish: Wish, model: Model, alone: Alone | Batched | Stepped) -> Runs:
+def _served(wish: Wish, model: Model, alone: Alone | Batched | Stepped) -> Loads:
     workload, name = WORKLOADS[model.kind]
     with _instance(wish.cluster, model, name) as instance:
 
@@ -187,12 +185,11 @@ def _served(wish: Wish, model: Model, alone: Alone | Batched | Stepped) -> Runs:
         took = max(float(first.requests.latency_s.mean()), 1e-3) if len(first.requests) else 1.0
         idle = run(f"constant:{min(_FASTEST_IDLE_PER_S, _IDLE_SHARE / took):.3f}", wish.seconds)
         most = _most_per_s(model, alone, idle, rest)
-        shares = LOADS if model.kind == SHARED_KIND else LOADS[:1]
         loaded = []
-        for share in shares:
+        for share in LOADS if model.kind == SHARED_KIND else LOADS[:1]:
             wish.tell(f"{name}: served, {share:.0%} of what cores and model can do")
             loaded.append(run(f"poisson:{max(0.2, share * most):.3f}", wish.seconds))
-        return Runs(instance.ready_s[name], rest, idle, tuple(loaded))
+        return Loads(instance.ready_s[name], rest, idle, tuple(loaded))
 
 
 def _most_per_s(model: Model, alone: Alone | Batched | Stepped, idle: Served, rest: Mapping[str, float]) -> float:
@@ -204,18 +201,13 @@ def _most_per_s(model: Model, alone: Alone | Batched | Stepped, idle: Served, re
     return min(by_cores, max(1, model.autoscaling.min_replicas) * one)
 
 
-def answered_share(run: Served) -> float:
-    """Of a run's requests; 0 where there was none."""
-    return float(run.requests.ok.mean()) if len(run.requests) else 0.0
-
-
 def _check(run: Served, workload: str) -> None:
     """Whether requests are answered; what refuses most of them is not measured.
 
     Raises:
         Unavailable: with the refusals' codes.
     """
-    if (answered := answered_share(run)) < _BROKEN:
+    if (answered := run.answered_share) < _BROKEN:
         codes = ", ".join(run.requests.errors)
         raise Unavailable(f"Of the requests of {workload!r} {answered:.0%} were answered: {codes}.")
 
@@ -242,7 +234,7 @@ def _dumped(section: Any) -> dict[str, Any]:
     return dumped
 
 
-def _profile(wish: Wish, model: Model, alone: Alone | Batched | Stepped, runs: Runs) -> HardwareProfile:
+def _profile(wish: Wish, model: Model, alone: Alone | Batched | Stepped, runs: Loads) -> HardwareProfile:
     provenance = Provenance(
         kind="measured",
         date=datetime.now(UTC).date(),
@@ -252,10 +244,10 @@ def _profile(wish: Wish, model: Model, alone: Alone | Batched | Stepped, runs: R
     on_cpu = not model.gpu_memory_gb
     parts, inside = _figures(model, alone, runs.idle)
     around = measured.hop(runs.idle, inside)
-    shared = measured.shared_cpu(runs.busiest, runs.rest)
+    shared = measured.shared_cpu(runs.reference, runs.rest)
     router = RouterProfile(
         latency=around.latency,
-        cpu=measured.scaled(around.latency, shared[ROUTER] / max(1e-9, around.latency.mean)),
+        cpu=scaled(around.latency, shared[ROUTER] / max(1e-9, around.latency.mean)),
         ingress_cpu_s=shared["ingress"],
         client_cpu_s=shared["client"],
         provenance=provenance,
@@ -267,18 +259,16 @@ def _profile(wish: Wish, model: Model, alone: Alone | Batched | Stepped, runs: R
         quantization=_quantization(model),
         overhead=around.overhead,
         memory_gb=_memory_gb(model, alone, runs.idle),
-        start_s=runs.instance_ready_s,
+        start_s=runs.ready_s,
         cores=float(model.placement.threads) if on_cpu else 0.0,
-        cpu_s=_replica_cpu_s(runs, alone, parts["preprocess"].mean),
+        cpu_s=_replica_cpu_s(runs, alone, parts["preprocess"].mean, parts.get("forward", ())),
         provenance=provenance,
         **parts,
     )
-    is_shared = model.kind == SHARED_KIND
     return HardwareProfile(
         hardware=wish.hardware,
         cores=float(served.cores()) if on_cpu else 0.0,
         background_cores=sum(runs.rest.values()),
-        stretch=measured.stretch(known.forward, runs.loaded) if is_shared and on_cpu else (),
         router=router,
         models={known.model: known},
     )
@@ -299,7 +289,7 @@ def _figures(model: Model, alone: Alone | Batched | Stepped, idle: Served) -> tu
     usual = sum(spent) / max(1, len(spent))
     assert isinstance(model, GenerativeModel)
     return {
-        "preprocess": measured.scaled(alone.fit.residual, alone.fit.asked_s),
+        "preprocess": scaled(alone.fit.residual, alone.fit.asked_s),
         "generation": _generation(model, alone),
     }, [*spent, *[usual] * len(calls)][: len(calls)]
 
@@ -340,7 +330,7 @@ def combined(old: HardwareProfile | None, new: HardwareProfile) -> HardwareProfi
         return merged(old, new)
     beyond = max(0.0, new.router.cpu.mean - old.router.cpu.mean)
     models = {key: model.model_copy(update={"router_cpu_s": beyond}) for key, model in new.models.items()}
-    shared = {name: getattr(old, name) for name in ("router", "cores", "background_cores", "stretch")}
+    shared = {name: getattr(old, name) for name in ("router", "cores", "background_cores", "lost_share")}
     return merged(old, new.model_copy(update={**shared, "models": models}))
 
 
@@ -360,14 +350,28 @@ def _memory_gb(model: Model, alone: Alone | Batched | Stepped, idle: Served) -> 
     return model.gpu_memory_gb
 
 
-def _replica_cpu_s(runs: Runs, alone: Alone | Batched | Stepped, preprocess_s: float) -> float:
+def _replica_cpu_s(
+    runs: Loads, alone: Alone | Batched | Stepped, preprocess_s: float, passes: Sequence[ForwardPass]
+) -> float:
     """What a request costs in its replica beside preprocessing and pass."""
-    run = runs.busiest
+    run = runs.reference
     mine = measured.each(run, runs.rest, REPLICA) - preprocess_s
     if isinstance(alone, Stepped):
         return max(0.0, mine)  # its engine is a process of its own
-    by_size = {one.items: one.seconds.mean for one in alone.forward}
-    requests = max(1, len(run.requests))
-    ran = sum(by_size.get(one.items, one.seconds) for one in run.of("pass"))
-    passes = ran or alone.forward[0].seconds.mean * requests
-    return max(0.0, mine + measured.each(run, runs.rest, ENGINE) - passes / requests)
+    mine += measured.each(run, runs.rest, ENGINE)
+    return max(0.0, mine - measured.passes_s(passes, run))
+
+
+def _lost_share(wish: Wish, name: str, profile: HardwareProfile, runs: Loads) -> float:
+    """See `contention`."""
+    only = wish.cluster.model_copy(
+        update={"models": {name: wish.cluster.models[name]}, "cascades": {}, "providers": {}}
+    )
+    flows = (Flow(name="asked", entry=name),)
+
+    def asked(pace: float, lost: float) -> Scenario:
+        there = at_pace(profile.model_copy(update={"lost_share": lost}), pace)
+        return scenario(only, {only.pool_of(name): there}, flows)
+
+    quiet = [run for run in runs.loaded if run.sound and run.others <= measured.QUIET_CORES]
+    return contention.lost_share(asked, quiet)

@@ -9,13 +9,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from PIL import Image
 
 from benchmarks.capacity.profiler.fit import Observation, StepFit, fit_steps
 from benchmarks.capacity.profiler.timing import Effort, distribution, rounds
-from benchmarks.capacity.profiles import Distribution, ForwardPass
+from benchmarks.capacity.profiles import Distribution, ForwardPass, scaled, scaled_passes
 from benchmarks.workloads.pictures import Pictures
 from deployments.generation.engine import Engine, Prompt
 from deployments.generation.messages import ImagePart, Message, Sampling, Text
@@ -47,6 +47,10 @@ class Stepped:
     start_s: dict[str, float]
     observations: int
 
+    def at_pace(self, factor: float) -> Stepped:
+        """With every duration of the fit times `factor`."""
+        return replace(self, fit=self.fit.scaled(factor))
+
 
 @dataclass(frozen=True, slots=True)
 class Batched:
@@ -55,6 +59,10 @@ class Batched:
     preprocess: Distribution
     forward: tuple[ForwardPass, ...]
     start_s: dict[str, float]
+
+    def at_pace(self, factor: float) -> Batched:
+        """With every duration but the start's times `factor`."""
+        return replace(self, preprocess=scaled(self.preprocess, factor), forward=scaled_passes(self.forward, factor))
 
 
 class Passes:

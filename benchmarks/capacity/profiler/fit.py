@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import lsq_linear
@@ -48,6 +48,11 @@ class StepFit:
     asked_s: float
     residual: Distribution
     error: float
+
+    def scaled(self, factor: float) -> StepFit:
+        """With every duration times `factor`; ratios stay."""
+        steps = ("step_s", "sequence_s", "prompt_token_s", "encode_s", "asked_s")
+        return replace(self, **{name: factor * getattr(self, name) for name in steps})
 
 
 def fit_steps(observations: Sequence[Observation]) -> StepFit:

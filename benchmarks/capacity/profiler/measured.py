@@ -9,15 +9,15 @@ import numpy as np
 
 from benchmarks.capacity.profiler.engines import Batched, Stepped
 from benchmarks.capacity.profiler.passes import Alone
-from benchmarks.capacity.profiler.served import CLIENT, INGRESS, ROUTER, Served
+from benchmarks.capacity.profiler.served import BACKGROUND, CLIENT, INGRESS, ROUTER, Served
 from benchmarks.capacity.profiler.tape import Event
 from benchmarks.capacity.profiler.timing import distribution
-from benchmarks.capacity.profiles import Distribution, ForwardPass, Stretch
+from benchmarks.capacity.profiles import Distribution, ForwardPass, scaled, scaled_passes
 from serve.errors import Unavailable
 
 # What others may use of the cores, on average, for wall times to be called those of an idle node.
 QUIET_CORES = 0.1
-# Observations of a batch size at one load, of which a factor's tail can still be told.
+# Observations of a batch size of which a median can be told.
 _LEAST_PASSES = 10
 # Text tokens of a question of the workload `llava_chat`, roles and separators included.
 _TEXT_TOKENS = 20
@@ -40,8 +40,8 @@ def hop(idle: Served, inside: Sequence[float] | None = None) -> Hop:
     """The hop's durations out of a load so low that requests do not meet.
 
     Args:
-        inside: seconds that each call spent in its model; by default what passes and preprocessing within it took.
-            A call of something else (a scene's file) has none, and counts with the router.
+        inside: seconds, as they passed, that each call spent in its model; by default what passes and preprocessing
+            within it took. A call of something else (a scene's file) has none, and counts with the router.
 
     Raises:
         Unavailable: no request was answered.
@@ -55,18 +55,19 @@ def hop(idle: Served, inside: Sequence[float] | None = None) -> Hop:
         latency += [max(0.0, end - start - mine)] if mine else []
     if not latency:
         raise Unavailable("No request of the idle run was answered by the model.")
-    return Hop(distribution(latency), distribution([max(0.0, one.seconds - part) for one, part in kept]))
+    overhead = distribution([max(0.0, one.seconds - part) for one, part in kept])
+    return Hop(scaled(distribution(latency), 1 / idle.pace), scaled(overhead, 1 / idle.pace))
 
 
 def inside_calls(idle: Served, preprocess_s: float | None = None) -> list[float]:
     """Seconds of passes, waits and preprocessing within each call.
 
     Args:
-        preprocess_s: of one item, for a replica that does not report it.
+        preprocess_s: of one item at a pace of 1, for a replica that does not report it.
     """
     kinds = ("pass",) if preprocess_s is not None else ("pass", "preprocess")
     work = [event for kind in kinds for event in idle.of(kind)]
-    beside = preprocess_s or 0.0
+    beside = idle.pace * (preprocess_s or 0.0)
     return [
         sum(event.seconds + event.waited_s + beside for event in work if _within(event, one)) for one in idle.of("call")
     ]
@@ -77,12 +78,12 @@ def _within(inner: Event, outer: Event) -> bool:
 
 
 def answering_s(idle: Served, stepped: Stepped) -> list[float]:
-    """What the fit says that each right answer took in its engine, alone there."""
+    """What the fit says that each right answer took in its engine, alone there, at the pace of that run."""
     fit = stepped.fit
     step = fit.step_s + fit.sequence_s
     prefill = fit.encode_s + fit.step_s + fit.prompt_token_s * (stepped.image_tokens + _TEXT_TOKENS)
     tokens = np.maximum(1, idle.requests.tokens[idle.requests.ok])
-    return [fit.asked_s + prefill + step * (int(count) - 1) for count in tokens]
+    return [idle.pace * (fit.asked_s + prefill + step * (int(count) - 1)) for count in tokens]
 
 
 def in_place(alone: Sequence[ForwardPass], idle: Served) -> tuple[ForwardPass, ...]:
@@ -93,33 +94,21 @@ def in_place(alone: Sequence[ForwardPass], idle: Served) -> tuple[ForwardPass, .
     single = [event.seconds for event in idle.of("pass") if event.items == 1]
     if idle.others > QUIET_CORES or len(single) < _LEAST_PASSES:
         return tuple(alone)
-    factor = float(np.median(single)) / alone[0].seconds.seconds[5]
-    return tuple(one.model_copy(update={"seconds": scaled(one.seconds, factor)}) for one in alone)
+    factor = float(np.median(single)) / idle.pace / alone[0].seconds.seconds[5]
+    return scaled_passes(alone, factor)
 
 
-def scaled(one: Distribution, factor: float) -> Distribution:
-    """Every duration times `factor`."""
-    return one.model_copy(update={"seconds": tuple(value * factor for value in one.seconds), "mean": one.mean * factor})
-
-
-def stretch(forward: Sequence[ForwardPass], loads: Sequence[Served]) -> tuple[Stretch, ...]:
-    """How much longer passes took at each load than on an idle node, by the cores' mean use.
-
-    Loads during which others used the cores are left out: their part cannot be told from ours.
-    """
-    idle = {one.items: one.seconds.mean for one in forward}
-    found: dict[float, Distribution] = {}
-    for one in loads:
-        factors = [event.seconds / idle[event.items] for event in one.of("pass") if event.items in idle]
-        if len(factors) >= _LEAST_PASSES and one.others <= QUIET_CORES:
-            found[min(1.0, round(one.busy, 3))] = distribution(factors)
-    return tuple(Stretch(busy=busy, factor=found[busy]) for busy in sorted(found))
+def passes_s(parts: Sequence[ForwardPass], run: Served) -> float:
+    """Seconds of passes on an idle node that a request of this run has, by the sizes of its batches."""
+    sizes, seconds = [one.items for one in parts], [one.seconds.mean for one in parts]
+    ran = sum(float(np.interp(event.items, sizes, seconds)) for event in run.of("pass"))
+    return ran / max(1, len(run.requests)) if ran else seconds[0]
 
 
 def each(load: Served, rest: Mapping[str, float], whose: str) -> float:
-    """Processor seconds that one request takes, without what is spent when there is none."""
+    """Processor seconds at a pace of 1 that one request takes, without what is spent when there is none."""
     spent = load.cpu_s.get(whose, 0.0) - rest.get(whose, 0.0) * load.seconds
-    return max(0.0, spent) / max(1, len(load.requests))
+    return max(0.0, spent) / load.pace / max(1, len(load.requests))
 
 
 def capacity_per_s(alone: Alone | Batched | Stepped, sequences: int, tokens: float) -> float:
@@ -142,5 +131,6 @@ def request_cpu_s(load: Served, rest: Mapping[str, float]) -> float:
 
 
 def shared_cpu(load: Served, rest: Mapping[str, float]) -> dict[str, float]:
-    """Of one request: in router, ingress and load generator."""
-    return {whose: each(load, rest, whose) for whose in (ROUTER, INGRESS, CLIENT)}
+    """Of one request: in router, ingress and load generator. What Ray's own processes do for it is the ingress's."""
+    found = {whose: each(load, rest, whose) for whose in (ROUTER, INGRESS, CLIENT)}
+    return found | {INGRESS: found[INGRESS] + each(load, rest, BACKGROUND)}

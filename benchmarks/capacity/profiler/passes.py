@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.capacity.profiler.timing import Effort, distribution, time_by_size
-from benchmarks.capacity.profiles import Distribution, ForwardPass
+from benchmarks.capacity.profiles import Distribution, ForwardPass, scaled, scaled_passes
 from serve.config.cluster import ClusterFile
 from serve.config.model_base import ModelBase
 from serve.config.models import ClipModel, Florence2Model, Model, VideoClassifierModel
@@ -59,6 +59,10 @@ class Alone:
     preprocess: Distribution
     forward: tuple[ForwardPass, ...]
     memory_bytes: int | None = None
+
+    def at_pace(self, factor: float) -> Alone:
+        """With every duration times `factor`."""
+        return replace(self, preprocess=scaled(self.preprocess, factor), forward=scaled_passes(self.forward, factor))
 
 
 def measure(subject: Subject, effort: Effort) -> Alone:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.capacity.pace import pacing
 from benchmarks.capacity.profiler import client, tape
 from benchmarks.capacity.profiler.instance import Instance
 from benchmarks.capacity.profiler.tape import Event
@@ -22,6 +23,8 @@ from benchmarks.servers import ROOT
 from serve.errors import Unavailable
 
 _PREPARE_S = 120.0
+# Share of right answers of a sound run.
+_SOUND = 0.99
 # A replica's title, as Ray Serve writes it.
 _REPLICA = "ray::ServeReplica:argus:"
 ROUTER, INGRESS, CLIENT, REPLICA, ENGINE, BACKGROUND = "router", "ingress", "client", "replica", "engine", "background"
@@ -40,6 +43,8 @@ class Served:
             started) and `background` (Ray, and whatever else belongs to the cluster).
         others: mean number of cores that processes outside had.
         memory_bytes: resident, of the replica and what it has started.
+        pace: of the processors in the window; durations and processor times are as they passed.
+        each_second: of the run, from its beginning on: its pace over the mean one.
     """
 
     began: float
@@ -49,11 +54,23 @@ class Served:
     cpu_s: Mapping[str, float]
     others: float
     memory_bytes: int
+    pace: float = 1.0
+    each_second: tuple[float, ...] = ()
 
     @property
     def busy(self) -> float:
         """Mean share of this machine's cores in use by us."""
         return sum(self.cpu_s.values()) / self.seconds / cores()
+
+    @property
+    def sound(self) -> bool:
+        """Whether it says what a request costs: of requests that are refused nobody wants to know."""
+        return self.answered_share > _SOUND
+
+    @property
+    def answered_share(self) -> float:
+        """Of the requests; 0 where there was none."""
+        return float(self.requests.ok.mean()) if len(self.requests) else 0.0
 
     def spans(self) -> list[tuple[float, float]]:
         """When each right answer's request was due and when it ended, on `time.monotonic()`."""
@@ -64,6 +81,21 @@ class Served:
     def of(self, kind: str) -> list[Event]:
         """The events of one kind."""
         return [event for event in self.events if event.kind == kind]
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """A model served: at rest, so rarely that requests do not meet, and under rising loads."""
+
+    ready_s: float
+    rest: Mapping[str, float]
+    idle: Served
+    loaded: tuple[Served, ...]
+
+    @property
+    def reference(self) -> Served:
+        """The run that processor times are taken from: the lowest load that was answered, else the idle run."""
+        return next((run for run in self.loaded if run.sound), self.idle)
 
 
 def cores() -> int:
@@ -83,10 +115,14 @@ def load(instance: Instance, settings: Settings) -> Served:
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             try:
-                return _watch(instance, settings, process, folder)
+                with pacing() as pace:
+                    seen = _watch(instance, settings, process, folder)
             finally:
                 process.kill()
                 process.wait()
+    start = seen.began + settings.warm_up_s
+    series = pace.each_second(seen.began, settings.end_s)
+    return replace(seen, pace=pace.between(start, start + seen.seconds), each_second=tuple(series.tolist()))
 
 
 def rest(instance: Instance, seconds: float) -> dict[str, float]:

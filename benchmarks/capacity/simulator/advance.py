@@ -12,7 +12,7 @@ import numba
 
 from benchmarks.capacity.simulator import draws, engines
 from benchmarks.capacity.simulator.batches import come, enqueue, next_to_prepare, pass_ended, prepare, turn
-from benchmarks.capacity.simulator.events import drop_first, end_work, next_job, next_work_s, push, served
+from benchmarks.capacity.simulator.events import change_pace, drop_first, end_work, next_job, next_work_s, push, served
 from benchmarks.capacity.simulator.memory import (
     arrivals,
     cpu_heap,
@@ -32,6 +32,7 @@ from benchmarks.capacity.simulator.records import (
     BACK,
     CALL,
     DUE,
+    FASTER,
     GATHERED,
     IDLE,
     LEAVING,
@@ -122,6 +123,8 @@ def _happen(w: Any, what: int, who: int, stamp: int) -> None:
             turn(w, who, True)
     elif what == SERVED:
         next_job(w, who)
+    elif what == FASTER:
+        change_pace(w)
     elif what != SPENT and slots(w)[who].stamp == stamp:
         _on_the_way(w, what, who)
 
@@ -173,7 +176,7 @@ def _reach(w: Any, slot: int) -> None:
         _submit(w, slot)
     else:
         server = w.routers + place
-        served(w, server, 0.5 * target.cpu_s, SUBMIT, slot, one.stamp, one.key * 512 + 64 + one.node)
+        served(w, server, 0.5 * target.cpu_s, SUBMIT, slot, one.stamp)
 
 
 @part

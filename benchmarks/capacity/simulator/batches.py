@@ -69,7 +69,7 @@ def _begin(w: Any, place: int, index: int) -> None:
     target = targets(w)[replicas(w)[place].target]
     key = _key(w, index)
     seconds = draws.drawn(w, target.preprocess, draws.uniform(w.seed, draws.PREPROCESS, key))
-    work(w, seconds, 1.0, PREPARED, place, index, 8 * key + 1)
+    work(w, seconds, 1.0, PREPARED, place, index)
 
 
 @part
@@ -238,7 +238,7 @@ def _run(w: Any, place: int) -> None:
     seconds = target.slowdown * pass_s(w, target.pass_row, target.pass_rows, replica.batch_cost, u)
     replica.passes += 1
     replica.ran += replica.batch_items
-    work(w, seconds, target.cores, PASSED, place, 0, 8 * key + 2)
+    work(w, seconds, target.cores, PASSED, place, 0)
 
 
 @part

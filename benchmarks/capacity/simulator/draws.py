@@ -25,7 +25,7 @@ _TAIL = PROBABILITIES[-2]
 
 # What a number is for. NumPy's integers, here and in `records`: for each of Python's, Numba would compile a version.
 FLOW, ROUTER_IN, ROUTER_OUT, PREPROCESS, OVERHEAD, ACCEPT, SHADOW, REPLICA = np.arange(8)
-ANSWER, FAILURE, HEDGE, PAUSE, SHED, PASS, STRETCH = np.arange(8, 15)
+ANSWER, FAILURE, HEDGE, PAUSE, SHED, PASS = np.arange(8, 14)
 
 
 @part

@@ -85,7 +85,7 @@ def _run(w: Any, place: int, decoding: int, prefilling: int, encode_s: float) ->
     replica.doing, replica.began = RUNNING, w.now
     replica.passes += 1
     replica.ran += replica.sequences
-    work(w, target.slowdown * seconds, target.cores, PASSED, place, 0, 8 * key + 2)
+    work(w, target.slowdown * seconds, target.cores, PASSED, place, 0)
 
 
 @part

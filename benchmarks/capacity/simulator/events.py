@@ -1,9 +1,8 @@
 """Time: the heap of events, and processor work, which takes longer where cores are short.
 
-Work is stretched in one of two ways. Where a profile measured how much longer work takes at which share of busy cores,
-a factor is drawn from that (`STRETCHED`). Otherwise cores are shared evenly by all work in progress (`SHARED`): every
-job advances at the same rate, so jobs end in the order of what was left of them on a clock of the cores' own, which
-runs slower the more there are (virtual time, Demers, Keshav and Shenker 1989).
+Cores are shared evenly by all work in progress: every job advances at the same rate, so jobs end in the order of what
+was left of them on a clock of the cores' own, which runs slower the more there are (virtual time, Demers, Keshav and
+Shenker 1989).
 """
 
 from __future__ import annotations
@@ -11,27 +10,24 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from benchmarks.capacity.simulator import draws
 from benchmarks.capacity.simulator.memory import (
-    busy_shares,
     cpu_heap,
     free_jobs,
     heap,
     jobs,
+    paces,
     servers,
 )
 from benchmarks.capacity.simulator.parts import part
 from benchmarks.capacity.simulator.records import (
+    FASTER,
     FREE,
     NONE,
     SERVED,
     SHARED,
     SPENT,
-    STRETCHED,
 )
 
-# Over so many seconds the share of busy cores is averaged.
-_BUSY_S = 5.0
 _LEAST_CORES = 0.05
 
 
@@ -91,21 +87,14 @@ def _move(events: Any, source: int, place: int) -> None:
 
 
 @part
-def work(w: Any, seconds: float, cores: float, what: int, who: int, stamp: int, key: int) -> None:
+def work(w: Any, seconds: float, cores: float, what: int, who: int, stamp: int) -> None:
     """Processor work that begins now, in a thread of its own; an event when it ends.
 
     Args:
         cores: that it keeps busy; 0 where it runs on an accelerator.
-        key: of its random numbers.
     """
-    now = w.now
-    mode = w.mode
-    if mode == FREE or cores == 0.0:
-        push(w, now + seconds, what, who, stamp)
-        return
-    if mode == STRETCHED:
-        charge(w, seconds * cores)
-        push(w, now + seconds * stretch(w, key), what, who, stamp)
+    if w.mode == FREE or cores == 0.0:
+        push(w, w.now + seconds, what, who, stamp)
         return
     _share(w)
     virtual = w.virtual + seconds
@@ -126,8 +115,8 @@ def work(w: Any, seconds: float, cores: float, what: int, who: int, stamp: int, 
 def rate(w: Any) -> float:
     """Seconds of work that each job gets done in a second, on shared cores."""
     weight = w.weight
-    cores = max(_LEAST_CORES, w.cores - w.background)
-    return 1.0 if weight <= cores else cores / weight
+    cores = max(_LEAST_CORES, (1.0 - w.lost) * w.cores - w.background)
+    return (1.0 if weight <= cores else cores / weight) / w.pace
 
 
 @part
@@ -135,6 +124,16 @@ def _share(w: Any) -> None:
     """Brings the cores' clock to now."""
     w.virtual += (w.now - w.virtual_at) * rate(w)
     w.virtual_at = w.now
+
+
+@part
+def change_pace(w: Any) -> None:
+    """The cores go on at the next pace; from the last one on they keep it."""
+    _share(w)
+    w.pace = paces(w)[w.pace_at]
+    w.pace_at += 1
+    if w.pace_at < w.pace_count:
+        push(w, w.now + w.pace_s, FASTER, 0, 0)
 
 
 @part
@@ -157,10 +156,10 @@ def end_work(w: Any) -> None:
 
 
 @part
-def served(w: Any, server: int, seconds: float, what: int, who: int, stamp: int, key: int) -> None:
+def served(w: Any, server: int, seconds: float, what: int, who: int, stamp: int) -> None:
     """A job of a single-threaded server, after those that it has; an event when it is done."""
-    if w.mode != SHARED:
-        push(w, served_at(w, server, seconds, key), what, who, stamp)
+    if w.mode == FREE:
+        push(w, served_at(w, server, seconds), what, who, stamp)
         return
     w.free_job_count -= 1
     index = free_jobs(w)[w.free_job_count]
@@ -172,19 +171,15 @@ def served(w: Any, server: int, seconds: float, what: int, who: int, stamp: int,
     else:
         queue.head = index
         queue.busy = 1
-        work(w, seconds, 1.0, SERVED, server, 0, key)
+        work(w, seconds, 1.0, SERVED, server, 0)
     queue.tail = index
 
 
 @part
-def served_at(w: Any, server: int, seconds: float, key: int) -> float:
-    """When a job is done that comes now, unless cores are shared."""
-    now = w.now
+def served_at(w: Any, server: int, seconds: float) -> float:
+    """When a job is done that comes now, where cores are never short."""
     queue = servers(w)[server]
-    if w.mode == STRETCHED:
-        charge(w, seconds)
-        seconds *= stretch(w, key)
-    queue.free = max(now, queue.free) + seconds
+    queue.free = max(w.now, queue.free) + seconds
     return queue.free
 
 
@@ -201,47 +196,11 @@ def next_job(w: Any, server: int) -> None:
     if queue.head == NONE:
         queue.busy = 0
     else:
-        work(w, jobs(w)[queue.head].work, 1.0, SERVED, server, 0, 0)
+        work(w, jobs(w)[queue.head].work, 1.0, SERVED, server, 0)
 
 
 @part
 def spend(w: Any, seconds: float) -> None:
     """Processor work of the node that no request waits for in our reckoning: ingress, load generator."""
-    if seconds <= 0.0:
-        return
-    if w.mode == STRETCHED:
-        charge(w, seconds)
-    elif w.mode == SHARED:
-        work(w, seconds, 1.0, SPENT, 0, 0, 0)
-
-
-@part
-def charge(w: Any, core_seconds: float) -> None:
-    """Counts work in the share of busy cores."""
-    w.busy_share = _busy(w) + core_seconds / (_BUSY_S * w.cores)
-    w.busy_at = w.now
-
-
-@part
-def _busy(w: Any) -> float:
-    return w.busy_share * math.exp((w.busy_at - w.now) / _BUSY_S)
-
-
-@part
-def stretch(w: Any, key: int) -> float:
-    """How much longer a piece of work takes than on an idle node."""
-    rows = w.stretch_rows
-    if w.mode != STRETCHED:
-        return 1.0
-    busy = min(1.0, _busy(w) + w.background / w.cores)
-    u = draws.uniform(w.seed, draws.STRETCH, key)
-    above = 0
-    while above < rows and busy_shares(w)[above] < busy:
-        above += 1
-    if above == rows:
-        return draws.drawn(w, w.stretch_row + rows - 1, u)
-    high = draws.drawn(w, w.stretch_row + above, u)
-    low = draws.drawn(w, w.stretch_row + above - 1, u) if above else 1.0
-    from_share = busy_shares(w)[above - 1] if above else 0.0
-    part = (busy - from_share) / (busy_shares(w)[above] - from_share) if busy_shares(w)[above] > from_share else 1.0
-    return low + (high - low) * part
+    if seconds > 0.0 and w.mode == SHARED:
+        work(w, seconds, 1.0, SPENT, 0, 0)

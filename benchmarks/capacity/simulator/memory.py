@@ -22,7 +22,7 @@ from benchmarks.capacity.simulator.parts import part
 ARRAYS: dict[str, Any] = {
     "tables": np.float64,  # (rows, draws.CELLS + 1) durations
     "passes": np.float64,  # (rows of tables,) cost of each measured batch size
-    "busy_shares": np.float64,  # (stretch rows,) share of busy cores
+    "paces": np.float64,  # (spans,) factors on all work of the cores, one after another
     "flows": records.FlowRecord,
     "gears": np.int32,  # (flows,) the present one
     "starts": np.int32,  # (flows, gears) first node
@@ -68,21 +68,22 @@ StateRecord = np.dtype(
         ("virtual", "f8"),
         ("virtual_at", "f8"),
         ("weight", "f8"),
-        # Mean share of cores that requests keep busy, and when it was reckoned.
-        ("busy_share", "f8"),
-        ("busy_at", "f8"),
+        # What work takes at present over what the profile says, and for how long each of `paces` holds.
+        ("pace", "f8"),
+        ("pace_s", "f8"),
         # Longest of the waits that are logged at present.
         ("longest_wait", "f8"),
         ("cores", "f8"),
         ("background", "f8"),
+        ("lost", "f8"),
         ("ingress_s", "f8"),
         ("client_s", "f8"),
         ("mode", "i8"),
         # Rows of tables.
         ("router_latency", "i8"),
         ("router_cpu", "i8"),
-        ("stretch_row", "i8"),
-        ("stretch_rows", "i8"),
+        ("pace_at", "i8"),
+        ("pace_count", "i8"),
         ("routers", "i8"),
         ("target_count", "i8"),
         ("places", "i8"),
@@ -168,7 +169,7 @@ def _view(name: str) -> Callable[[Any], Any]:
 
 tables = _view("tables")
 passes = _view("passes")
-busy_shares = _view("busy_shares")
+paces = _view("paces")
 flows = _view("flows")
 gears = _view("gears")
 starts = _view("starts")

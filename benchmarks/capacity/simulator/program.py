@@ -13,7 +13,7 @@ from benchmarks.capacity.profiles import Distribution, ModelProfile, ProviderPro
 from benchmarks.capacity.scenario import Scenario, Stage
 from benchmarks.capacity.simulator import draws, records
 from benchmarks.capacity.simulator.memory import ARRAYS, World
-from benchmarks.capacity.simulator.records import FREE, NONE, READY, SHARED, STRETCHED
+from benchmarks.capacity.simulator.records import FREE, NONE, READY, SHARED
 from benchmarks.capacity.simulator.routes import Node, routes
 from benchmarks.capacity.simulator.slots import BUCKET_S
 from serve.cascade import rules
@@ -22,6 +22,10 @@ from serve.resilience.settings import Settings
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 
+# No word on the pace of the cores.
+STEADY: Float64 = np.zeros(0)
+# Each pace of a run holds so long.
+PACE_S = 1.0
 # deployments/base.py: jobs that wait for a worker of the pool.
 _PENDING_PER_WORKER = 256
 # Longer deadlines are not watched over: they would not pass within any run of ours.
@@ -65,11 +69,13 @@ def program(
     tokens: tuple[Int32, Int32] | None = None,
     *,
     watched: bool = False,
+    paces: Float64 = STEADY,
 ) -> Program:
     """The world of a scenario before its first request.
 
     Args:
         watched: gears or shedding follow the waits of calls.
+        paces: see `simulate`.
 
     Raises:
         ConfigError: nothing says how much a step hands on.
@@ -100,7 +106,7 @@ def program(
             "replicas": replicas,
             "rooms": _rooms(scenario.router_replicas * len(names)),
             "servers": _servers(servers),
-            "busy_shares": np.array([one.busy for one in scenario.stretch]),
+            "paces": paces,
         }
     )
     _settle(world, scenario, tables, seed)
@@ -113,6 +119,10 @@ def program(
     longest = max(float(flows["deadline"].max()), float(flows["shadow_deadline"].max()))
     world["wheel_size"] = int(longest / BUCKET_S) + 4
     world.put({"wheel": np.full(world["wheel_size"], NONE)})
+    world["pace"], world["pace_s"], world["pace_count"] = 1.0, PACE_S, paces.size
+    if paces.size:
+        world["heap"][0] = (0.0, 0.0, 0, records.FASTER, 0)
+        world["heap_count"] = 1
     return Program(world, names, paths)
 
 
@@ -172,15 +182,13 @@ def grow(world: World) -> None:
 def _settle(world: World, scenario: Scenario, tables: _Tables, seed: int) -> None:
     """What holds for the whole run."""
     world["seed"] = seed
-    world["mode"] = FREE if not scenario.cores else STRETCHED if scenario.stretch else SHARED
+    world["mode"] = SHARED if scenario.cores else FREE
     world["cores"], world["background"] = scenario.cores, scenario.background_cores
+    world["lost"] = scenario.lost_share
     world["router_latency"] = tables.add(scenario.router.latency)
     world["router_cpu"] = tables.add(scenario.router.cpu)
     world["ingress_s"], world["client_s"] = scenario.router.ingress_cpu_s, scenario.router.client_cpu_s
     world["routers"], world["places"] = scenario.router_replicas, scenario.router_places
-    world["stretch_rows"], world["stretch_row"] = len(scenario.stretch), len(tables.rows)
-    for stretch in scenario.stretch:
-        tables.add(stretch.factor)
     world["shadow_most"] = max((cascade.shadow.max_in_flight for cascade in scenario.cascades.values()), default=0)
 
 

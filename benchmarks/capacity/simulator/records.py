@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-# How processor work is stretched when others want the same cores.
-FREE, STRETCHED, SHARED = 0, 1, 2
+# Whether cores are never short, or shared.
+FREE, SHARED = 0, 1
 # Why a call failed: rows of a node's `failed`.
 REFUSED, TIMED_OUT, BROKEN = 0, 1, 2
 # Of a replica.
@@ -30,7 +30,8 @@ NONE = np.int64(-1)
     WRITTEN,  # the router has written a slot's answer
     SENT,  # a replica's event loop has sent a slot's answer
     TURNED_AWAY,  # a slot's call waited too long for a place
-) = np.arange(15)
+    FASTER,  # the cores go on at another pace
+) = np.arange(16)
 
 # Where a slot's call is; from ON_THE_WAY to UNPLACED it holds a place.
 AT_ROUTER, IN_ROOM, ON_THE_WAY, AT_REPLICA, COMING_BACK, AT_PROVIDER, UNPLACED, LEAVING = range(8)

@@ -246,7 +246,7 @@ def item_done(w: Any, slot: int) -> None:
         push(w, w.now + half_overhead_s(w, slot), BACK, slot, one.stamp)
     else:
         server = w.routers + one.replica
-        served(w, server, 0.5 * target.cpu_s, SENT, slot, one.stamp, one.key * 512 + 128 + one.node)
+        served(w, server, 0.5 * target.cpu_s, SENT, slot, one.stamp)
 
 
 @part
@@ -317,7 +317,7 @@ def give(w: Any, slot: int) -> None:
         through_router(w, slot, draws.ROUTER_OUT, WRITTEN)
     else:  # nobody is before it, and nothing can come between: no event is needed
         seconds = router_s(w, slot, draws.ROUTER_OUT)
-        written(w, slot, served_at(w, one.router, seconds, one.key * 512 + draws.ROUTER_OUT))
+        written(w, slot, served_at(w, one.router, seconds))
 
 
 @part

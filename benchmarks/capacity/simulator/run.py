@@ -15,7 +15,7 @@ from benchmarks.capacity.simulator import records
 from benchmarks.capacity.simulator.advance import CROWDED, advance
 from benchmarks.capacity.simulator.control import TICK_S, Control, watched
 from benchmarks.capacity.simulator.memory import StateRecord, World
-from benchmarks.capacity.simulator.program import Program, grow, program
+from benchmarks.capacity.simulator.program import STEADY, Program, grow, program
 
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
@@ -31,6 +31,7 @@ def simulate(
     start_s: float = 0.0,
     end_s: float | None = None,
     tokens: tuple[Int32, Int32] | None = None,
+    paces: Float64 = STEADY,
 ) -> Outcome:
     """What would become of the requests that arrive at `arrivals`.
 
@@ -40,6 +41,8 @@ def simulate(
         arrivals: seconds, rising, shape (requests,).
         start_s, end_s: the window that counts; the end is the last arrival when left out.
         tokens: prompt and output tokens of each request, shape (requests,) each, in place of the flows' own.
+        paces: factors on all work of shared cores, one for each second from 0 on, shape (seconds,); the last one holds
+            for what follows. None given, they are steady.
 
     Raises:
         ConfigError: nothing says how much a step of a cascade hands on.
@@ -50,7 +53,7 @@ def simulate(
     end = end_s if end_s is not None else math.nextafter(float(arrivals[-1]), math.inf) if arrivals.size else start_s
     if not (end > start_s or not arrivals.size):
         raise ValueError(f"the window from {start_s:g} to {end:g} s is empty")
-    built = program(scenario, arrivals, seed, tokens, watched=watched(scenario))
+    built = program(scenario, arrivals, seed, tokens, watched=watched(scenario), paces=paces)
     if watched(scenario) or any(stage.scaling is not None for stage in scenario.stages.values()):
         _run_controlled(built.world, Control(scenario, built))
     else:

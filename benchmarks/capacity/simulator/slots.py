@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from benchmarks.capacity.simulator import draws
-from benchmarks.capacity.simulator.events import push, served, stretch
+from benchmarks.capacity.simulator.events import push, served
 from benchmarks.capacity.simulator.memory import free_items, items, nodes, replicas, slots, targets, waits, wheel
 from benchmarks.capacity.simulator.parts import part
 from benchmarks.capacity.simulator.records import DUE, NONE
@@ -51,7 +51,7 @@ def stamp(w: Any, slot: int) -> None:
 def through_router(w: Any, slot: int, purpose: int, what: int) -> None:
     """Half of a request's work in the router: an event when its event loop has done it."""
     one = slots(w)[slot]
-    served(w, one.router, router_s(w, slot, purpose), what, slot, one.stamp, one.key * 512 + purpose)
+    served(w, one.router, router_s(w, slot, purpose), what, slot, one.stamp)
 
 
 @part
@@ -69,7 +69,7 @@ def rest_s(w: Any, slot: int, purpose: int) -> float:
     one = slots(w)[slot]
     u = draws.uniform(w.seed, purpose, one.key * 64 + one.node)
     rest = draws.drawn(w, w.router_latency, u) - draws.drawn(w, w.router_cpu, u)
-    return _INWARD * max(0.0, rest) * stretch(w, one.key * 512 + purpose + 32)
+    return _INWARD * max(0.0, rest)
 
 
 @part
@@ -79,7 +79,7 @@ def half_overhead_s(w: Any, slot: int) -> float:
     target = targets(w)[nodes(w)[one.node].target]
     key = one.key * 64 + one.node
     whole = draws.drawn(w, target.overhead, draws.uniform(w.seed, draws.OVERHEAD, key))
-    return 0.5 * max(0.0, whole - target.cpu_s) * stretch(w, 8 * key + 3)
+    return 0.5 * max(0.0, whole - target.cpu_s)
 
 
 @part

@@ -1,0 +1,44 @@
+"""The pace of this machine's processors: what is averaged, and the process that measures."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from benchmarks.capacity.pace import UNIT_S, Pace, pacing
+from serve.errors import Unavailable
+
+
+def probes(*took: float) -> Pace:
+    """One probe a second from 100 on."""
+    pace = Pace()
+    for number, seconds in enumerate(took):
+        pace.add(f"{100.0 + number} {seconds}".encode())
+    return pace
+
+
+def test_a_pace_is_the_mean_of_the_probes_of_its_time() -> None:
+    pace = probes(9.0, UNIT_S, UNIT_S, 2 * UNIT_S, 2 * UNIT_S, 9.0)
+    assert pace.between(101.0, 105.0) == pytest.approx(1.5)
+
+
+def test_each_second_is_over_the_mean_and_one_where_nobody_looked() -> None:
+    pace = probes(UNIT_S, UNIT_S, 3 * UNIT_S, 3 * UNIT_S)
+    pace.add(f"105.5 {2 * UNIT_S}")
+    assert pace.each_second(100.0, 6.0) == pytest.approx([0.5, 0.5, 1.5, 1.5, 1.0, 1.0])
+
+
+def test_too_few_probes_are_no_pace() -> None:
+    with pytest.raises(Unavailable, match=r"3 probes in 3\.0 s"):
+        probes(UNIT_S, UNIT_S, UNIT_S, UNIT_S).between(101.0, 104.0)
+
+
+def test_a_process_probes_until_the_block_ends() -> None:
+    start = time.monotonic()
+    with pacing() as pace:
+        time.sleep(2.0)
+        end = time.monotonic()
+    assert 0.01 < pace.between(start, end) < 100
+    with pytest.raises(Unavailable):
+        pace.between(end + 1, end + 10)
