@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from deployments.gpu import gpu_fraction
+from serve import preference
 from serve.config.cluster import ClusterFile
 from serve.config.models import Model
+from serve.config.placement_checks import gpu_share
 
 ROUTER = "router"
 
@@ -19,7 +20,6 @@ def actor_options(cluster: ClusterFile, name: str) -> dict[str, Any]:
     if name == ROUTER:
         return {"num_cpus": cluster.router.num_cpus}
     model = cluster.models[name]
-    pool = cluster.node_pools[cluster.pool_of(name)]
     threads = str(model.placement.threads)
     options: dict[str, Any] = {
         "num_cpus": model.placement.num_cpus,
@@ -27,8 +27,11 @@ def actor_options(cluster: ClusterFile, name: str) -> dict[str, Any]:
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
     }
     if model.gpu_memory_gb:
-        options["num_gpus"] = gpu_fraction(model.gpu_memory_gb, pool.gpu_memory_gb)
-        options["accelerator_type"] = pool.gpu
+        options["num_gpus"] = gpu_share(cluster, name)
+        if model.placement.fallback_pools:
+            options |= preference.by_card(cluster, name)
+        else:
+            options["accelerator_type"] = cluster.node_pools[cluster.pool_of(name)].gpu
     return options
 
 

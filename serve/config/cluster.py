@@ -153,5 +153,9 @@ class ClusterFile(Section):
     )
 
     def pool_of(self, model: str) -> str:
-        """The name of the pool on which `model` runs: its own choice, else the only pool."""
+        """The name of the pool on which `model` runs if it can: its own choice, else the only pool."""
         return self.models[model].placement.pool or next(iter(self.node_pools))
+
+    def pools_of(self, model: str) -> tuple[str, ...]:
+        """The pools on which replicas of `model` may run, the preferred one first."""
+        return (self.pool_of(model), *self.models[model].placement.fallback_pools)

@@ -52,6 +52,11 @@ class Placement(Section):
     """Where replicas run."""
 
     pool: str | None = Field(None, description="A name in `node_pools`; may be left out when there is only one.")
+    fallback_pools: tuple[str, ...] = Field(
+        (),
+        description="Pools for replicas that find no room in `pool`, in order of preference. The share of a GPU that a "
+        "replica takes is then that of the smallest card of them all, on every card.",
+    )
     num_cpus: float = Field(1, ge=0, description="CPU cores that Ray reserves for a replica.")
     threads: int = Field(1, ge=1, description="Threads of a CPU forward pass (OpenMP); see docs/operations.md.")
     preprocess_workers: int = Field(2, ge=1, le=64, description="Threads that decode and resize beside the model.")

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from serve import preference
 from serve.config.cluster import ClusterFile
 from serve.config.model_base import StoreModel
 from serve.kubernetes import cluster_file
@@ -77,7 +78,7 @@ def _model(settings: Settings, name: str) -> dict[str, Any]:
     model, options = settings.cluster.models[name], actor_options(settings.cluster, name)
     if len(settings.cluster.node_pools) > 1:
         # What needs no GPU would otherwise land on any node, and keep one of another pool from going away.
-        options["label_selector"] = {POOL_LABEL: settings.cluster.pool_of(name)}
+        options |= preference.by_pool(settings.cluster, name, POOL_LABEL)
     return {
         "name": name,
         **replica_options(model),
