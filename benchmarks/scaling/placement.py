@@ -132,11 +132,8 @@ def _rows(
             report.misses.append(f"{step}: {name} should be on {pools}")
     sums = ", ".join(f"{names[node]} GPU {gpu} {share:.4g}" for (node, gpu), share in sorted(taken.items()))
     report.notes.append(f"{step}: of each GPU is taken: {sums}")
-    report.misses += [
-        f"{step}: GPU {gpu} of {names[node]} holds {share:g}"
-        for (node, gpu), share in taken.items()
-        if share > 1 + 1e-9
-    ]
+    full = 1 + 1e-9
+    report.misses += [f"{step}: GPU {g} of {names[n]} holds {held:g}" for (n, g), held in taken.items() if held > full]
 
 
 def _names(state: State) -> dict[str, str]:
