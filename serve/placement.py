@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from serve import preference
+from serve.autoscaling.plan import POLICY, in_use, plan
 from serve.config.cluster import ClusterFile
-from serve.config.models import Model
 from serve.config.placement_checks import gpu_share
 
 ROUTER = "router"
+# Ray notes what a router tells every fifth of this time.
+_ROUTER_LOOK_BACK_S = 10.0
 
 
 def actor_options(cluster: ClusterFile, name: str) -> dict[str, Any]:
@@ -35,9 +37,43 @@ def actor_options(cluster: ClusterFile, name: str) -> dict[str, Any]:
     return options
 
 
-def replica_options(model: Model) -> dict[str, Any]:
-    """`num_replicas` of a model whose number is fixed, else `autoscaling_config`."""
-    scaling = model.autoscaling
-    if scaling.min_replicas == scaling.max_replicas:
+def replica_options(cluster: ClusterFile, name: str) -> dict[str, Any]:
+    """`num_replicas` of a deployment whose number is fixed, else `autoscaling_config`.
+
+    Under a policy of ours Ray applies no delays of its own, since the policy has; and the router has the configuration
+    of one that scales, with equal bounds: only of such deployments Ray tells a policy anything.
+    """
+    ours = in_use(cluster)
+    if name == ROUTER:
+        count = cluster.router.replicas
+        if not ours:
+            return {"num_replicas": count}
+        return {
+            "autoscaling_config": {
+                "min_replicas": count,
+                "max_replicas": count,
+                "target_ongoing_requests": float(cluster.router.max_ongoing_requests),
+                "look_back_period_s": _ROUTER_LOOK_BACK_S,
+            }
+        }
+    scaling = cluster.models[name].autoscaling
+    if scaling.fixed:
         return {"num_replicas": scaling.min_replicas}
-    return {"autoscaling_config": scaling.model_dump()}
+    delays = (0.0, 0.0) if ours else (scaling.upscale_delay_s, scaling.downscale_delay_s)
+    return {
+        "autoscaling_config": {
+            "min_replicas": scaling.min_replicas,
+            "max_replicas": scaling.max_replicas,
+            "target_ongoing_requests": scaling.target_ongoing_requests,
+            "upscale_delay_s": delays[0],
+            "downscale_delay_s": delays[1],
+        }
+    }
+
+
+def policy_options(cluster: ClusterFile) -> dict[str, Any]:
+    """`autoscaling_policy` of the application (ray.serve.schema.ServeApplicationSchema); empty for Ray Serve's own."""
+    if not in_use(cluster):
+        return {}
+    arguments = plan(cluster).arguments() | {"router": ROUTER}
+    return {"autoscaling_policy": {"policy_function": POLICY, "policy_kwargs": arguments}}

@@ -10,6 +10,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments import heap
 from serve import tracing
+from serve.autoscaling.demand import CountedGuardMetrics, Demand
 from serve.cascade.metrics import CascadeMetrics
 from serve.config.cluster import ClusterFile
 from serve.handles import ModelHandle, ServeHandle
@@ -24,7 +25,6 @@ from serve.request_log import RequestLog
 from serve.resilience.admission import build_admission
 from serve.resilience.build import build_guard
 from serve.resilience.cache_key import CacheKeys, identities_of, kept
-from serve.resilience.metrics import GuardMetrics
 from serve.resilience.overload_metrics import OverloadMetrics
 from serve.routed_calls import RoutedCalls
 from serve.services import build_services
@@ -49,7 +49,8 @@ class Router(GrpcSkin):
         overload = OverloadMetrics()
         admission = build_admission(cluster, recorder.in_flight, overload)
         overload.follow(admission.lanes)
-        self._guard = guard = build_guard(cluster, GuardMetrics(), admission.waited)
+        self._demand = demand = Demand(handles, admission.weight)
+        self._guard = guard = build_guard(cluster, CountedGuardMetrics(demand), admission.waited, demand.called)
         providers = build_providers(cluster.providers, cluster.tracing.propagate_to)
         calls = RoutedCalls(
             models, providers, guard, CacheKeys(identities_of(cluster)), kept(cluster), admission.waited
@@ -64,6 +65,7 @@ class Router(GrpcSkin):
             recorder,
             version("argus-serve"),
             CascadeMetrics(),
+            demand.entered,
         )
         self._inference = InferenceService(
             self._services.plane,
@@ -73,6 +75,10 @@ class Router(GrpcSkin):
             self._services.scenes,
         )
         self.set_up_grpc(self._services, self._inference)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Ray Serve every few seconds: what the autoscaler decides on (`serve.autoscaling.evidence`)."""
+        return self._demand.totals()
 
     def __serve_build_asgi_app__(self) -> App:
         """Called by Ray Serve; it then hands HTTP requests to this app on its own event loop."""

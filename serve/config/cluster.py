@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from serve.config.autoscaling import ReplicaPolicy
 from serve.config.cascades import Cascade
 from serve.config.documents import Documents
 from serve.config.kubernetes import PoolOnKubernetes
@@ -139,6 +140,7 @@ class ClusterFile(Section):
         None, description="Who reads documents; by default the first model of kind ocr."
     )
     resilience: Resilience = Field(Resilience(), description="Caches, budgets and limits of calls.")
+    autoscaling: ReplicaPolicy = Field(ReplicaPolicy(), description="Who decides how many replicas there are.")
     overload: Overload = Field(Overload(), description="When the router sheds requests, and whose.")
     objectives: Objectives = Field(Objectives(), description="What is promised of the service, and when to alert.")
     tenants: dict[Name, Tenant] = Field({}, description="Clients by the name of their key; `default` for the others.")

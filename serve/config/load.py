@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from serve.calibration.file import load_calibration
+from serve.config.autoscaling import autoscaling_problems
 from serve.config.cascade_checks import cascade_problems
 from serve.config.cascades import Cascade
 from serve.config.checkpoints import DEMO_CALIBRATIONS, DEMO_SCENES
@@ -201,6 +202,7 @@ def _cross_check(cluster: ClusterFile) -> Iterable[str]:
     yield from document_problems(cluster)
     yield from scene_problems(cluster)
     yield from objective_problems(cluster)
+    yield from autoscaling_problems(cluster)
     yield from tracing_problems(cluster.tracing, cluster.providers)
 
 
