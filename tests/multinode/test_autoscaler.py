@@ -8,29 +8,47 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.scaling.files import file, model, pools
+from benchmarks.scaling.nodes import HEAD, autoscaling, shapes
 from benchmarks.scaling.site import site
 from benchmarks.scaling.state import State
+from serve.config.load import parse
+from serve.kubernetes.settings import POOL_LABEL
 
-pytestmark = pytest.mark.cluster
 WAIT_S = 120.0
-SHORT = {"kubernetes": {"idle_timeout_s": 3}}
+SHORT = {"idle_timeout_s": 3}
 
 
+def test_the_autoscaler_reads_groups_as_they_are_rendered() -> None:
+    bounds = pools(1, 0, t4={"max_nodes": 3, "kubernetes": SHORT | {"priority": 2}})
+    content = parse(file({"clip": model(4, "t4")}, bounds))
+    config = autoscaling(content, "127.0.0.1:1", "f", 0)
+    kinds = config["available_node_types"]
+    assert kinds.keys() == {"t4", "a100", HEAD} and config["head_node_type"] == HEAD
+    assert kinds[HEAD]["resources"]["CPU"] == 0 and kinds[HEAD]["max_workers"] == 0
+    t4 = kinds["t4"]
+    assert (t4["min_workers"], t4["max_workers"], t4["idle_timeout_s"], t4["priority"]) == (1, 3, 3, 2)
+    assert t4["resources"].items() >= {"CPU": 4, "GPU": 1, "accelerator_type:T4": 1}.items()
+    assert t4["labels"][POOL_LABEL] == "t4"
+    assert config["max_workers"] == 4
+    assert shapes(content)["a100"].gpus == 2
+
+
+@pytest.mark.cluster
 def test_nodes_come_when_they_are_needed_and_go_when_they_are_not() -> None:
-    bounds = pools(1, 0, t4={"max_nodes": 2, **SHORT}, a100={"max_nodes": 1, **SHORT})
-    small = file({"clip": model(8, "t4")}, bounds)
-    # Three halves of a T4 need a second one, and LLaVA needs an A100.
-    large = file({"clip": model(8, "t4", replicas=1), "llava": model(24, "a100")}, bounds)
-    large["models"]["clip"]["autoscaling"] = {"min_replicas": 1, "max_replicas": 1}
-    with site(small, boot_s=0.5) as nodes:
-        nodes.deploy(small)
-        state = nodes.until("the fewest nodes", State.all_run, seconds=WAIT_S)
-        assert (state.count("t4"), state.count("a100")) == (1, 0)
+    bounds = pools(0, 0, t4={"kubernetes": SHORT}, a100={"kubernetes": SHORT})
+    # Three quarters of a GPU each: two on the one A100 node that there may be, the third on a T4.
+    large = file({"assist": model(12, "a100", "t4", replicas=3)}, bounds)
+    small = file({"clip": model(4, "t4")}, bounds)
+    with site(large, boot_s=0.5) as nodes:
+        assert {node.pool for node in nodes.state().nodes} == {""}, "no node is kept without work"
         nodes.deploy(large)
-        state = nodes.until("an A100", lambda found: "llava" in found.deployments and found.all_run(), seconds=WAIT_S)
+        state = nodes.until("nodes for all", State.all_run, seconds=WAIT_S)
         assert (state.count("t4"), state.count("a100")) == (1, 1)
-        (llava,) = state.deployments["llava"].running
-        assert llava.pool == "a100"
+        assert sorted(one.pool for one in state.deployments["assist"].running) == ["a100", "a100", "t4"]
         nodes.deploy(small)
-        nodes.until("no A100 any more", lambda found: found.count("a100") == 0, seconds=WAIT_S)
-        assert nodes.state().count("t4") == 1, "the fewest stay"
+        nodes.until(
+            "one T4 node alone",
+            lambda found: "clip" in found.deployments and found.all_run() and found.count("a100") == 0,
+            seconds=WAIT_S,
+        )
+        assert nodes.state().count("t4") == 1
