@@ -37,6 +37,17 @@ def actor_options(cluster: ClusterFile, name: str) -> dict[str, Any]:
     return options
 
 
+def controller_environment(cluster: ClusterFile) -> dict[str, str]:
+    """Variables of Ray Serve's controller: how it chooses nodes."""
+    if not cluster.pack_nodes:
+        return {}
+    return {
+        "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": "1",
+        # It would move replicas that run to empty a node, also one that a pool keeps in any case.
+        "RAY_SERVE_NODE_COMPACTION_DELAY_S": "1e9",
+    }
+
+
 def replica_options(cluster: ClusterFile, name: str) -> dict[str, Any]:
     """`num_replicas` of a deployment whose number is fixed, else `autoscaling_config`.
 

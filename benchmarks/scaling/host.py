@@ -24,6 +24,7 @@ from benchmarks.scaling.state import Deployment, Node, Replica, State
 from serve.config.cluster import ClusterFile
 from serve.config.load import load_file
 from serve.kubernetes.settings import POOL_LABEL
+from serve.placement import controller_environment
 from serve.runtime import ingress
 from serve.runtime.local import APPLICATION, apply_environment
 from serve.runtime.state import write_token
@@ -35,11 +36,13 @@ _DEAD_AFTER = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_t
 _NO_SPARE_WORKERS = {"RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}
 
 
-def environment(folder: Path, *, autoscaled: bool) -> dict[str, str]:
+def environment(folder: Path, cluster: ClusterFile, *, autoscaled: bool) -> dict[str, str]:
     """Settings of every process of the cluster."""
     found = dict(ingress.environment(folder, ingress.haproxy_binary())) | _DEAD_AFTER | _NO_SPARE_WORKERS
-    found |= {
+    found |= controller_environment(cluster) | {
         FOLDER: str(folder / "places"),
+        # Ray's note of which cluster on this machine is the last lies here, where no other cluster's driver finds it.
+        "RAY_TMPDIR": str(folder),
         "RAY_SERVE_SLOW_STARTUP_WARNING_S": "5",
         "RAY_SERVE_SLOW_STARTUP_WARNING_PERIOD_S": "2",
     }
@@ -199,10 +202,11 @@ def main(arguments: list[str]) -> None:
     # Of earlier runs in the same folder; Ray would find their sockets.
     shutil.rmtree(folder / "ray", ignore_errors=True)
     write_token(folder)
-    settings = environment(folder, autoscaled=autoscaled)
+    content = load_file(cluster)
+    settings = environment(folder, content, autoscaled=autoscaled)
     os.environ.update(settings)
     apply_environment(settings)
-    obey(Host(folder, load_file(cluster)), Connection(int(descriptor)))
+    obey(Host(folder, content), Connection(int(descriptor)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from deployments.gpu import CONTEXT_GB, NEEDS, Claim, Packing, pack
+from deployments.gpu import CONTEXT_GB, NEEDS, Claim, Packing, pack, spread
 from serve.config.cluster import ClusterFile
 from serve.config.memory import memory
 from serve.config.model_base import CheckpointModel
@@ -113,6 +113,21 @@ def problems(cluster: ClusterFile) -> list[str]:
             )
         found.extend(_core_problems(cluster, budget))
     return found + _router_problems(cluster)
+
+
+def packing_notes(cluster: ClusterFile) -> Iterator[str]:
+    """Pools whose replicas fit, but may not as Ray spreads them over the nodes."""
+    for budget in budgets(cluster):
+        pool = cluster.node_pools[budget.pool]
+        if cluster.pack_nodes or not pool.gpus or budget.packing.homeless:
+            continue
+        found = spread(budget.claims, pool.gpus, pool.gpu_memory_gb, nodes=max(1, pool.min_nodes))
+        if found.homeless:
+            yield (
+                f"node_pools.{budget.pool}: {budget.sum_line()} fits on {pool.min_nodes} nodes only if it is packed; "
+                f"spread over them as replicas are, it may leave no room for {', '.join(found.homeless)}: set "
+                "pack_nodes: true, name large models first, or give it a node more"
+            )
 
 
 def _core_problems(cluster: ClusterFile, budget: PoolBudget) -> Iterator[str]:

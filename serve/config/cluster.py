@@ -131,6 +131,11 @@ class ClusterFile(Section):
 
     name: Name = Field(description="Name of the cluster.")
     node_pools: dict[Name, NodePool] = Field(min_length=1, description="Kinds of nodes.")
+    pack_nodes: bool = Field(
+        False,
+        description="Whether replicas fill one node after the other, the largest first, instead of being spread: more "
+        "fits, nodes empty out as load falls, and a node that is lost takes more with it.",
+    )
     models: dict[Name, Model] = Field(min_length=1, description="Models that we host.")
     providers: dict[Name, Provider] = Field({}, description="Models that others host.")
     cascades: dict[Name, Cascade] = Field({}, description="Compositions of models and providers.")

@@ -8,13 +8,14 @@ import pytest
 from ray.serve.schema import RayActorOptionsSchema
 
 from serve.app import build
-from serve.config import ClusterFile
-from serve.config.budget import budgets, problems
-from serve.config.load import ConfigErrors, parse
+from serve.config import PROFILES, ClusterFile
+from serve.config.budget import budgets, packing_notes, problems
+from serve.config.load import ConfigErrors, load_profile, parse
 from serve.config.placement_checks import gpu_share, placement_notes
 from serve.kubernetes import serve_config
+from serve.kubernetes.environment import variables
 from serve.kubernetes.settings import POOL_LABEL, Settings
-from serve.placement import actor_options
+from serve.placement import actor_options, controller_environment
 from serve.preference import ACCELERATOR_LABEL
 
 A100 = {"gpu": "A100", "gpus": 1, "gpu_memory_gb": 40, "cpus": 8, "memory_gb": 32}
@@ -131,3 +132,31 @@ def test_refused(models: dict[str, Any], pools: dict[str, Any], said: list[str])
         cluster(models, **pools)
     (problem,) = caught.value.problems
     assert all(part in problem for part in said), problem
+
+
+def test_what_fits_only_packed_is_noted() -> None:
+    """Two halves on two cards leave no three quarters; the larger one first, they do."""
+    pools = {"t4": T4 | {"min_nodes": 2, "max_nodes": 2}}
+    small, large = model(8, "t4", replicas=2), model(12, "t4")
+    found = parse({"name": "own", "node_pools": pools, "models": {"small": small, "large": large}})
+    assert problems(found) == []
+    (note,) = packing_notes(found)
+    assert note.startswith("node_pools.t4: small 2 x 8 + large 12 = 28 of 32 GB fits on 2 nodes only if it is packed")
+    assert "no room for large" in note and "pack_nodes: true" in note
+    for right in ({"models": {"large": large, "small": small}}, {"pack_nodes": True}):
+        other = {"name": "own", "node_pools": pools, "models": {"small": small, "large": large}} | right
+        assert list(packing_notes(parse(other))) == []
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_what_is_shipped_fits_in_any_case(name: str) -> None:
+    assert list(packing_notes(load_profile(name))) == []
+
+
+def test_replicas_are_packed_where_the_file_says_so() -> None:
+    found = cluster({"x": model(4, "t4")})
+    assert controller_environment(found) == {}
+    packed = controller_environment(found.model_copy(update={"pack_nodes": True}))
+    assert packed["RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY"] == "1"
+    made = variables(Settings(found.model_copy(update={"pack_nodes": True}), "own", IMAGE, IMAGE, local=True))
+    assert {"name": "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY", "value": "1"} in made
