@@ -15,8 +15,8 @@ from ray.serve.config import AutoscalingConfig
 from benchmarks.capacity.outcome import Outcome
 from benchmarks.capacity.scenario import Scaling
 from benchmarks.capacity.simulator import simulate
-from benchmarks.capacity.simulator.autoscaling import Policy
 from deployments.batching import BatchLimits
+from serve.autoscaling.queue_rule import Waiting, decide
 from tests.support import made_up
 
 _RULE = Scaling(
@@ -62,11 +62,11 @@ def test_decisions_are_rays(least: int, up_s: float, down_s: float, loads: list[
         upscale_delay_s=up_s,
         downscale_delay_s=down_s,
     )
-    policy, state, target = Policy(rule), dict[str, Any](), max(1, least)
+    waiting, state, target = Waiting(), dict[str, Any](), max(1, least)
     for second, ongoing in enumerate(loads):
         now = 2.5 * second
         theirs = _by_ray(config, state, ongoing, target, target, now)
-        ours = policy.decide(ongoing, target, target, now)
+        ours, waiting = decide(rule, waiting, ongoing, target, target, now)
         assert ours == theirs, f"at {now} s with {ongoing} in progress on {target}"
         target = ours
 
