@@ -82,6 +82,11 @@ class Embedded:
     result: EmbedResult
 
 
+def probe_of(model: Model) -> str:
+    """The cheap method without arguments that shows whether a model's replica answers."""
+    return _PROBES.get(model.kind, "info")
+
+
 def tasks_of(model: Model) -> tuple[str, ...]:
     """What a model of the cluster file answers."""
     if isinstance(model, CustomModel):
@@ -135,9 +140,7 @@ class DataPlane:
         }
         # A model that may have no replicas is not asked: that would wake it, and keep it awake.
         self._resting = frozenset(name for name in handles if cluster.models[name].autoscaling.min_replicas == 0)
-        self._probes = {
-            name: _PROBES.get(cluster.models[name].kind, "info") for name in handles if name not in self._resting
-        }
+        self._probes = {name: probe_of(cluster.models[name]) for name in handles if name not in self._resting}
 
     @property
     def limits(self) -> Limits:

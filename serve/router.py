@@ -13,6 +13,7 @@ from serve import tracing
 from serve.autoscaling.demand import CountedGuardMetrics, Demand
 from serve.cascade.metrics import CascadeMetrics
 from serve.config.cluster import ClusterFile
+from serve.dataplane import probe_of
 from serve.handles import ModelHandle, ServeHandle
 from serve.media.fetch import FetchPolicy, MediaFetcher
 from serve.metrics import RouterMetrics
@@ -93,11 +94,19 @@ class Router(GrpcSkin):
 def _handle(cluster: ClusterFile, name: str, handle: DeploymentHandle[Any]) -> ModelHandle:
     """A model's handle; one that may have no replicas is woken by its first call."""
     served = ServeHandle(name, handle)
-    rule = cluster.models[name].autoscaling
+    model = cluster.models[name]
+    rule = model.autoscaling
     if rule.min_replicas > 0:
         return served
     start_s = cluster.autoscaling.start_s if rule.start_s is None else rule.start_s
-    return WakingHandle(name, served, start_s=start_s, keep_s=rule.downscale_delay_s, most_waiting=rule.cold_queue)
+    return WakingHandle(
+        name,
+        served,
+        start_s=start_s,
+        keep_s=rule.downscale_delay_s,
+        most_waiting=rule.cold_queue,
+        probe=probe_of(model),
+    )
 
 
 def _fetcher(cluster: ClusterFile) -> MediaFetcher:

@@ -1,9 +1,9 @@
 """Calls of a model that may have no replica (`min_replicas: 0`): the first ones wait for one to start, within bounds.
 
 Nobody tells a router how many replicas a model has. But one that has answered lately has one still: both policies keep
-it for `downscale_delay_s` after the last call. Otherwise the router asks with one small call of its own, which wakes the
-model if it sleeps: Ray Serve starts a replica for a call that waits. Everyone else waits for that call's answer and not
-in Ray's queue, which knows neither deadlines nor when the replica will be there.
+it for `downscale_delay_s` after the last call. Otherwise the router asks with one small call of its own, which wakes
+the model if it sleeps: Ray Serve starts a replica for a call that waits. Everyone else waits for that call's answer and
+not in Ray's queue, which knows neither deadlines nor when the replica will be there.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class WakingHandle:
 
     async def _ask(self) -> None:
         patience_s = max(_LEAST_S, _PATIENCE * self._start_s)
-        context = RequestContext(f"wake-{self._name}", "argus", time.monotonic() + patience_s)
+        context = RequestContext(f"wake-{self._name}", "argus", self._clock() + patience_s)
         await self._handle.call(self._probe, context)
         took_s = self._clock() - self._waking_since
         if took_s > _GRACE_S:
