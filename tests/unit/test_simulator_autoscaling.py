@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ray.serve import autoscaling_policy as rays
 from ray.serve.config import AutoscalingConfig
 
+from benchmarks.autoscaling import RAMPS, Ramp, figures, made
 from benchmarks.capacity.outcome import Outcome
 from benchmarks.capacity.scenario import Scaling
 from benchmarks.capacity.simulator import simulate
@@ -115,6 +116,19 @@ def test_a_deployment_without_replicas_starts_one_for_the_first_request() -> Non
     done = _run(replace(_RULE, min_replicas=0), np.array([5.0]))
     assert done.ok.all()
     assert done.latency_s[0] == pytest.approx(15.05, abs=0.35)
+
+
+@pytest.mark.parametrize("ramp", RAMPS[:2], ids=lambda ramp: ramp.name)
+def test_the_policy_for_cascades_asks_earlier_and_keeps_more_within_the_objective(ramp: Ramp) -> None:
+    """The same ramp of CLIP's requests on both, in simulated time."""
+    times = ramp.times(seed=3)
+    rays, ours = (
+        figures(simulate(made(policy), times, seed=3, end_s=ramp.seconds), ramp) for policy in ("queue", "cascade")
+    )
+    assert rays["requested_s"] is not None
+    assert ours["requested_s"] < rays["requested_s"] - 30
+    assert 0 <= ours["over"] < rays["over"] / 2
+    assert ours["most"] <= 4
 
 
 def test_without_autoscaling_replicas_stay() -> None:
