@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e import cluster as clusters
 from tests.e2e.cluster import Cluster
-from tests.e2e.test_observability import scrape
+from tests.e2e.test_observability import scrape, total
 
 pytestmark = pytest.mark.cluster
 
@@ -135,14 +135,9 @@ def test_the_policy_decides_on_what_the_router_tells(sleepy: Cluster, scene_png:
             """Every request of the cascade goes on, so the rare model is expected as many calls."""
             for _ in range(5):
                 assert client.post("/v1/cascades/unsure", files=image).status_code == 200
-            found = scrape(sleepy)
-            levels = [
-                sample.value
-                for sample in found
-                if sample.name == "ray_argus_autoscaling_expected_calls" and sample.labels.get("model") == "rare"
-            ]
+            told = scrape(sleepy).get("ray_argus_autoscaling_expected_calls", [])
+            levels = [value for labels, value in told if labels.get("model") == "rare"]
             return bool(levels) and max(levels) > 0.5
 
         eventually(expected, "no expectation was exported")
-        failures = [one.value for one in scrape(sleepy) if one.name == "ray_argus_autoscaling_failures_total"]
-        assert sum(failures) == 0
+        assert total(scrape(sleepy).get("ray_argus_autoscaling_failures_total", [])) == 0

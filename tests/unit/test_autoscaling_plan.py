@@ -140,10 +140,6 @@ def test_the_application_has_the_policy_only_where_it_decides_something() -> Non
             {"models": _with(max_replicas=3, calls_per_s=4), "autoscaling": {"policy": "queue"}},
             ["models.llava.autoscaling.calls_per_s: got 4", "policy 'queue' does not look at", "policy: cascade"],
         ),
-        (
-            {"models": _with(max_wait_s=0.5)},
-            ["models.llava.autoscaling.max_wait_s: got 0.5", "are both 1", "give them a range"],
-        ),
         ({"models": _with(cold_queue=0)}, ["models.llava.autoscaling.cold_queue: got 0"]),
     ],
 )
