@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -116,10 +117,10 @@ def _number(cluster: ClusterFile, name: str) -> dict[str, Any]:
     """How many replicas a deployment has, as `serve.deployment` takes it."""
     options = replica_options(cluster, name)
     scaling = options.get("autoscaling_config")
-    return {
-        "num_replicas": options.get("num_replicas"),
-        "autoscaling_config": None if scaling is None else AutoscalingConfig(**scaling),
-    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the interval, see there
+        config = None if scaling is None else AutoscalingConfig(**scaling)
+    return {"num_replicas": options.get("num_replicas"), "autoscaling_config": config}
 
 
 def _implementation(cluster: ClusterFile, name: str, model: Model) -> tuple[Callable[..., Any], tuple[Any, ...]]:

@@ -13,8 +13,9 @@ from serve.config.cluster import ClusterFile
 from serve.config.placement_checks import gpu_share
 
 ROUTER = "router"
-# Ray notes what a router tells every fifth of this time.
-_ROUTER_LOOK_BACK_S = 10.0
+# How often a router tells the autoscaler what came, in seconds, and for how long Ray keeps it. The setting is the only
+# one that Ray 2.60 obeys, although it calls it deprecated; the environment's variables are not read anywhere.
+_TOLD_S, _KEPT_S = 2.0, 10.0
 
 
 def actor_options(cluster: ClusterFile, name: str) -> dict[str, Any]:
@@ -64,7 +65,8 @@ def replica_options(cluster: ClusterFile, name: str) -> dict[str, Any]:
                 "min_replicas": count,
                 "max_replicas": count,
                 "target_ongoing_requests": float(cluster.router.max_ongoing_requests),
-                "look_back_period_s": _ROUTER_LOOK_BACK_S,
+                "metrics_interval_s": _TOLD_S,
+                "look_back_period_s": _KEPT_S,
             }
         }
     scaling = cluster.models[name].autoscaling

@@ -13,6 +13,7 @@ from serve import tracing
 from serve.autoscaling.demand import CountedGuardMetrics, Demand
 from serve.cascade.metrics import CascadeMetrics
 from serve.config.cluster import ClusterFile
+from serve.dataplane import probe_of
 from serve.handles import ModelHandle, ServeHandle
 from serve.media.fetch import FetchPolicy, MediaFetcher
 from serve.metrics import RouterMetrics
@@ -28,6 +29,7 @@ from serve.resilience.cache_key import CacheKeys, identities_of, kept
 from serve.resilience.overload_metrics import OverloadMetrics
 from serve.routed_calls import RoutedCalls
 from serve.services import build_services
+from serve.waking import WakingHandle
 
 
 class Router(GrpcSkin):
@@ -42,7 +44,9 @@ class Router(GrpcSkin):
         tracing.set_up(cluster.tracing, cluster.name, "router")
         # Plain pickle is enough for our messages, and a third of cloudpickle's cost.
         models: dict[str, ModelHandle] = {
-            name: ServeHandle(name, handle.options(request_serialization="pickle", response_serialization="pickle"))
+            name: _handle(
+                cluster, name, handle.options(request_serialization="pickle", response_serialization="pickle")
+            )
             for name, handle in handles.items()
         }
         recorder = RouterMetrics(RequestLog(cluster.log_level), cluster.name, version("argus-serve"))
@@ -85,6 +89,24 @@ class Router(GrpcSkin):
         app = http.build(self._services, self._inference, self._guard.start)
         heap.settle()
         return app
+
+
+def _handle(cluster: ClusterFile, name: str, handle: DeploymentHandle[Any]) -> ModelHandle:
+    """A model's handle; one that may have no replicas is woken by its first call."""
+    served = ServeHandle(name, handle)
+    model = cluster.models[name]
+    rule = model.autoscaling
+    if rule.min_replicas > 0:
+        return served
+    start_s = cluster.autoscaling.start_s if rule.start_s is None else rule.start_s
+    return WakingHandle(
+        name,
+        served,
+        start_s=start_s,
+        keep_s=rule.downscale_delay_s,
+        most_waiting=rule.cold_queue,
+        probe=probe_of(model),
+    )
 
 
 def _fetcher(cluster: ClusterFile) -> MediaFetcher:

@@ -90,6 +90,7 @@ class State:
     """What is remembered between two decisions.
 
     Attributes:
+        now: of the last decision; None before it.
         told: by router replica.
         since: from when on everything is counted; None before the first word.
         counted: until when.
@@ -98,6 +99,7 @@ class State:
         shares: faded totals, for shares.
     """
 
+    now: float | None = None
     told: Mapping[str, Told] = field(default_factory=dict)
     since: float | None = None
     counted: float = 0.0
@@ -131,8 +133,11 @@ def decide(
     Args:
         told: the last word of each router replica that there is.
         replicas: of each model of the plan; one that is missing is not decided on.
-        now: seconds on the clock on which `told` is, not before the last call's.
+        now: seconds on the clock on which `told` is. Where it jumps, delays and arrivals begin anew.
     """
+    if state.now is not None and not 0 <= now - state.now <= STALE_S:
+        kept = {name: Model(curve=model.curve, start_s=model.start_s) for name, model in state.models.items()}
+        state = State(models=kept)
     state, news = _heard(plan, state, told, now)
     fresh = state.since is not None and state.counted - state.since >= _LEAST_S and now - state.counted <= STALE_S
     wanted: dict[str, Wanted] = {}
@@ -143,7 +148,7 @@ def decide(
         model = _watched(rule, models.get(name, Model()), name, news, replicas[name], now)
         expected = _expected(plan, state, name, rule, model, now) if fresh else None
         wanted[name], models[name] = _decided(rule, model, expected, replicas[name], now)
-    return wanted, replace(state, models=models)
+    return wanted, replace(state, now=now, models=models)
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,18 +90,13 @@ class Autoscaling(Section):
 
 
 def autoscaling_problems(cluster: ClusterFile) -> Iterator[str]:
-    """What is set and would have no effect, or contradicts another section."""
+    """What is set and would have no effect."""
+    if cluster.autoscaling.policy != "queue":
+        return
     for name, model in cluster.models.items():
-        own = model.autoscaling
         for key in ("max_wait_s", "calls_per_s"):
-            value = getattr(own, key)
-            if value is not None and cluster.autoscaling.policy == "queue":
+            if (value := getattr(model.autoscaling, key)) is not None:
                 yield (
                     f"models.{name}.autoscaling.{key}: got {value:g}, which autoscaling.policy 'queue' does not look "
                     "at; leave it out, or say policy: cascade"
-                )
-            elif value is not None and own.fixed:
-                yield (
-                    f"models.{name}.autoscaling.{key}: got {value:g}, but min_replicas and max_replicas are both "
-                    f"{own.min_replicas}; leave it out, or give them a range"
                 )
