@@ -11,7 +11,7 @@ import io
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import httpx
@@ -61,12 +61,13 @@ class Plan:
     """The requests.
 
     Attributes:
-        from_per_s, to_per_s: rates of the ramp, and of what follows it.
-        ramp_s, hold_s: how long each of them lasts.
+        from_per_s, to_per_s: rates before and after the ramp.
+        calm_s, ramp_s, hold_s: how long the first, the ramp and the second last.
     """
 
     from_per_s: float = 6.0
     to_per_s: float = 40.0
+    calm_s: float = 20.0
     ramp_s: float = 40.0
     hold_s: float = 40.0
     seed: int = 1
@@ -74,18 +75,19 @@ class Plan:
     @property
     def seconds(self) -> float:
         """Of the whole run."""
-        return self.ramp_s + self.hold_s
+        return self.calm_s + self.ramp_s + self.hold_s
 
     def times(self) -> list[float]:
         """When requests are sent."""
-        ramp = Ramp(from_per_s=self.from_per_s, to_per_s=self.to_per_s).times(self.ramp_s, self.seed)
-        hold = self.ramp_s + Poisson(rate_per_s=self.to_per_s).times(self.hold_s, self.seed + 1)
-        return [*ramp.tolist(), *hold.tolist()]
+        calm = Poisson(rate_per_s=self.from_per_s).times(self.calm_s, self.seed)
+        ramp = Ramp(from_per_s=self.from_per_s, to_per_s=self.to_per_s).times(self.ramp_s, self.seed + 1)
+        hold = Poisson(rate_per_s=self.to_per_s).times(self.hold_s, self.seed + 2)
+        return [*calm.tolist(), *(self.calm_s + ramp).tolist(), *(self.calm_s + self.ramp_s + hold).tolist()]
 
 
 @dataclass(slots=True)
 class Watch:
-    """LLaVA's replicas and its nodes over time, in seconds since the first request.
+    """LLaVA's replicas and its nodes over time, in seconds since the ramp began.
 
     Attributes:
         wanted, running: (when, how many), at each change and at the end.
@@ -114,8 +116,8 @@ def first(series: Sequence[tuple[float, int]], least: int) -> float | None:
 
 
 def area(series: Sequence[tuple[float, int]], end: float) -> float:
-    """The integral of a series of steps from 0 to `end`."""
-    bounds = [max(0.0, at) for at, _ in series] + [end]
+    """The integral of a series of steps up to `end`."""
+    bounds = [at for at, _ in series] + [end]
     return sum(value * max(0.0, until - at) for (_, value), at, until in zip(series, bounds, bounds[1:], strict=False))
 
 
@@ -148,11 +150,12 @@ def run(plan: Plan, policies: Sequence[str], progress: Console) -> Report:
     """One cluster after the other, each under the same requests."""
     report = Report(
         this_command(),
-        f"{plan.from_per_s:g} to {plan.to_per_s:g} requests/s to CLIP in {plan.ramp_s:g} s, then {plan.hold_s:g} s "
-        f"more; {ESCALATED:.0%} go on to LLaVA, of which a replica does {ANALYSE_PER_S:g}/s",
+        f"{plan.calm_s:g} s of {plan.from_per_s:g} requests/s to CLIP, then in {plan.ramp_s:g} s up to "
+        f"{plan.to_per_s:g}/s, and {plan.hold_s:g} s more; {ESCALATED:.0%} go on to LLaVA, of which a replica does "
+        f"{ANALYSE_PER_S:g}/s. Times are since the ramp began",
         GOAL,
         _COLUMNS,
-        {"plan": [plan.from_per_s, plan.to_per_s, plan.ramp_s, plan.hold_s, plan.seed], "escalated": ESCALATED}
+        {"plan": asdict(plan), "escalated": ESCALATED}
         | {"slo_s": SLO_S, "boot_s": BOOT_S, "start_s": ANALYSE_START_S, "cluster": cluster("queue")},
     )
     for policy in policies:
@@ -177,7 +180,7 @@ def _measure(content: Mapping[str, Any], plan: Plan) -> tuple[Run, Watch]:
         nodes.deploy(content)
         nodes.until("everything runs", lambda state: state.all_run(), seconds=_WAIT_S)
         asyncio.run(_warm(nodes.http))
-        watch, stop, began = Watch(), threading.Event(), time.time()
+        watch, stop, began = Watch(), threading.Event(), time.time() + plan.calm_s
         thread = threading.Thread(target=_follow, args=(nodes, watch, stop, began))
         thread.start()
         try:
@@ -254,7 +257,7 @@ def _row(policy: str, plan: Plan, done: Run, watch: Watch) -> dict[str, Any]:
         "second_runs_s": first(watch.running, 2),
         "third_asked_s": first(watch.wanted, 3),
         "third_runs_s": first(watch.running, 3),
-        "node_seconds": area(watch.nodes, plan.seconds),
+        "node_seconds": area(watch.nodes, plan.ramp_s + plan.hold_s),
         "wanted": watch.wanted,
         "running": watch.running,
         "nodes": watch.nodes,

@@ -29,5 +29,5 @@ def scaling(
     policies = tuple(policy or ramp.POLICIES)
     for one in policies:
         one_of("--policy", one, ramp.POLICIES)
-    plan = ramp.Plan(ramp_s=15, hold_s=10, seed=seed) if quick else ramp.Plan(seed=seed)
+    plan = ramp.Plan(calm_s=5, ramp_s=15, hold_s=10, seed=seed) if quick else ramp.Plan(seed=seed)
     finish(ramp.run(plan, policies, errors), json, check)
