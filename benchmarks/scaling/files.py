@@ -7,11 +7,11 @@ from typing import Any
 LIMITS = {"default_timeout_s": 10, "max_timeout_s": 10}
 
 
-def pools(t4: int = 2, a100: int = 1, **keys: Any) -> dict[str, Any]:
+def pools(t4_nodes: int = 2, a100_nodes: int = 1, **keys: Any) -> dict[str, Any]:
     """So many T4 nodes with one GPU, and A100 nodes with two."""
     small = {"gpu": "T4", "gpus": 1, "gpu_memory_gb": 16, "cpus": 4, "memory_gb": 8}
     large = {"gpu": "A100", "gpus": 2, "gpu_memory_gb": 40, "cpus": 4, "memory_gb": 8}
-    bounds = {"t4": t4, "a100": a100}
+    bounds = {"t4": t4_nodes, "a100": a100_nodes}
     return {
         name: pool | {"min_nodes": bounds[name], "max_nodes": max(1, bounds[name])} | keys.get(name, {})
         for name, pool in (("t4", small), ("a100", large))

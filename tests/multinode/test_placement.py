@@ -53,7 +53,8 @@ def ask(nodes: Site, name: str) -> httpx.Response:
     return httpx.post(
         f"{nodes.http}/v1/classify",
         params={"model": name, "labels": "a,b"},
-        files={"image": ("image.png", image(), "image/png")},
+        content=image(),
+        headers={"Content-Type": "image/png"},
         timeout=20,
         trust_env=False,
     )
@@ -135,7 +136,7 @@ def test_what_cannot_fit_is_refused_before_and_where_it_is_built(nodes: Site, tm
 
 def test_a_replica_without_a_node_waits_for_one_and_says_so(nodes: Site) -> None:
     """The file counts on two A100 nodes; one is there."""
-    content = file({"clip": model(4, "t4"), "llava": model(40, "a100", replicas=3)}, pools(a100=2))
+    content = file({"clip": model(4, "t4"), "llava": model(40, "a100", replicas=3)}, pools(2, 2))
     nodes.deploy(content)
 
     def waits(state: State) -> bool:
