@@ -179,6 +179,7 @@ def _measure(content: Mapping[str, Any], plan: Plan) -> tuple[Run, Watch]:
     with site(content, boot_s=BOOT_S) as nodes:
         nodes.deploy(content)
         nodes.until("everything runs", lambda state: state.all_run(), seconds=_WAIT_S)
+        nodes.until_ready(seconds=_WAIT_S)
         asyncio.run(_warm(nodes.http))
         watch, stop, began = Watch(), threading.Event(), time.time() + plan.calm_s
         thread = threading.Thread(target=_follow, args=(nodes, watch, stop, began))

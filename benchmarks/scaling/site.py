@@ -20,7 +20,7 @@ import psutil
 import yaml
 
 from benchmarks.scaling.state import State
-from benchmarks.servers import ROOT, replica_ports
+from benchmarks.servers import ROOT, answers, replica_ports
 from serve.config.load import parse
 from serve.errors import Unavailable
 from serve.runtime.ingress import free_ports
@@ -72,6 +72,18 @@ class Site:
                 return found
             if time.monotonic() > deadline:
                 raise Unavailable(f"{what}: not within {seconds:g} s; {found}\n{self.log()}")
+            time.sleep(_POLL_S)
+
+    def until_ready(self, *, seconds: float) -> None:
+        """Waits until the ingress, which hears of routers a moment after they run, passes requests on.
+
+        Raises:
+            Unavailable: it does not in time.
+        """
+        deadline, test = time.monotonic() + seconds, answers(f"{self.http}/v1/readyz")
+        while not test():
+            if time.monotonic() > deadline:
+                raise Unavailable(f"{self.http} is not ready within {seconds:g} s; {self.state()}")
             time.sleep(_POLL_S)
 
     def log(self) -> str:

@@ -50,6 +50,7 @@ def image() -> bytes:
 
 
 def ask(nodes: Site, name: str) -> httpx.Response:
+    nodes.until_ready(seconds=WAIT_S)
     return httpx.post(
         f"{nodes.http}/v1/classify",
         params={"model": name, "labels": "a,b"},
