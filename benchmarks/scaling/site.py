@@ -54,6 +54,21 @@ class Site:
         """
         self._call("deploy", parse({**content, "server": self._server}))
 
+    def deployed(self, content: Mapping[str, Any], *, seconds: float) -> State:
+        """Deploys and waits until each model has its fewest replicas, and there is nothing else.
+
+        Raises:
+            Unavailable: it is not so in time.
+        """
+        fewest = {name: one["autoscaling"]["min_replicas"] for name, one in content["models"].items()}
+
+        def settled(state: State) -> bool:
+            there = {name: len(one.replicas) for name, one in state.deployments.items() if name in fewest}
+            return len(state.deployments) == len(fewest) + 1 and there == fewest and state.all_run()
+
+        self.deploy(content)
+        return self.until("everything runs, and nothing else", settled, seconds=seconds)
+
     def state(self) -> State:
         """What is where now."""
         found: State = self._call("state")
