@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
@@ -17,21 +18,26 @@ from serve.config.load import parse
 from serve.config.placement_checks import gpu_share
 
 GOAL = (
-    "every replica is on the first of its pools with room, no GPU holds more than one, what does not fit is refused, "
-    "and after the loss of a node every replica is back on another"
+    "every replica is on the first of its pools with room, no GPU holds more than one, what does not fit is refused by "
+    "the check and by the cluster, and after the loss of a node every replica is back on another"
 )
 _WAIT_S = 120.0
 _NODES: Final = {"t4": 2, "a100": 1}
-# On two T4s of 16 GB and an A100 node with two of 40 GB. `assist` takes a quarter of either card, and is preferably on
-# an A100; LLaVA and BLIP-2 leave a tenth of each.
+# On two T4s of 16 GB and an A100 node with two of 40 GB, in whatever order they are placed.
 MODELS: Final[dict[str, Any]] = {
     "clip": model(4, "t4", replicas=2),
     "florence": model(8, "t4"),
     "llava": model(24, "a100", replicas=2),
-    "blip": model(12, "a100", replicas=2),
-    "assist": model(4, "a100", "t4"),
+    "blip": model(8, "a100", replicas=2),
     "index": model(0, "t4"),
 }
+# A quarter of a T4, and so of an A100: eight find room on the two A100s, ten do not.
+PREFERRING: Final[dict[str, Any]] = {
+    "clip": model(4, "t4", replicas=5),
+    "assist": model(4, "a100", "t4", replicas=10),
+}
+NOTHING: Final[dict[str, Any]] = {"index": model(0, "t4")}
+"""In between: replicas that go would be in the way of those that come."""
 _COLUMNS = (
     Column("step", "step"),
     Column("model", "model"),
@@ -40,40 +46,36 @@ _COLUMNS = (
     Column("pools", "pools, preferred first"),
     Column("node", "node"),
     Column("gpu", "GPU"),
-    Column("right", "as it should be"),
+    Column("replicas", "replicas", "d"),
+    Column("held", "of this GPU taken by all", ".4g"),
 )
 
 
 def run(progress: Console) -> Report:
-    """Places everything, makes room, asks for too much, and takes a node away."""
+    """Places everything, lets some choose, asks for too much, and takes a node away."""
     report = Report(
         this_command(),
         "Replicas on 2 nodes with a T4 (16 GB) and 1 node with two A100s (40 GB); GPUs are counted, not there",
         GOAL,
         _COLUMNS,
-        {"nodes": dict(_NODES), "models": MODELS},
+        {"nodes": dict(_NODES), "models": MODELS, "preferring": PREFERRING},
     )
-    everything = file(MODELS)
-    with site(everything, _NODES) as nodes:
+    with site(file(MODELS), _NODES) as nodes:
         progress.print("  all models", highlight=False)
-        state = nodes.deployed(everything, seconds=_WAIT_S)
-        _rows(report, "all", parse(everything), state, {"assist": ["t4"]})
-        progress.print("  without LLaVA", highlight=False)
-        rest = {name: one for name, one in MODELS.items() if name != "llava"}
-        nodes.deployed(file(rest), seconds=_WAIT_S)
-        fewer = file(rest | {"assist": model(4, "a100", "t4", replicas=2)})
-        state = nodes.deployed(fewer, seconds=_WAIT_S)
-        # One stays where it is; the new one finds its preferred card free.
-        _rows(report, "LLaVA gone, assist x 2", parse(fewer), state, {"assist": ["a100", "t4"]}, only="assist")
+        state = nodes.deployed(file(MODELS), seconds=_WAIT_S)
+        _rows(report, "all", parse(file(MODELS)), state)
         progress.print("  too much", highlight=False)
         _refused(report, nodes)
         progress.print("  a T4 node is killed", highlight=False)
-        state = nodes.deployed(fewer, seconds=_WAIT_S)
-        # The one with `assist`: the other T4 has room for the rest, an A100 for `assist`.
-        lost = next(one.node for one in state.deployments["assist"].running if one.pool == "t4")
+        lost = next(node.id for node in nodes.deployed(file(MODELS), seconds=_WAIT_S).nodes if node.pool == "t4")
         nodes.remove(lost)
         state = nodes.until("recovered", lambda found: lost not in _ids(found) and found.all_run(), seconds=_WAIT_S)
-        _rows(report, "a T4 node killed", parse(fewer), state, {"assist": ["a100", "a100"]})
+        _rows(report, "a T4 node killed", parse(file(MODELS)), state)
+        progress.print("  a node is added; ten prefer an A100", highlight=False)
+        nodes.add("t4")
+        nodes.deployed(file(NOTHING), seconds=_WAIT_S)
+        state = nodes.deployed(file(PREFERRING), seconds=_WAIT_S)
+        _rows(report, "preference", parse(file(PREFERRING)), state, {"assist": ["a100"] * 8 + ["t4"] * 2})
     return report
 
 
@@ -86,40 +88,46 @@ def _rows(
     step: str,
     cluster: ClusterFile,
     state: State,
-    expected: dict[str, list[str]],
-    only: str | None = None,
+    expected: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """A line for each replica, and misses for what is wrong."""
-    names, taken = _names(state), defaultdict[tuple[str, int], float](float)
+    """A line for each model on each GPU, and misses for what is wrong."""
+    names, held = _names(state), _held(cluster, state)
     for name, one in cluster.models.items():
+        replicas = state.deployments[name].running
         share = gpu_share(cluster, name) if one.gpu_memory_gb else 0.0
-        replicas = sorted(state.deployments[name].running, key=lambda replica: (names[replica.node], replica.gpus))
-        pools = expected.get(name)
-        for replica in replicas:
-            for gpu in replica.gpus:
-                taken[replica.node, gpu] += share
-            right = replica.pool in cluster.pools_of(name) and len(replica.gpus) == bool(share)
-            if not right:
-                report.misses.append(f"{step}: {name} is on {names[replica.node]}, GPU {replica.gpus}")
-            if only in (None, name):
-                report.rows.append(
-                    {
-                        "step": step,
-                        "model": name,
-                        "gb": one.gpu_memory_gb or None,
-                        "share": share or None,
-                        "pools": ", ".join(cluster.pools_of(name)),
-                        "node": names[replica.node],
-                        "gpu": ", ".join(map(str, replica.gpus)) or "-",
-                        "right": "yes" if right else "no",
-                    }
-                )
-        if pools is not None and sorted(replica.pool for replica in replicas) != pools:
-            report.misses.append(f"{step}: {name} should be on {pools}")
-    sums = ", ".join(f"{names[node]} GPU {gpu} {share:.4g}" for (node, gpu), share in sorted(taken.items()))
-    report.notes.append(f"{step}: of each GPU is taken: {sums}")
+        for (node, gpus), count in sorted(Counter((one.node, one.gpus) for one in replicas).items()):
+            report.rows.append(
+                {
+                    "step": step,
+                    "model": name,
+                    "gb": one.gpu_memory_gb or None,
+                    "share": share or None,
+                    "pools": ", ".join(cluster.pools_of(name)),
+                    "node": names[node],
+                    "gpu": ", ".join(map(str, gpus)) or "-",
+                    "replicas": count,
+                    "held": held[node, gpus[0]] if gpus else None,
+                }
+            )
+        pools = sorted(replica.pool for replica in replicas)
+        if not set(pools) <= set(cluster.pools_of(name)) or any(len(r.gpus) != bool(share) for r in replicas):
+            report.misses.append(f"{step}: {name} is on {pools}, with GPUs {[replica.gpus for replica in replicas]}")
+        if expected and pools != sorted(expected.get(name, pools)):
+            report.misses.append(f"{step}: {name} is on {pools}; it should be on {expected[name]}")
     full = 1 + 1e-9
-    report.misses += [f"{step}: GPU {g} of {names[n]} holds {held:g}" for (n, g), held in taken.items() if held > full]
+    report.misses += [
+        f"{step}: GPU {g} of {names[n]} holds {total:g}" for (n, g), total in held.items() if total > full
+    ]
+
+
+def _held(cluster: ClusterFile, state: State) -> dict[tuple[str, int], float]:
+    """What is taken of each GPU, by node and number."""
+    held: dict[tuple[str, int], float] = defaultdict(float)
+    for name in cluster.models:
+        for replica in state.deployments[name].running:
+            for gpu in replica.gpus:
+                held[replica.node, gpu] += gpu_share(cluster, name)
+    return held
 
 
 def _names(state: State) -> dict[str, str]:

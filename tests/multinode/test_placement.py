@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 from benchmarks.scaling.files import file, model, pools
+from benchmarks.scaling.placement import MODELS, NOTHING, PREFERRING
 from benchmarks.scaling.site import Site, site
 from benchmarks.scaling.state import State
 from serve.config.load import parse
@@ -25,16 +26,6 @@ from tests.e2e.cluster import argus
 
 pytestmark = pytest.mark.cluster
 WAIT_S = 90.0
-
-MODELS: dict[str, Any] = {
-    "clip": model(4, "t4", replicas=2),
-    "florence": model(8, "t4"),
-    "llava": model(24, "a100", replicas=2),
-    "blip": model(12, "a100", replicas=2),
-    # A quarter of a T4, and so of an A100, of which the two above leave a tenth.
-    "assist": model(4, "a100", "t4"),
-    "index": model(0, "t4"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +77,6 @@ def test_each_model_is_on_its_pool_and_no_gpu_holds_too_much(nodes: Site) -> Non
     state = deployed(nodes, content)
     assert where(state, "clip") == ["t4", "t4"] and where(state, "florence") == where(state, "index") == ["t4"]
     assert where(state, "llava") == where(state, "blip") == ["a100", "a100"]
-    assert where(state, "assist") == ["t4"], "the A100s are full"
     check_shares(state, content)
     # 0.6 of a GPU each: one on either.
     assert sorted(one.gpus for one in state.deployments["llava"].running) == [(0,), (1,)]
@@ -95,14 +85,11 @@ def test_each_model_is_on_its_pool_and_no_gpu_holds_too_much(nodes: Site) -> Non
 
 
 def test_what_is_full_spills_over_and_what_is_preferred_is_taken_first(nodes: Site) -> None:
-    """Five of 0.25 are more than a T4 holds. Without LLaVA the A100s have room again for whom prefers them."""
-    state = deployed(nodes, file({name: MODELS[name] for name in ("clip", "assist")}))
-    assert where(state, "assist") == ["t4"], "what runs is not moved"
-    models = {"clip": model(4, "t4", replicas=5), "assist": model(4, "a100", "t4", replicas=10)}
-    content = file(models)
+    """Five of 0.25 are more than a T4 holds; ten are more than two A100s hold."""
+    deployed(nodes, file(NOTHING))
+    content = file(PREFERRING)
     state = deployed(nodes, content)
     assert len({one.node for one in state.deployments["clip"].running}) == 2
-    # Two A100s hold eight of 0.25.
     assert where(state, "assist") == ["a100"] * 8 + ["t4"] * 2
     check_shares(state, content)
 
@@ -144,6 +131,7 @@ def test_a_replica_without_a_node_waits_for_one_and_says_so(nodes: Site) -> None
 
 
 def test_replicas_of_a_node_that_is_gone_come_back_elsewhere(nodes: Site) -> None:
+    deployed(nodes, file(NOTHING))
     content = file({"clip": model(4, "t4", replicas=2), "assist": model(4, "a100", "t4")})
     state = deployed(nodes, content)
     assert where(state, "assist") == ["a100"]
