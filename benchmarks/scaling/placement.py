@@ -91,7 +91,7 @@ def _rows(
     expected: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """A line for each model on each GPU, and misses for what is wrong."""
-    names, held = _names(state), _held(cluster, state)
+    names, taken = _names(state), held(cluster, state)
     for name, one in cluster.models.items():
         replicas = state.deployments[name].running
         share = gpu_share(cluster, name) if one.gpu_memory_gb else 0.0
@@ -106,7 +106,7 @@ def _rows(
                     "node": names[node],
                     "gpu": ", ".join(map(str, gpus)) or "-",
                     "replicas": count,
-                    "held": held[node, gpus[0]] if gpus else None,
+                    "held": taken[node, gpus[0]] if gpus else None,
                 }
             )
         pools = sorted(replica.pool for replica in replicas)
@@ -120,14 +120,19 @@ def _rows(
     ]
 
 
-def _held(cluster: ClusterFile, state: State) -> dict[tuple[str, int], float]:
+def held(cluster: ClusterFile, state: State) -> dict[tuple[str, int], float]:
     """What is taken of each GPU, by node and number."""
-    held: dict[tuple[str, int], float] = defaultdict(float)
+    found: dict[tuple[str, int], float] = defaultdict(float)
     for name in cluster.models:
         for replica in state.deployments[name].running:
             for gpu in replica.gpus:
-                held[replica.node, gpu] += gpu_share(cluster, name)
-    return held
+                found[replica.node, gpu] += gpu_share(cluster, name)
+    return found
+
+
+def too_full(taken: Mapping[tuple[str, int], float]) -> list[tuple[str, int]]:
+    """GPUs of which more than all is taken."""
+    return [gpu for gpu, share in taken.items() if share > 1 + 1e-9]
 
 
 def _names(state: State) -> dict[str, str]:

@@ -7,7 +7,6 @@ labels of the rendered worker groups. GPUs are counted, not there.
 from __future__ import annotations
 
 import io
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,11 +16,10 @@ import yaml
 from PIL import Image
 
 from benchmarks.scaling.files import file, model, pools
-from benchmarks.scaling.placement import MODELS, NOTHING, PREFERRING
+from benchmarks.scaling.placement import MODELS, NOTHING, PREFERRING, held, too_full
 from benchmarks.scaling.site import Site, site
 from benchmarks.scaling.state import State
 from serve.config.load import parse
-from serve.config.placement_checks import gpu_share
 from tests.e2e.cluster import argus
 
 pytestmark = pytest.mark.cluster
@@ -61,15 +59,12 @@ def where(state: State, name: str) -> list[str]:
 
 
 def check_shares(state: State, content: dict[str, Any]) -> None:
-    """No GPU holds more than one GPU's worth."""
+    """Each replica has one GPU, or none if it needs none, and no GPU holds more than one GPU's worth."""
     cluster = parse(content)
-    held: dict[tuple[str, int], float] = defaultdict(float)
     for name, one in cluster.models.items():
-        for replica in state.deployments[name].running:
-            assert len(replica.gpus) == (1 if one.gpu_memory_gb else 0), replica
-            for gpu in replica.gpus:
-                held[replica.node, gpu] += gpu_share(cluster, name)
-    assert held and all(share <= 1 + 1e-9 for share in held.values()), held
+        assert {len(replica.gpus) for replica in state.deployments[name].running} == {1 if one.gpu_memory_gb else 0}
+    taken = held(cluster, state)
+    assert taken and not too_full(taken), taken
 
 
 def test_each_model_is_on_its_pool_and_no_gpu_holds_too_much(nodes: Site) -> None:
