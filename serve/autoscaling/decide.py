@@ -35,6 +35,10 @@ _SHARE_FADE_S = 300.0
 _SHARE_PRIOR = 50.0
 # Fewer requests than this say nothing of a share that no calibration gives.
 _SHARE_LEAST = 20.0
+# Share of what is needed by which there may be too much, at most half a replica.
+_TOLERANCE = 0.1
+# A trend dies away with this multiple of the time over which it was seen.
+_DAMPING = 2.0
 # Of a start-up time that was measured, how much it counts against what was thought before.
 _START_WEIGHT = 0.5
 # Waits count as too long only when so many calls show it.
@@ -192,9 +196,7 @@ def _watched(rule: Scaled, model: Model, name: str, news: _News, now_there: Repl
     running, target = now_there.running, now_there.target
     if running < target:
         wished_at = now if model.wished_at is None else model.wished_at
-        return replace(
-            model, wished_at=wished_at, settled=None, late_calls=0.0, late_s=0.0, curve=model.curve.faded(news.seconds)
-        )
+        return replace(model, wished_at=wished_at, settled=None, late_calls=0.0, late_s=0.0)
     if model.wished_at is not None:
         took, thought = now - model.wished_at, rule.start_s if model.start_s is None else model.start_s
         model = replace(model, wished_at=None, start_s=thought + _START_WEIGHT * (took - thought))
@@ -203,7 +205,7 @@ def _watched(rule: Scaled, model: Model, name: str, news: _News, now_there: Repl
         model = replace(model, settled=settled, late_calls=0.0, late_s=0.0)
     calls, busy_s = news.totals.get(evidence.done(name), 0.0), news.totals.get(evidence.busy(name), 0.0)
     if not (calls and news.seconds and running and now - settled >= LEVEL_S):
-        return replace(model, curve=model.curve.faded(news.seconds))
+        return model
     waited_s = news.totals.get(evidence.waited(name), 0.0)
     fade = math.exp(-news.seconds / LEVEL_S)
     return replace(
@@ -218,20 +220,21 @@ def _expected(plan: Plan, state: State, name: str, rule: Scaled, model: Model, n
     """Calls a second of a model, when a replica that is wished now will answer."""
     assert state.since is not None, "there is evidence"
     ahead = now - state.counted + LEVEL_S / 2 + (rule.start_s if model.start_s is None else model.start_s)
+    damping_s = _DAMPING * plan.window_s
     missed = _share(state.shares.get(evidence.missed(name), 0.0), state.shares.get(evidence.asked(name), 0.0), 1.0)
     calls, by_cascades = 0.0, 0.0
     for step in plan.steps:
         if step.use != name:
             continue
         share = _reached(state, step) * missed
-        calls += _forecast(plan, state, evidence.step(step.cascade, step.first)).after(ahead, plan.window_s) * share
+        calls += _forecast(plan, state, evidence.step(step.cascade, step.first)).after(ahead, damping_s) * share
         by_cascades += _forecast(plan, state, evidence.step(step.cascade, step.name)).level * missed
     came = _forecast(plan, state, evidence.came(name))
     if came.level <= 0:
         return calls
     # Calls that no cascade's step made: their level, and their part of the trend.
     others = max(0.0, came.level - by_cascades)
-    return calls + Forecast(others, came.slope * others / came.level).after(ahead, plan.window_s)
+    return calls + Forecast(others, came.slope * others / came.level).after(ahead, damping_s)
 
 
 def _forecast(plan: Plan, state: State, name: str) -> Forecast:
@@ -265,7 +268,7 @@ def _decided(rule: Scaled, model: Model, expected: float | None, there: Replicas
     capacity = rule.calls_per_s
     if capacity is None and line is not None and wait_s is not None:
         capacity = line.capacity(wait_s, rule.target_ongoing)
-    wish, why = _needed(rule, expected, capacity), "forecast"
+    wish, why = _needed(rule, expected, capacity, there.target), "forecast"
     if line is not None and wait_s is not None and model.late_calls >= _LEAST_CALLS:
         late_s = model.late_s / model.late_calls - line.alone
         if late_s > 1.5 * wait_s and wish <= there.target:
@@ -286,10 +289,17 @@ def _decided(rule: Scaled, model: Model, expected: float | None, there: Replicas
     return Wanted(down, expected, capacity, why), replace(model, low_since=None)
 
 
-def _needed(rule: Scaled, expected: float, capacity: float | None) -> int:
-    """Replicas for so many calls a second; at least one where a call is to be expected while it would be there."""
-    likely = expected * (rule.start_s + rule.downscale_delay_s) >= 1.0
-    needed = 0 if capacity is None else math.ceil(expected / capacity - 1e-9)
-    if not likely:
+def _needed(rule: Scaled, expected: float, capacity: float | None, target: int) -> int:
+    """Replicas for so many calls a second; at least one where a call is to be expected while it would be there.
+
+    Args:
+        target: that there are to be, which stay where they are a little too many: a load between two numbers would else
+            go to and fro.
+    """
+    if expected * (rule.start_s + rule.downscale_delay_s) < 1.0:
         return bounded(rule, 0)
-    return bounded(rule, max(1, needed))
+    if capacity is None:
+        return bounded(rule, 1)
+    needed = expected / capacity
+    spare = min(0.5, _TOLERANCE * needed)
+    return bounded(rule, max(1, min(max(target, math.ceil(needed - 1e-9)), math.ceil(needed + spare))))
