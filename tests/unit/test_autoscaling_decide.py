@@ -61,7 +61,7 @@ def test_a_gear_does_not_hide_the_load() -> None:
     """In a gear less is escalated, for want of replicas: the share is that of the normal gear."""
     totals = {evidence.plain("moderation", "screen"): 1000.0, evidence.plain("moderation", "analyse"): 200.0}
     state, told = State(), dict[str, Told]()
-    for second in range(120):
+    for second in range(1800):
         geared = second >= 20
         for name, count in (("screen", 10.0), ("analyse", 0.5 if geared else 2.0)):
             key = evidence.step("moderation", name)
