@@ -16,8 +16,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-# Seconds in which what has been seen fades to 1/e.
+# Seconds of serving in which what has been seen fades to 1/e; a model that rests forgets nothing.
 FADE_S = 600.0
+# Less is no observation: seconds of all calls together, and calls.
+_LEAST_S, _LEAST_CALLS = 1e-6, 1e-3
 # The file's word weighs as much as so many calls, seen at loads of a spread of a quarter of `target_ongoing`.
 _PRIOR_CALLS = 30.0
 _PRIOR_SPREAD = 0.25
@@ -39,7 +41,7 @@ class Curve:
     products: float = 0.0
 
     def faded(self, passed_s: float) -> Curve:
-        """The same after some time."""
+        """The same after some time of serving."""
         decay = math.exp(-max(0.0, passed_s) / FADE_S)
         return Curve(
             self.weight * decay,
@@ -57,7 +59,7 @@ class Curve:
             busy_s: that they took, in all.
             ongoing: in progress a replica, on average, while they were.
         """
-        if calls <= 0 or busy_s <= 0:
+        if calls < _LEAST_CALLS or busy_s < _LEAST_S:
             return self
         each = busy_s / calls
         return Curve(
@@ -70,7 +72,7 @@ class Curve:
 
     def line(self, target_ongoing: float) -> Line | None:
         """The fit; None before anything was seen."""
-        if self.weight <= 0:
+        if self.weight < _LEAST_CALLS:
             return None
         ongoing, seconds = self.ongoing / self.weight, self.seconds / self.weight
         expected = seconds / (target_ongoing + ongoing)

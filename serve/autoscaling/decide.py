@@ -24,7 +24,7 @@ from serve.autoscaling.curve import Curve, allowed_wait_s
 from serve.autoscaling.evidence import Told
 from serve.autoscaling.plan import Plan, Scaled, Step
 from serve.autoscaling.queue_rule import EPSILON_S, Waiting, bounded
-from serve.autoscaling.rates import LEVEL_S, SLOT_S, Forecast, Series, forecast, sums
+from serve.autoscaling.rates import LEVEL_S, SLOT_S, Forecast, Series, forecast
 
 # A router that has not told anything for so long has gone, or cannot reach the controller.
 STALE_S = 25.0
@@ -35,10 +35,16 @@ _SHARE_FADE_S = 300.0
 _SHARE_PRIOR = 50.0
 # Fewer requests than this say nothing of a share that no calibration gives.
 _SHARE_LEAST = 20.0
+# Share of what is needed by which there may be too much, at most half a replica.
+_TOLERANCE = 0.1
+# A trend dies away with this multiple of the time over which it was seen.
+_DAMPING = 2.0
 # Of a start-up time that was measured, how much it counts against what was thought before.
 _START_WEIGHT = 0.5
-# Waits count as too long only when so many calls show it.
-_LEAST_CALLS = 10.0
+# A start is taken to be at most so many times as long as was thought.
+_LONGEST_START = 4.0
+# Calls take too long when they take so many times what they may beyond their time alone, and so many of them show it.
+_LATE, _LEAST_CALLS = 1.5, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,7 @@ class State:
         counted: until when.
         pending: counted since the last decision that `counted` moved, by routers that are ahead of others.
         series: arrivals by name of a total.
-        shares: faded totals, for shares.
+        shares: faded totals that shares are taken of.
     """
 
     now: float | None = None
@@ -183,8 +189,18 @@ def _heard(plan: Plan, state: State, told: Mapping[str, Told], now: float) -> tu
     passed = counted - state.counted if state.since is not None else 0.0
     if passed <= 0:
         return kept, _News({}, 0.0)
-    shares = sums(news, state.shares, math.exp(-passed / _SHARE_FADE_S))
+    shares = _faded(state.shares, news, math.exp(-passed / _SHARE_FADE_S))
     return replace(kept, shares=shares, pending={}), _News(news, passed)
+
+
+def _faded(kept: Mapping[str, float], news: Mapping[str, float], decay: float) -> dict[str, float]:
+    """Totals of shares with the new ones: those of a share of which nothing was seen, as in a gear, do not fade."""
+    seen = {evidence.share(name) for name, count in news.items() if count > 0}
+    return {
+        name: kept.get(name, 0.0) * (decay if share in seen else 1.0) + news.get(name, 0.0)
+        for name in kept.keys() | news.keys()
+        if (share := evidence.share(name)) is not None
+    }
 
 
 def _watched(rule: Scaled, model: Model, name: str, news: _News, now_there: Replicas, now: float) -> Model:
@@ -192,18 +208,18 @@ def _watched(rule: Scaled, model: Model, name: str, news: _News, now_there: Repl
     running, target = now_there.running, now_there.target
     if running < target:
         wished_at = now if model.wished_at is None else model.wished_at
-        return replace(
-            model, wished_at=wished_at, settled=None, late_calls=0.0, late_s=0.0, curve=model.curve.faded(news.seconds)
-        )
+        return replace(model, wished_at=wished_at, settled=None, late_calls=0.0, late_s=0.0)
     if model.wished_at is not None:
-        took, thought = now - model.wished_at, rule.start_s if model.start_s is None else model.start_s
+        thought = rule.start_s if model.start_s is None else model.start_s
+        # Where there was no room for it, a replica may have taken hours, which the next will not.
+        took = min(now - model.wished_at, _LONGEST_START * thought)
         model = replace(model, wished_at=None, start_s=thought + _START_WEIGHT * (took - thought))
     settled = now if model.settled is None or running > target else model.settled
     if settled != model.settled:
         model = replace(model, settled=settled, late_calls=0.0, late_s=0.0)
     calls, busy_s = news.totals.get(evidence.done(name), 0.0), news.totals.get(evidence.busy(name), 0.0)
     if not (calls and news.seconds and running and now - settled >= LEVEL_S):
-        return replace(model, curve=model.curve.faded(news.seconds))
+        return model
     waited_s = news.totals.get(evidence.waited(name), 0.0)
     fade = math.exp(-news.seconds / LEVEL_S)
     return replace(
@@ -218,20 +234,21 @@ def _expected(plan: Plan, state: State, name: str, rule: Scaled, model: Model, n
     """Calls a second of a model, when a replica that is wished now will answer."""
     assert state.since is not None, "there is evidence"
     ahead = now - state.counted + LEVEL_S / 2 + (rule.start_s if model.start_s is None else model.start_s)
+    damping_s = _DAMPING * plan.window_s
     missed = _share(state.shares.get(evidence.missed(name), 0.0), state.shares.get(evidence.asked(name), 0.0), 1.0)
     calls, by_cascades = 0.0, 0.0
     for step in plan.steps:
         if step.use != name:
             continue
         share = _reached(state, step) * missed
-        calls += _forecast(plan, state, evidence.step(step.cascade, step.first)).after(ahead, plan.window_s) * share
+        calls += _forecast(plan, state, evidence.step(step.cascade, step.first)).after(ahead, damping_s) * share
         by_cascades += _forecast(plan, state, evidence.step(step.cascade, step.name)).level * missed
     came = _forecast(plan, state, evidence.came(name))
     if came.level <= 0:
         return calls
     # Calls that no cascade's step made: their level, and their part of the trend.
     others = max(0.0, came.level - by_cascades)
-    return calls + Forecast(others, came.slope * others / came.level).after(ahead, plan.window_s)
+    return calls + Forecast(others, came.slope * others / came.level).after(ahead, damping_s)
 
 
 def _forecast(plan: Plan, state: State, name: str) -> Forecast:
@@ -260,36 +277,53 @@ def _decided(rule: Scaled, model: Model, expected: float | None, there: Replicas
     model = replace(model, waiting=waiting)
     if expected is None:
         return Wanted(by_queue, None, None, "queue"), replace(model, low_since=None)
-    line = model.curve.line(rule.target_ongoing)
-    wait_s = None if line is None else allowed_wait_s(line, rule.max_wait_s)
-    capacity = rule.calls_per_s
-    if capacity is None and line is not None and wait_s is not None:
-        capacity = line.capacity(wait_s, rule.target_ongoing)
-    wish, why = _needed(rule, expected, capacity), "forecast"
-    if line is not None and wait_s is not None and model.late_calls >= _LEAST_CALLS:
-        late_s = model.late_s / model.late_calls - line.alone
-        if late_s > 1.5 * wait_s and wish <= there.target:
-            wish, why = bounded(rule, there.target + 1), "waits"
-    least = queue_rule.wish(rule, there.ongoing, there.running, there.target)
-    up = max(wish, by_queue)
+    wished = _wished(rule, model, expected, there.target)
+    up = max(wished.replicas, by_queue)
     if up > there.target:
-        return Wanted(up, expected, capacity, why if wish >= by_queue else "queue"), replace(model, low_since=None)
-    low = max(wish, least)
+        by = wished.by if wished.replicas >= by_queue else "queue"
+        return replace(wished, replicas=up, by=by), replace(model, low_since=None)
+    least = queue_rule.wish(rule, there.ongoing, there.running, there.target)
+    low = max(wished.replicas, least)
     if low >= there.target:
-        return Wanted(there.target, expected, capacity, "queue" if wish < low else why), replace(model, low_since=None)
+        by = wished.by if wished.replicas >= there.target else "queue"
+        return replace(wished, replicas=there.target, by=by), replace(model, low_since=None)
+    return _lowered(rule, model, wished, low, there.target, now)
+
+
+def _wished(rule: Scaled, model: Model, expected: float, target: int) -> Wanted:
+    """What suits the calls that are expected, and those that took too long, now."""
+    line = model.curve.line(rule.target_ongoing)
+    if line is None:
+        return Wanted(_needed(rule, expected, rule.calls_per_s, target), expected, rule.calls_per_s, "forecast")
+    wait_s = allowed_wait_s(line, rule.max_wait_s)
+    capacity = rule.calls_per_s or line.capacity(wait_s, rule.target_ongoing)
+    wanted = Wanted(_needed(rule, expected, capacity, target), expected, capacity, "forecast")
+    if model.late_calls < _LEAST_CALLS or wanted.replicas > target:
+        return wanted
+    late_s = model.late_s / model.late_calls - line.alone
+    return replace(wanted, replicas=bounded(rule, target + 1), by="waits") if late_s > _LATE * wait_s else wanted
+
+
+def _lowered(rule: Scaled, model: Model, wished: Wanted, low: int, target: int, now: float) -> tuple[Wanted, Model]:
+    """Fewer, once fewer were enough for the whole of the delay: the most of that time."""
     since, most = (now, low) if model.low_since is None else (model.low_since, max(low, model.low_most))
-    model = replace(model, low_since=since, low_most=most)
     if now - since + EPSILON_S < rule.downscale_delay_s:
-        return Wanted(there.target, expected, capacity, "delay"), model
+        return replace(wished, replicas=target, by="delay"), replace(model, low_since=since, low_most=most)
     # From more than one replica none is reached in one step, as with Ray's rule.
-    down = most if there.target == 1 else max(1, most)
-    return Wanted(down, expected, capacity, why), replace(model, low_since=None)
+    return replace(wished, replicas=most if target == 1 else max(1, most)), replace(model, low_since=None)
 
 
-def _needed(rule: Scaled, expected: float, capacity: float | None) -> int:
-    """Replicas for so many calls a second; at least one where a call is to be expected while it would be there."""
-    likely = expected * (rule.start_s + rule.downscale_delay_s) >= 1.0
-    needed = 0 if capacity is None else math.ceil(expected / capacity - 1e-9)
-    if not likely:
+def _needed(rule: Scaled, expected: float, capacity: float | None, target: int) -> int:
+    """Replicas for so many calls a second; at least one where a call is to be expected while it would be there.
+
+    Args:
+        target: that there are to be, which stay where they are a little too many: a load between two numbers would else
+            go to and fro.
+    """
+    if expected * (rule.start_s + rule.downscale_delay_s) < 1.0:
         return bounded(rule, 0)
-    return bounded(rule, max(1, needed))
+    if capacity is None:
+        return bounded(rule, 1)
+    needed = expected / capacity
+    spare = min(0.5, _TOLERANCE * needed)
+    return bounded(rule, max(1, min(max(target, math.ceil(needed - 1e-9)), math.ceil(needed + spare))))

@@ -71,6 +71,15 @@ def missed(model: str) -> str:
     return _MARK.join((_PREFIX, "missed", model))
 
 
+def share(name: str) -> str | None:
+    """Which share a total is a part of: a cascade's steps in their normal gear, a model's calls at the cache."""
+    parts = name.split(_MARK)
+    return f"{_SHARES[parts[1]]}{_MARK}{parts[2]}" if len(parts) > 2 and parts[1] in _SHARES else None
+
+
+_SHARES = {"plain": "steps", "asked": "cache", "missed": "cache"}
+
+
 def ours(name: str) -> bool:
     """Whether a name is one of these; Ray has some of its own beside them."""
     return name.startswith(_PREFIX + _MARK)

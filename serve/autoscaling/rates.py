@@ -9,7 +9,7 @@ Nothing expects more than twice what has been seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Counts are kept in slots of so many seconds.
@@ -111,8 +111,3 @@ def _sure_slope(counts: Sequence[float]) -> float:
     # Each count's variance is its mean.
     error = math.sqrt(sum((place - middle) ** 2 * count for place, count in enumerate(counts))) / spread
     return max(0.0, rise - error) / SLOT_S**2
-
-
-def sums(deltas: Mapping[str, float], kept: Mapping[str, float], decay: float) -> dict[str, float]:
-    """Totals that fade: `kept` times `decay`, and the new ones."""
-    return {name: kept.get(name, 0.0) * decay + deltas.get(name, 0.0) for name in kept.keys() | deltas.keys()}

@@ -71,17 +71,19 @@ class LaneState:
 class _Lane:
     """One route's arrivals and waits by class, and its cut."""
 
-    __slots__ = ("_admitted", "_served", "_signals", "_usual_s", "cut")
+    __slots__ = ("_admitted", "_came", "_served", "_signals", "_usual_s", "cut")
 
     def __init__(self, now: float) -> None:
         self._signals = tuple(LoadSignal(now) for _ in PRIORITIES)
         self._served = LoadSignal(now)
-        self._admitted = LoadSignal(now)
+        # Of all classes together: their own signals remember a burst each, and their sum would be too much.
+        self._came, self._admitted = LoadSignal(now), LoadSignal(now)
         self._usual_s = 0.0
         self.cut = Cut(0.0, now)
 
     def arrived(self, rank: int, now: float) -> None:
         self._signals[rank].arrived(now)
+        self._came.arrived(now)
 
     def served(self, now: float) -> None:
         self._served.arrived(now)
@@ -92,8 +94,7 @@ class _Lane:
     def weight(self, now: float) -> float:
         """Requests that came lately for each that was admitted."""
         admitted = self._admitted.arrivals_per_s(now)
-        came = sum(signal.arrivals_per_s(now) for signal in self._signals)
-        return min(_MOST_WEIGHT, max(1.0, came / admitted)) if admitted > 0 else 1.0
+        return min(_MOST_WEIGHT, max(1.0, self._came.arrivals_per_s(now) / admitted)) if admitted > 0 else 1.0
 
     def waited(self, rank: int, seconds: float, usual_s: float, now: float) -> None:
         self._signals[rank].waited(seconds, now)

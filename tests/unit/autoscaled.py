@@ -19,6 +19,8 @@ RULE = Scaled(
     start_s=40,
     calls_per_s=2.0,
 )
+# Calls that a replica takes at a time.
+_MOST_ONGOING = 30.0
 SCREEN = Step("moderation", "screen", "clip", 1.0, "screen")
 ANALYSE = Step("moderation", "analyse", "llava", None, "screen")
 
@@ -97,10 +99,11 @@ class Autoscaled:
         if self._call_s is not None and self.running:
             calls += direct
             ongoing = 0.0
-            for _ in range(50):  # as many are in progress as come while one is answered
-                ongoing = calls / self.running * self._call_s(ongoing)
-            self._add(evidence.done("llava"), calls)
-            self._add(evidence.busy("llava"), calls * self._call_s(ongoing))
+            for _ in range(200):  # as many are in progress as come while one is answered, or as many as get in
+                ongoing = min(_MOST_ONGOING, calls / self.running * self._call_s(ongoing))
+            answered = self.running * ongoing / self._call_s(ongoing)
+            self._add(evidence.done("llava"), answered)
+            self._add(evidence.busy("llava"), answered * self._call_s(ongoing))
 
     def _add(self, name: str, count: float) -> None:
         self._totals[name] = self._totals.get(name, 0.0) + count

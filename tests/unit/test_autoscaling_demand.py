@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any
 
 import pytest
@@ -109,7 +109,7 @@ async def test_the_cache_is_told_apart_from_the_model() -> None:
 
 async def test_calls_that_fail_came_and_were_not_answered() -> None:
     made = _Calls(targets={"llava": {"retries": {"attempts": 1}}}, cache={"enabled": False})
-    made.llava.error = Unavailable("gone")
+    made.llava.script = [(0, Unavailable("gone"))]
     with pytest.raises(Unavailable):
         await made.ask(png())
     totals = made.demand.totals()
@@ -128,7 +128,7 @@ def test_a_request_stands_for_those_of_its_lane_that_were_shed() -> None:
             copy_context().run(_one, admission, number, weights)
     assert weights[0] == pytest.approx(1.0)
     assert 2.0 < weights[-1] <= 20.0
-    assert admission.weight() == 1.0, "outside of any request"
+    assert Context().run(admission.weight) == 1.0, "outside of any request"
 
 
 def _one(admission: Admission, number: int, weights: list[float]) -> None:

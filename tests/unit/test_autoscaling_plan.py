@@ -25,6 +25,9 @@ _MODELS: dict[str, Any] = {
 }
 
 
+_SURE = {"rule": "confidence", "at_least": 0.9}
+
+
 def _cluster(**sections: Any) -> ClusterFile:
     data = {
         "name": "test",
@@ -36,7 +39,7 @@ def _cluster(**sections: Any) -> ClusterFile:
                 "labels": ["red", "black"],
                 "calibration": sections.pop("calibration", None),
                 "steps": [
-                    {"name": "screen", "use": "clip", "task": "classify", "accept": {"rule": "confidence"}},
+                    {"name": "screen", "use": "clip", "task": "classify", "accept": _SURE},
                     {"name": "analyse", "use": "llava", "task": "choose"},
                 ],
             },

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -97,13 +99,25 @@ def test_it_decides_by_what_routers_told(clock: Clock) -> None:
     assert _rise(_policy(), clock, 60, 7.0) == 4, "7 calls a second at 2 each"
 
 
-def test_ray_can_take_it_by_value_and_as_json(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Ray hands it to its controller: the class pickled by value, its arguments as JSON."""
-    arguments = json.loads(json.dumps(plan().arguments() | {"router": ROUTER}))
-    given = AutoscalingPolicy(policy_function=POLICY, policy_kwargs=arguments)
-    made = given.get_policy()(**given.policy_kwargs)
-    made.__class__.__call__.__globals__["time"] = clock
-    assert _rise(made, clock, 60, 7.0) == 4
+_CONTROLLER = """
+import json, sys
+from ray import cloudpickle
+given = json.loads(sys.argv[1])
+policy = cloudpickle.loads(bytes.fromhex(given["policy"]))(**given["arguments"])
+print(type(policy).__name__, policy({}))
+"""
+
+
+def test_ray_can_take_it_by_value_and_as_json() -> None:
+    """As Ray hands it to its controller, another process: the class pickled by value, its arguments as JSON."""
+    given = AutoscalingPolicy(policy_function=POLICY, policy_kwargs=plan().arguments() | {"router": ROUTER})
+    definition = given.get_serialized_policy_def()
+    assert definition
+    passed = json.dumps({"policy": definition.hex(), "arguments": given.policy_kwargs})
+    done = subprocess.run(
+        [sys.executable, "-c", _CONTROLLER, passed], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.strip() == "CascadePolicy ({}, {})", done.stderr
 
 
 def test_within_rays_wrapper_its_numbers_come_through(clock: Clock) -> None:
