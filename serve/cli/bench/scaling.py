@@ -19,7 +19,7 @@ def scaling(
     json: JsonFile = None,
     check: Check = False,
 ) -> None:
-    """Several nodes on this machine: where replicas go (2 minutes), or when a ramp makes LLaVA grow (5 minutes)."""
+    """Several nodes on this machine: where replicas go (2 minutes), or when a ramp makes LLaVA grow (6 minutes)."""
     from benchmarks.scaling import placement, ramp
 
     one_of("part", part, ("placement", "ramp"))
