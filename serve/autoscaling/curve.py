@@ -25,9 +25,9 @@ _PRIOR_CALLS = 30.0
 _PRIOR_SPREAD = 0.25
 # Nothing counts on more calls in progress a replica than so many times `target_ongoing`.
 MOST_ONGOING = 4.0
-# Waits that are allowed where nobody says another: as long as a call takes alone, and no less than this, which is when
-# a router begins to shed (serve.config.overload).
-LEAST_WAIT_S = 0.02
+# Waits that are allowed where nobody says another: half of what a call takes alone, as long as a batcher's call waits
+# on average for the pass that runs, and no less than 20 ms: beyond either a router sheds (serve.config.overload).
+WAIT_SHARE, LEAST_WAIT_S = 0.5, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,4 +106,4 @@ def allowed_wait_s(line: Line, wished_s: float | None) -> float:
     Args:
         wished_s: what the file says; None for nothing.
     """
-    return max(LEAST_WAIT_S, line.alone) if wished_s is None else wished_s
+    return max(LEAST_WAIT_S, WAIT_SHARE * line.alone) if wished_s is None else wished_s

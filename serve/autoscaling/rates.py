@@ -1,8 +1,9 @@
 """From totals that are told now and then to a rate, its trend, and what is to be expected.
 
 The trend is that of a straight line through the last `window_s`, less its standard error, so that chance is not taken
-for a rise; it is never taken below 0, because the delay of scaling down looks after falling load. It is followed with
-damping (Gardner and McKenzie 1985, "Forecasting trends in time series"): rises end, and the further ahead, the surer.
+for a rise, or that of the last third of it, less two, which sees a steep rise sooner. It is never taken below 0, since
+the delay of scaling down looks after falling load. It is followed with damping (Gardner and McKenzie 1985, "Forecasting
+trends in time series"): rises end, and the further ahead, the surer.
 Nothing expects more than twice what has been seen.
 """
 
@@ -91,7 +92,8 @@ def forecast(series: Series, since: float, until: float, window_s: float) -> For
         return Forecast()
     recent = counts[-max(1, round(LEVEL_S / SLOT_S)) :]
     level = sum(recent) / (len(recent) * SLOT_S)
-    return Forecast(level, _sure_slope(counts))
+    latest = counts[-math.ceil(window_s / SLOT_S / 3) :]
+    return Forecast(level, max(_sure_slope(counts, 1.0), _sure_slope(latest, 2.0)))
 
 
 def _between(series: Series, begin: int, end: int) -> list[float]:
@@ -100,8 +102,8 @@ def _between(series: Series, begin: int, end: int) -> list[float]:
     return [series.counts[slot - series.first] if series.first <= slot < last else 0.0 for slot in range(begin, end)]
 
 
-def _sure_slope(counts: Sequence[float]) -> float:
-    """Least squares over the slots, in 1/s a second, less one standard error where counts are Poisson's."""
+def _sure_slope(counts: Sequence[float], errors: float) -> float:
+    """Least squares over the slots, in 1/s a second, less so many standard errors where counts are Poisson's."""
     size = len(counts)
     if size < _FEWEST:
         return 0.0
@@ -110,4 +112,4 @@ def _sure_slope(counts: Sequence[float]) -> float:
     rise = sum((place - middle) * count for place, count in enumerate(counts)) / spread
     # Each count's variance is its mean.
     error = math.sqrt(sum((place - middle) ** 2 * count for place, count in enumerate(counts))) / spread
-    return max(0.0, rise - error) / SLOT_S**2
+    return max(0.0, rise - errors * error) / SLOT_S**2

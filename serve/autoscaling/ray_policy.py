@@ -30,6 +30,7 @@ class CascadePolicy:
 
     # The evidence comes no faster, and the controller has other work.
     _EVERY_S = 1.0
+    _SAID_EVERY_S = 60.0
 
     def __init__(self, models: Mapping[str, Any], steps: list[Any], window_s: float, router: str) -> None:
         self._plan = from_arguments(models, steps, window_s)
@@ -38,6 +39,7 @@ class CascadePolicy:
         self._waiting: dict[str, Waiting] = {}
         self._wanted: dict[str, int] = {}
         self._decided_at: float | None = None
+        self._failed_at: float | None = None
         self._metrics = PolicyMetrics()
         self._log = logging.getLogger("ray.serve")
 
@@ -81,7 +83,9 @@ class CascadePolicy:
         """Ray's own rule for everyone; where not even that works, nothing changes."""
         self._wanted = {}
         self._metrics.failed()
-        self._log.warning(f"Autoscaling falls back to the queue rule: {type(error).__name__}: {error}")
+        if self._failed_at is None or now - self._failed_at >= self._SAID_EVERY_S:
+            self._failed_at = now
+            self._log.warning(f"Autoscaling falls back to the queue rule: {type(error).__name__}: {error}")
         for name, rule in self._plan.models.items():
             try:
                 there = _replicas(named[name])

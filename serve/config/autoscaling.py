@@ -38,7 +38,7 @@ class ReplicaPolicy(Section):
         None,
         gt=0,
         description="For `cascade`: mean seconds that a model's calls may take beyond what they take alone, by waiting "
-        "and by sharing a batch; by default as long again, and at least 20 ms.",
+        "and by sharing a batch; by default half of that, and at least 20 ms.",
     )
     window_s: float = Field(
         60, ge=10, le=600, description="For `cascade`: seconds of arrivals from which their trend is taken."

@@ -51,6 +51,12 @@ def test_a_rise_is_followed_with_damping() -> None:
     assert found.level < near < far <= found.level + 2.0 * 60, "a trend dies away"
 
 
+def test_a_steep_rise_is_seen_before_most_of_the_window_knows_of_it() -> None:
+    begun = [50.0] * 48 + [50.0 + 10.0 * second for second in range(12)]
+    assert forecast(_counted(begun), 0.0, 60.0, 60.0).slope > 2.0
+    assert forecast(_counted([50.0] * 60), 0.0, 60.0, 60.0).slope == 0.0
+
+
 def test_falling_load_has_no_trend_either() -> None:
     assert forecast(_counted([200 - 2.0 * second for second in range(60)]), 0.0, 60.0, 60.0).slope == 0.0
 
@@ -116,8 +122,8 @@ def test_one_server_with_a_queue_is_used_as_m_m_1_says() -> None:
     assert Line(0.1, 0.1).capacity(0.1, 16) == pytest.approx(0.5 / 0.1)
 
 
-def test_as_long_again_is_allowed_where_nobody_says_how_long() -> None:
-    assert allowed_wait_s(Line(0.4, 0.1), None) == 0.4
+def test_half_as_long_again_is_allowed_where_nobody_says_how_long() -> None:
+    assert allowed_wait_s(Line(0.4, 0.1), None) == 0.2
     assert allowed_wait_s(Line(0.001, 0.1), None) == 0.02
     assert allowed_wait_s(Line(0.4, 0.1), 0.1) == 0.1
 
