@@ -97,10 +97,39 @@ def pack(claims: Sequence[Claim], gpus: int, gpu_memory_gb: float, *, nodes: int
     free = [[_RAY_PRECISION] * gpus for _ in range(nodes)]
     homeless: list[str] = []
     for claim in sorted(claims, key=lambda claim: -claim.budget_gb):
-        units = round(gpu_fraction(claim.budget_gb, gpu_memory_gb) * _RAY_PRECISION) if gpus else 0
+        units = _units(claim, gpus, gpu_memory_gb)
         for _ in range(claim.replicas):
             if not any(_place(units, node) for node in free) and claim.model not in homeless:
                 homeless.append(claim.model)
+    return _packing(free, gpu_memory_gb, homeless)
+
+
+def spread(claims: Sequence[Claim], gpus: int, gpu_memory_gb: float, *, nodes: int = 1) -> Packing:
+    """As Ray spreads actors: one by one, in the order of `claims`, each on the next node in turn that has room.
+
+    What fits by `pack` may not fit so: small replicas that are spread first leave no node with room for a large one.
+    """
+    free = [[_RAY_PRECISION] * gpus for _ in range(nodes)]
+    homeless: list[str] = []
+    turn = 0
+    for claim in claims:
+        units = _units(claim, gpus, gpu_memory_gb)
+        for _ in range(claim.replicas):
+            order = [(turn + offset) % nodes for offset in range(nodes)]
+            chosen = next((i for i in order if _place(units, free[i])), None)
+            if chosen is not None:
+                turn = chosen + 1
+            elif claim.model not in homeless:
+                homeless.append(claim.model)
+    return _packing(free, gpu_memory_gb, homeless)
+
+
+def _units(claim: Claim, gpus: int, gpu_memory_gb: float) -> int:
+    """Of a replica, in the units in which Ray places fractions."""
+    return round(gpu_fraction(claim.budget_gb, gpu_memory_gb) * _RAY_PRECISION) if gpus else 0
+
+
+def _packing(free: Sequence[Sequence[int]], gpu_memory_gb: float, homeless: Sequence[str]) -> Packing:
     used = (_RAY_PRECISION - left for node in free for left in node)
     return Packing(tuple(units * gpu_memory_gb / _RAY_PRECISION for units in used), tuple(homeless))
 

@@ -138,6 +138,27 @@ _REPLICAS = Row(
             runbook="docs/operations.md#health",
         ),
         Panel(
+            "Calls expected and what a replica does",
+            "What the autoscaler expects of a model when a replica that it starts now will answer, and what it takes "
+            "one replica to answer without taking too long: their quotient is what it wants (docs/autoscaling.md). "
+            "Without routers' reports there is neither, and Ray Serve's own rule decides.",
+            "cps",
+            (
+                Query(largest("ray_argus_autoscaling_expected_calls", _OF, by="model"), "{{model}} expected"),
+                Query(largest("ray_argus_autoscaling_replica_calls", _OF, by="model"), "{{model}} a replica"),
+            ),
+            width=16,
+            no_value="not scaled",
+        ),
+        Panel(
+            "Decisions that failed",
+            "Ray Serve's own rule took their place; the controller's log says why.",
+            "cps",
+            (Query(rate("ray_argus_autoscaling_failures_total"), "failed"),),
+            thresholds=((0.001, "orange"),),
+            no_value="none",
+        ),
+        Panel(
             "Requests at replicas",
             "Requests that replicas work on, as their callers count them.",
             "short",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from deployments.tracing import traced
 from serve.cascade.entry import functions
 from serve.config.budget import problems
 from serve.config.cluster import ClusterFile
-from serve.config.load import ConfigErrors
+from serve.config.load import ConfigErrors, parse
 from serve.config.models import (
     ClipModel,
     CustomModel,
@@ -51,7 +52,7 @@ def build(cluster: ClusterFile) -> serve.Application:
     handles = {name: _deployment(cluster, name, model) for name, model in cluster.models.items()}
     router = serve.deployment(
         name=ROUTER,
-        num_replicas=cluster.router.replicas,
+        **_number(cluster, ROUTER),
         # The router's own admission answers before Ray's limit is met, with our error and for every protocol.
         max_ongoing_requests=2 * cluster.router.max_ongoing_requests,
         ray_actor_options=actor_options(cluster, ROUTER),
@@ -71,6 +72,15 @@ def from_file(arguments: Mapping[str, Any]) -> serve.Application:
     return build(read(arguments))
 
 
+def from_document(arguments: Mapping[str, Any]) -> serve.Application:
+    """The application of a cluster file's content, complete and checked: `args` of a Serve configuration made here.
+
+    Raises:
+        ConfigErrors: it is not what was checked.
+    """
+    return build(parse(arguments))
+
+
 def logging_config(cluster: ClusterFile) -> LoggingConfig:
     """JSON lines; our own request line takes the place of Ray Serve's access log.
 
@@ -83,17 +93,13 @@ def logging_config(cluster: ClusterFile) -> LoggingConfig:
 def _deployment(cluster: ClusterFile, name: str, model: Model) -> serve.Application:
     factory, arguments = _implementation(cluster, name, model)
     routing: dict[str, Any] = {}
-    scaling = replica_options(model)
     in_flight = model.batching.max_queue + 2 * model.batching.max_items
     # Both keep what the last requests were about: media, scenes.
     if isinstance(model, GenerativeModel | RendererModel) and model.autoscaling.max_replicas > 1:
         routing["request_router_config"] = RequestRouterConfig(request_router_class=_AFFINITY)
     deployment = serve.deployment(
         name=name,
-        num_replicas=scaling.get("num_replicas"),
-        autoscaling_config=AutoscalingConfig(**scaling["autoscaling_config"])
-        if "autoscaling_config" in scaling
-        else None,
+        **_number(cluster, name),
         max_ongoing_requests=in_flight,
         max_queued_requests=model.batching.max_queue,
         # A checkpoint that does not load the third time will not the twentieth.
@@ -105,6 +111,16 @@ def _deployment(cluster: ClusterFile, name: str, model: Model) -> serve.Applicat
         **routing,
     )(traced(factory, cluster.tracing, cluster.name, name))
     return deployment.bind(*arguments)
+
+
+def _number(cluster: ClusterFile, name: str) -> dict[str, Any]:
+    """How many replicas a deployment has, as `serve.deployment` takes it."""
+    options = replica_options(cluster, name)
+    scaling = options.get("autoscaling_config")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the interval, see there
+        config = None if scaling is None else AutoscalingConfig(**scaling)
+    return {"num_replicas": options.get("num_replicas"), "autoscaling_config": config}
 
 
 def _implementation(cluster: ClusterFile, name: str, model: Model) -> tuple[Callable[..., Any], tuple[Any, ...]]:

@@ -82,6 +82,11 @@ class Embedded:
     result: EmbedResult
 
 
+def probe_of(model: Model) -> str:
+    """The cheap method without arguments that shows whether a model's replica answers."""
+    return _PROBES.get(model.kind, "info")
+
+
 def tasks_of(model: Model) -> tuple[str, ...]:
     """What a model of the cluster file answers."""
     if isinstance(model, CustomModel):
@@ -133,7 +138,9 @@ class DataPlane:
             name: ModelCard(name, provider.kind, provider.model, None, tasks_of_provider(provider))
             for name, provider in cluster.providers.items()
         }
-        self._probes = {name: _PROBES.get(cluster.models[name].kind, "info") for name in handles}
+        # A model that may have no replicas is not asked: that would wake it, and keep it awake.
+        self._resting = frozenset(name for name in handles if cluster.models[name].autoscaling.min_replicas == 0)
+        self._probes = {name: probe_of(cluster.models[name]) for name in handles if name not in self._resting}
 
     @property
     def limits(self) -> Limits:
@@ -188,8 +195,17 @@ class DataPlane:
         info: ModelInfo = await handle.call("info", context)
         return info
 
+    async def answers(self, name: str, context: RequestContext) -> None:
+        """Returns when a model answers, or may have no replicas now: its first call starts one.
+
+        Raises:
+            ArgusError: it does not.
+        """
+        if name not in self._resting:
+            await self.info(name, context)
+
     async def ready(self, context: RequestContext) -> None:
-        """Returns when every model answers.
+        """Returns when every model answers; those that may have no replicas are not asked.
 
         Raises:
             ArgusError: of the first that does not.

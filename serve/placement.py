@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from deployments.gpu import gpu_fraction
+from serve import preference
+from serve.autoscaling.plan import POLICY, in_use, plan
 from serve.config.cluster import ClusterFile
-from serve.config.models import Model
+from serve.config.placement_checks import gpu_share
 
 ROUTER = "router"
+# How often a router tells the autoscaler what came, in seconds, and for how long Ray keeps it. The setting is the only
+# one that Ray 2.60 obeys, although it calls it deprecated; the environment's variables are not read anywhere.
+_TOLD_S, _KEPT_S = 2.0, 10.0
 
 
 def actor_options(cluster: ClusterFile, name: str) -> dict[str, Any]:
@@ -19,7 +23,6 @@ def actor_options(cluster: ClusterFile, name: str) -> dict[str, Any]:
     if name == ROUTER:
         return {"num_cpus": cluster.router.num_cpus}
     model = cluster.models[name]
-    pool = cluster.node_pools[cluster.pool_of(name)]
     threads = str(model.placement.threads)
     options: dict[str, Any] = {
         "num_cpus": model.placement.num_cpus,
@@ -27,14 +30,63 @@ def actor_options(cluster: ClusterFile, name: str) -> dict[str, Any]:
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
     }
     if model.gpu_memory_gb:
-        options["num_gpus"] = gpu_fraction(model.gpu_memory_gb, pool.gpu_memory_gb)
-        options["accelerator_type"] = pool.gpu
+        options["num_gpus"] = gpu_share(cluster, name)
+        if model.placement.fallback_pools:
+            options |= preference.by_card(cluster, name)
+        else:
+            options["accelerator_type"] = cluster.node_pools[cluster.pool_of(name)].gpu
     return options
 
 
-def replica_options(model: Model) -> dict[str, Any]:
-    """`num_replicas` of a model whose number is fixed, else `autoscaling_config`."""
-    scaling = model.autoscaling
-    if scaling.min_replicas == scaling.max_replicas:
+def controller_environment(cluster: ClusterFile) -> dict[str, str]:
+    """Variables of Ray Serve's controller: how it chooses nodes."""
+    if not cluster.pack_nodes:
+        return {}
+    return {
+        "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": "1",
+        # It would move replicas that run to empty a node, also one that a pool keeps in any case.
+        "RAY_SERVE_NODE_COMPACTION_DELAY_S": "1e9",
+    }
+
+
+def replica_options(cluster: ClusterFile, name: str) -> dict[str, Any]:
+    """`num_replicas` of a deployment whose number is fixed, else `autoscaling_config`.
+
+    Under a policy of ours Ray applies no delays of its own, since the policy has; and the router has the configuration
+    of one that scales, with equal bounds: only of such deployments Ray tells a policy anything.
+    """
+    ours = in_use(cluster)
+    if name == ROUTER:
+        count = cluster.router.replicas
+        if not ours:
+            return {"num_replicas": count}
+        return {
+            "autoscaling_config": {
+                "min_replicas": count,
+                "max_replicas": count,
+                "target_ongoing_requests": float(cluster.router.max_ongoing_requests),
+                "metrics_interval_s": _TOLD_S,
+                "look_back_period_s": _KEPT_S,
+            }
+        }
+    scaling = cluster.models[name].autoscaling
+    if scaling.fixed:
         return {"num_replicas": scaling.min_replicas}
-    return {"autoscaling_config": scaling.model_dump()}
+    delays = (0.0, 0.0) if ours else (scaling.upscale_delay_s, scaling.downscale_delay_s)
+    return {
+        "autoscaling_config": {
+            "min_replicas": scaling.min_replicas,
+            "max_replicas": scaling.max_replicas,
+            "target_ongoing_requests": scaling.target_ongoing_requests,
+            "upscale_delay_s": delays[0],
+            "downscale_delay_s": delays[1],
+        }
+    }
+
+
+def policy_options(cluster: ClusterFile) -> dict[str, Any]:
+    """`autoscaling_policy` of the application (ray.serve.schema.ServeApplicationSchema); empty for Ray Serve's own."""
+    if not in_use(cluster):
+        return {}
+    arguments = plan(cluster).arguments() | {"router": ROUTER}
+    return {"autoscaling_policy": {"policy_function": POLICY, "policy_kwargs": arguments}}

@@ -10,8 +10,10 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments import heap
 from serve import tracing
+from serve.autoscaling.demand import CountedGuardMetrics, Demand
 from serve.cascade.metrics import CascadeMetrics
 from serve.config.cluster import ClusterFile
+from serve.dataplane import probe_of
 from serve.handles import ModelHandle, ServeHandle
 from serve.media.fetch import FetchPolicy, MediaFetcher
 from serve.metrics import RouterMetrics
@@ -24,10 +26,10 @@ from serve.request_log import RequestLog
 from serve.resilience.admission import build_admission
 from serve.resilience.build import build_guard
 from serve.resilience.cache_key import CacheKeys, identities_of, kept
-from serve.resilience.metrics import GuardMetrics
 from serve.resilience.overload_metrics import OverloadMetrics
 from serve.routed_calls import RoutedCalls
 from serve.services import build_services
+from serve.waking import WakingHandle
 
 
 class Router(GrpcSkin):
@@ -42,14 +44,17 @@ class Router(GrpcSkin):
         tracing.set_up(cluster.tracing, cluster.name, "router")
         # Plain pickle is enough for our messages, and a third of cloudpickle's cost.
         models: dict[str, ModelHandle] = {
-            name: ServeHandle(name, handle.options(request_serialization="pickle", response_serialization="pickle"))
+            name: _handle(
+                cluster, name, handle.options(request_serialization="pickle", response_serialization="pickle")
+            )
             for name, handle in handles.items()
         }
         recorder = RouterMetrics(RequestLog(cluster.log_level), cluster.name, version("argus-serve"))
         overload = OverloadMetrics()
         admission = build_admission(cluster, recorder.in_flight, overload)
         overload.follow(admission.lanes)
-        self._guard = guard = build_guard(cluster, GuardMetrics(), admission.waited)
+        self._demand = demand = Demand(handles, admission.weight)
+        self._guard = guard = build_guard(cluster, CountedGuardMetrics(demand), admission.waited, demand.called)
         providers = build_providers(cluster.providers, cluster.tracing.propagate_to)
         calls = RoutedCalls(
             models, providers, guard, CacheKeys(identities_of(cluster)), kept(cluster), admission.waited
@@ -64,6 +69,7 @@ class Router(GrpcSkin):
             recorder,
             version("argus-serve"),
             CascadeMetrics(),
+            demand.entered,
         )
         self._inference = InferenceService(
             self._services.plane,
@@ -74,11 +80,33 @@ class Router(GrpcSkin):
         )
         self.set_up_grpc(self._services, self._inference)
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Ray Serve every few seconds: what the autoscaler decides on (`serve.autoscaling.evidence`)."""
+        return self._demand.totals()
+
     def __serve_build_asgi_app__(self) -> App:
         """Called by Ray Serve; it then hands HTTP requests to this app on its own event loop."""
         app = http.build(self._services, self._inference, self._guard.start)
         heap.settle()
         return app
+
+
+def _handle(cluster: ClusterFile, name: str, handle: DeploymentHandle[Any]) -> ModelHandle:
+    """A model's handle; one that may have no replicas is woken by its first call."""
+    served = ServeHandle(name, handle)
+    model = cluster.models[name]
+    rule = model.autoscaling
+    if rule.min_replicas > 0:
+        return served
+    start_s = cluster.autoscaling.start_s if rule.start_s is None else rule.start_s
+    return WakingHandle(
+        name,
+        served,
+        start_s=start_s,
+        keep_s=rule.downscale_delay_s,
+        most_waiting=rule.cold_queue,
+        probe=probe_of(model),
+    )
 
 
 def _fetcher(cluster: ClusterFile) -> MediaFetcher:

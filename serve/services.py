@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -81,12 +81,14 @@ def build_services(
     recorder: Recorder,
     version: str,
     cascade_recorder: CascadeRecorder | None = None,
+    entered: Callable[[str, str, bool], None] = lambda cascade, step, plain: None,
 ) -> Services:
     """The services of one router.
 
     Args:
         handles: one for each served model, by name.
         calls: over these and the providers; their waits are the admission's.
+        entered: told each cascade and step that a request enters, and whether in the normal gear.
     """
     door = MediaDoor(image_limits(cluster), fetcher)
     plane = DataPlane(cluster, handles, calls, door)
@@ -103,6 +105,7 @@ def build_services(
         load=admission.load,
         gears=lambda cascade: GearBox(cascade.gears, cascade.gear_hold_s),
         drift=lambda shadow: DriftTest(shadow.alarm_error),
+        entered=entered,
     )
     return Services(
         cluster.limits,

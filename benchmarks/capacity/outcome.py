@@ -29,6 +29,20 @@ class StageUse:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """Another number of replicas was decided.
+
+    Attributes:
+        at: seconds since the run began.
+        before, after: numbers of replicas.
+    """
+
+    at: float
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """Columns over the requests of a run, in the order of their arrival.
 
@@ -42,6 +56,7 @@ class Outcome:
         flow: index into `flows` of what it asked for.
         start_s, end_s: the measured window; what arrives before is warm-up.
         stages: by deployment or provider.
+        changes: of their numbers of replicas, by deployment; those that scale have an entry.
     """
 
     arrived_s: Float64
@@ -55,6 +70,7 @@ class Outcome:
     start_s: float
     end_s: float
     stages: Mapping[str, StageUse] = field(default_factory=dict)
+    changes: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)
 
     @property
     def measured(self) -> npt.NDArray[np.bool_]:

@@ -18,6 +18,7 @@ from benchmarks.capacity.profiles import (
 )
 from deployments.batching import BatchLimits
 from deployments.gpu import Claim, pack
+from serve.autoscaling.plan import Plan, in_use, plan
 from serve.config.cascades import Cascade, CascadeStep
 from serve.config.cluster import ClusterFile
 from serve.config.models import GenerativeModel, Model
@@ -117,6 +118,7 @@ class Scenario:
         calls: how the router calls each model and provider; without an entry nothing limits its calls.
         router_places: requests in progress a router replica; more are refused.
         overload: when requests are shed; None for never.
+        plan: what the autoscaler for cascades knows; None where Ray Serve's own rule decides.
     """
 
     stages: Mapping[str, Stage]
@@ -131,6 +133,7 @@ class Scenario:
     calls: Mapping[str, Settings] = field(default_factory=dict)
     router_places: int = 256
     overload: Overload | None = None
+    plan: Plan | None = None
 
 
 def scenario(
@@ -162,6 +165,7 @@ def scenario(
         calls={name: settings[name] for name in targets},
         router_places=cluster.router.max_ongoing_requests,
         overload=cluster.overload,
+        plan=plan(cluster) if autoscale and in_use(cluster) else None,
     )
 
 

@@ -34,6 +34,7 @@ class Runner:
         functions: of steps with rule `python`, by step.
         providers: names of the models that others host.
         clock: like `time.monotonic`, on which deadlines are.
+        entered: told each step that a request enters, and whether in the normal gear.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Runner:
         functions: Mapping[str, Function],
         providers: frozenset[str],
         clock: Callable[[], float] = time.monotonic,
+        entered: Callable[[str, bool], None] = lambda step, plain: None,
     ) -> None:
         self._name = name
         self._cascade = cascade
@@ -51,6 +53,7 @@ class Runner:
         self._functions = functions
         self._providers = providers
         self._clock = clock
+        self._entered = entered
         self._calibrated = rules.is_calibrated(cascade)
 
     async def run(self, asked: Asked, context: RequestContext, gear: Gear | None) -> CascadeResult | Failed:
@@ -61,6 +64,7 @@ class Runner:
         step: CascadeStep | None = self._cascade.steps[0]
         while step is not None:
             following = self._cascade.after(step)
+            self._entered(step.name, gear is None)
             try:
                 taken = await self._step(step, following, run)
             except ArgusError as error:

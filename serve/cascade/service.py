@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from deployments.generation.messages import Sampling
@@ -83,6 +84,7 @@ class CascadeService:
         load: how loaded the models are now, for gears.
         gears: makes the gear box of a cascade that has gears.
         drift: makes the drift test of a step.
+        entered: told each cascade and step that a request enters, and whether in the normal gear.
 
     Raises:
         ConfigErrors: a function that the file names cannot be imported.
@@ -99,6 +101,7 @@ class CascadeService:
         load: Callable[[], Load],
         gears: Callable[[Cascade], Shifting],
         drift: Callable[[Shadow], DriftTest],
+        entered: Callable[[str, str, bool], None] = lambda cascade, step, plain: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._chat = chat
@@ -108,7 +111,15 @@ class CascadeService:
         self._ready: dict[str, _Ready] = {}
         for name, cascade in cluster.cascades.items():
             caller = StepCaller(cluster, cascade, calls, limits)
-            runner = Runner(name, cascade, caller, functions(name, cascade), frozenset(cluster.providers), clock)
+            runner = Runner(
+                name,
+                cascade,
+                caller,
+                functions(name, cascade),
+                frozenset(cluster.providers),
+                clock,
+                partial(entered, name),
+            )
             self._ready[name] = _Ready(
                 cascade,
                 runner,

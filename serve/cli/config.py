@@ -12,9 +12,10 @@ from rich.table import Table
 from deployments.gpu import CONTEXT_GB
 from serve.auth import hash_key
 from serve.cli.console import ConfigOption, ProfileOption, cluster_file, errors, output
-from serve.config.budget import PoolBudget, budgets, problems
+from serve.config.budget import PoolBudget, budgets, packing_notes, problems
 from serve.config.cluster import ClusterFile
 from serve.config.memory import BITS, ModelMemory, memory
+from serve.config.placement_checks import placement_notes
 from serve.config.provider_checks import provider_notes
 from serve.config.reference import markdown
 
@@ -29,7 +30,7 @@ def check(profile: ProfileOption = None, config: ConfigOption = None) -> None:
     output.print(_budget_table(budgets(cluster)))
     if generating := memory(cluster):
         output.print(_memory_table(generating))
-    for note in provider_notes(cluster):
+    for note in (*packing_notes(cluster), *placement_notes(cluster), *provider_notes(cluster)):
         output.print(f"Note: {note}", highlight=False)
     for problem in found:
         errors.print(f"[red]error[/red] {problem}", highlight=False)

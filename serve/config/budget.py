@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from deployments.gpu import CONTEXT_GB, NEEDS, Claim, Packing, pack
+from deployments.gpu import CONTEXT_GB, NEEDS, Claim, Packing, pack, spread
 from serve.config.cluster import ClusterFile
 from serve.config.memory import memory
 from serve.config.model_base import CheckpointModel
 from serve.config.models import Model
+from serve.config.placement_checks import gpu_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,28 +40,55 @@ class PoolBudget:
 
 def budgets(cluster: ClusterFile) -> list[PoolBudget]:
     """One budget for each node pool, in the file's order."""
-    result = []
-    for pool_name, pool in cluster.node_pools.items():
-        models = _models_of(cluster, pool_name)
-        claims = tuple(
-            Claim(name, model.gpu_memory_gb, _replicas(model)) for name, model in models.items() if model.gpu_memory_gb
-        )
-        nodes = max(1, pool.min_nodes)
-        asked = sum(model.placement.num_cpus * _replicas(model) for model in models.values())
-        result.append(
-            PoolBudget(
-                pool_name,
-                claims,
-                pack(claims, pool.gpus, pool.gpu_memory_gb, nodes=nodes),
-                nodes * pool.gpus * pool.gpu_memory_gb,
-                (asked, float(pool.cpus * nodes)),
-            )
-        )
-    return result
+    settled = _settled(cluster)
+    return [_budget(cluster, pool, settled[pool]) for pool in cluster.node_pools]
 
 
-def _models_of(cluster: ClusterFile, pool: str) -> dict[str, Model]:
-    return {name: model for name, model in cluster.models.items() if cluster.pool_of(name) == pool}
+def _budget(cluster: ClusterFile, pool_name: str, replicas: Mapping[str, int]) -> PoolBudget:
+    """Of one pool with so many replicas of each model."""
+    pool = cluster.node_pools[pool_name]
+    claims = tuple(
+        Claim(name, _budget_gb(cluster, pool_name, name), replicas[name])
+        for name, model in cluster.models.items()
+        if name in replicas and model.gpu_memory_gb
+    )
+    nodes = max(1, pool.min_nodes)
+    asked = sum(cluster.models[name].placement.num_cpus * count for name, count in replicas.items())
+    return PoolBudget(
+        pool_name,
+        claims,
+        pack(claims, pool.gpus, pool.gpu_memory_gb, nodes=nodes),
+        nodes * pool.gpus * pool.gpu_memory_gb,
+        (asked, float(pool.cpus * nodes)),
+    )
+
+
+def _budget_gb(cluster: ClusterFile, pool: str, name: str) -> float:
+    """What a replica takes of a card of the pool: more than its budget where a smaller card sets its share."""
+    model = cluster.models[name]
+    if not model.placement.fallback_pools:
+        return model.gpu_memory_gb
+    return gpu_share(cluster, name) * cluster.node_pools[pool].gpu_memory_gb
+
+
+def _settled(cluster: ClusterFile) -> dict[str, dict[str, int]]:
+    """The fewest replicas of each model, by pool: those with a choice go, one by one, where the others leave room."""
+    found: dict[str, dict[str, int]] = {pool: {} for pool in cluster.node_pools}
+    for name, model in cluster.models.items():
+        if not model.placement.fallback_pools:
+            found[cluster.pool_of(name)][name] = _replicas(model)
+    for name, model in cluster.models.items():
+        for _ in range(_replicas(model) if model.placement.fallback_pools else 0):
+            more = {pool: found[pool] | {name: found[pool].get(name, 0) + 1} for pool in cluster.pools_of(name)}
+            roomy = (pool for pool in more if _fits(_budget(cluster, pool, more[pool])))
+            chosen = next(roomy, cluster.pool_of(name))
+            found[chosen] = more[chosen]
+    return found
+
+
+def _fits(budget: PoolBudget) -> bool:
+    asked, available = budget.cpus
+    return not budget.packing.homeless and asked <= available
 
 
 def _replicas(model: Model) -> int:
@@ -87,11 +115,26 @@ def problems(cluster: ClusterFile) -> list[str]:
     return found + _router_problems(cluster)
 
 
+def packing_notes(cluster: ClusterFile) -> Iterator[str]:
+    """Pools whose replicas fit, but may not as Ray spreads them over the nodes."""
+    for budget in budgets(cluster):
+        pool = cluster.node_pools[budget.pool]
+        if cluster.pack_nodes or not pool.gpus or budget.packing.homeless:
+            continue
+        found = spread(budget.claims, pool.gpus, pool.gpu_memory_gb, nodes=max(1, pool.min_nodes))
+        if found.homeless:
+            yield (
+                f"node_pools.{budget.pool}: {budget.sum_line()} fits on {pool.min_nodes} nodes only if it is packed; "
+                f"spread over them as replicas are, it may leave no room for {', '.join(found.homeless)}: set "
+                "pack_nodes: true, name large models first, or give it a node more"
+            )
+
+
 def _core_problems(cluster: ClusterFile, budget: PoolBudget) -> Iterator[str]:
     asked, available = budget.cpus
     per_node = cluster.node_pools[budget.pool].cpus
-    for name, model in _models_of(cluster, budget.pool).items():
-        if model.placement.num_cpus > per_node:
+    for name, model in cluster.models.items():
+        if budget.pool in cluster.pools_of(name) and model.placement.num_cpus > per_node:
             yield (
                 f"models.{name}.placement.num_cpus: got {model.placement.num_cpus:g}; a node of pool "
                 f"{budget.pool!r} has {per_node}"

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from serve.config.autoscaling import ReplicaPolicy
 from serve.config.cascades import Cascade
 from serve.config.documents import Documents
 from serve.config.kubernetes import PoolOnKubernetes
@@ -130,6 +131,11 @@ class ClusterFile(Section):
 
     name: Name = Field(description="Name of the cluster.")
     node_pools: dict[Name, NodePool] = Field(min_length=1, description="Kinds of nodes.")
+    pack_nodes: bool = Field(
+        False,
+        description="Whether replicas fill one node after the other, the largest first, instead of being spread: more "
+        "fits, nodes empty out as load falls, and a node that is lost takes more with it.",
+    )
     models: dict[Name, Model] = Field(min_length=1, description="Models that we host.")
     providers: dict[Name, Provider] = Field({}, description="Models that others host.")
     cascades: dict[Name, Cascade] = Field({}, description="Compositions of models and providers.")
@@ -139,6 +145,7 @@ class ClusterFile(Section):
         None, description="Who reads documents; by default the first model of kind ocr."
     )
     resilience: Resilience = Field(Resilience(), description="Caches, budgets and limits of calls.")
+    autoscaling: ReplicaPolicy = Field(ReplicaPolicy(), description="Who decides how many replicas there are.")
     overload: Overload = Field(Overload(), description="When the router sheds requests, and whose.")
     objectives: Objectives = Field(Objectives(), description="What is promised of the service, and when to alert.")
     tenants: dict[Name, Tenant] = Field({}, description="Clients by the name of their key; `default` for the others.")
@@ -153,5 +160,9 @@ class ClusterFile(Section):
     )
 
     def pool_of(self, model: str) -> str:
-        """The name of the pool on which `model` runs: its own choice, else the only pool."""
+        """The name of the pool on which `model` runs if it can: its own choice, else the only pool."""
         return self.models[model].placement.pool or next(iter(self.node_pools))
+
+    def pools_of(self, model: str) -> tuple[str, ...]:
+        """The pools on which replicas of `model` may run, the preferred one first."""
+        return (self.pool_of(model), *self.models[model].placement.fallback_pools)

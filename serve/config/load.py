@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from serve.calibration.file import load_calibration
+from serve.config.autoscaling import autoscaling_problems
 from serve.config.cascade_checks import cascade_problems
 from serve.config.cascades import Cascade
 from serve.config.checkpoints import DEMO_CALIBRATIONS, DEMO_SCENES
@@ -23,6 +24,7 @@ from serve.config.document_checks import document_problems
 from serve.config.model_base import CheckpointModel, StoreModel
 from serve.config.models import KINDS, ClipModel, CustomModel, GenerativeModel, KnowledgeStoreModel, VectorIndexModel
 from serve.config.objectives import objective_problems
+from serve.config.placement_checks import placement_problems
 from serve.config.provider_checks import provider_problems
 from serve.config.scene_checks import scene_problems
 from serve.config.scene_models import SceneStoreModel
@@ -185,13 +187,7 @@ def _describe(detail: ErrorDetails) -> str:
 
 def _cross_check(cluster: ClusterFile) -> Iterable[str]:
     """Problems that only show across sections."""
-    pools = ", ".join(cluster.node_pools)
-    for name, model in cluster.models.items():
-        pool = model.placement.pool
-        if pool is not None and pool not in cluster.node_pools:
-            yield f"models.{name}.placement.pool: got {pool!r}; it must be one of {pools}"
-        elif pool is None and len(cluster.node_pools) > 1:
-            yield f"models.{name}.placement.pool: is missing; with several node_pools it must be one of {pools}"
+    yield from placement_problems(cluster)
     for name in cluster.models.keys() & cluster.providers.keys():
         yield f"providers.{name}: a model has the same name; names must be unique across models and providers"
     known = ["default", *(key.name for key in cluster.auth.keys)] if cluster.auth.keys else ["default", "anonymous"]
@@ -206,6 +202,7 @@ def _cross_check(cluster: ClusterFile) -> Iterable[str]:
     yield from document_problems(cluster)
     yield from scene_problems(cluster)
     yield from objective_problems(cluster)
+    yield from autoscaling_problems(cluster)
     yield from tracing_problems(cluster.tracing, cluster.providers)
 
 

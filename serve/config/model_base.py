@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from serve.config.autoscaling import Autoscaling as Autoscaling
+from serve.config.section import Section as Section
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
-
-
-class Section(BaseModel):
-    """Unknown keys are refused: a misspelt limit that is silently ignored is worse than no limit."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Batching(Section):
@@ -28,30 +25,15 @@ class Batching(Section):
     max_queue: int = Field(512, ge=1, le=100_000, description="Most items waiting in a replica; more get a 429.")
 
 
-class Autoscaling(Section):
-    """Replica count (ray.serve.config.AutoscalingConfig)."""
-
-    min_replicas: int = Field(1, ge=0, description="Fewest replicas.")
-    max_replicas: int = Field(1, ge=1, description="Most replicas.")
-    target_ongoing_requests: float = Field(
-        16, gt=0, description="Running plus queued requests a replica that Ray Serve steers towards."
-    )
-    upscale_delay_s: float = Field(10, ge=0, description="Seconds of high load before replicas are added.")
-    downscale_delay_s: float = Field(300, ge=0, description="Seconds of low load before replicas are removed.")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Autoscaling:
-        if self.min_replicas > self.max_replicas:
-            raise ValueError(
-                f"min_replicas is {self.min_replicas}, max_replicas is {self.max_replicas}; min must not exceed max"
-            )
-        return self
-
-
 class Placement(Section):
     """Where replicas run."""
 
     pool: str | None = Field(None, description="A name in `node_pools`; may be left out when there is only one.")
+    fallback_pools: tuple[str, ...] = Field(
+        (),
+        description="Pools for replicas that find no room in `pool`, in order of preference. The share of a GPU that a "
+        "replica takes is then that of the smallest card of them all, on every card.",
+    )
     num_cpus: float = Field(1, ge=0, description="CPU cores that Ray reserves for a replica.")
     threads: int = Field(1, ge=1, description="Threads of a CPU forward pass (OpenMP); see docs/operations.md.")
     preprocess_workers: int = Field(2, ge=1, le=64, description="Threads that decode and resize beside the model.")

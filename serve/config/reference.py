@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from serve.config import (
+    autoscaling,
     cascades,
     cluster,
     documents,
@@ -48,8 +49,9 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("models.NAME, kind nerf", scene_models.NerfModel),
     ("models.NAME, kind reconstruction", scene_models.ReconstructionModel),
     ("models.NAME.batching", model_base.Batching),
-    ("models.NAME.autoscaling", model_base.Autoscaling),
+    ("models.NAME.autoscaling", autoscaling.Autoscaling),
     ("models.NAME.placement", model_base.Placement),
+    ("autoscaling", autoscaling.ReplicaPolicy),
     ("support", support.Support),
     ("videos", videos.Videos),
     ("documents", documents.Documents),

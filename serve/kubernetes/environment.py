@@ -16,12 +16,18 @@ from serve.kubernetes.settings import (
     WEIGHTS,
     Settings,
 )
+from serve.placement import controller_environment
 from serve.runtime import ingress
 
 
 def variables(settings: Settings) -> list[dict[str, Any]]:
     """`env` of Ray's containers, head and workers alike, since Ray reads them in every process."""
-    plain = ingress.common() | caches() | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    plain = (
+        ingress.common()
+        | controller_environment(settings.cluster)
+        | caches()
+        | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    )
     if settings.cluster.server.tuned_ingress:
         plain |= ingress.haproxy(Path(INGRESS), (STATS_PORT, INGRESS_METRICS_PORT, *FALLBACK_PORTS))
         plain["RAY_SERVE_HAPROXY_NBTHREAD"] = "4"

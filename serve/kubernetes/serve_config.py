@@ -6,11 +6,12 @@ from typing import Any
 
 import yaml
 
+from serve import preference
 from serve.config.cluster import ClusterFile
 from serve.config.model_base import StoreModel
 from serve.kubernetes import cluster_file
 from serve.kubernetes.settings import KEYS, POOL_LABEL, Settings
-from serve.placement import ROUTER, actor_options, replica_options
+from serve.placement import ROUTER, actor_options, policy_options, replica_options
 
 # As `serve.runtime.local` and `serve.protocol.grpc_server` have them; those import Ray and gRPC.
 APPLICATION = "argus"
@@ -50,6 +51,7 @@ def config(settings: Settings) -> dict[str, Any]:
                 "import_path": "serve.app:from_file",
                 "args": arguments,
                 "logging_config": _logging(cluster),
+                **policy_options(cluster),
                 "deployments": [_router(settings), *(_model(settings, name) for name in cluster.models)],
             }
         ],
@@ -65,7 +67,7 @@ def _logging(cluster: ClusterFile) -> dict[str, Any]:
 def _router(settings: Settings) -> dict[str, Any]:
     return {
         "name": ROUTER,
-        "num_replicas": settings.cluster.router.replicas,
+        **replica_options(settings.cluster, ROUTER),
         "max_surge_percent": _SURGE_PERCENT,
         "graceful_shutdown_timeout_s": settings.drain_s,
         "ray_actor_options": actor_options(settings.cluster, ROUTER),
@@ -77,10 +79,10 @@ def _model(settings: Settings, name: str) -> dict[str, Any]:
     model, options = settings.cluster.models[name], actor_options(settings.cluster, name)
     if len(settings.cluster.node_pools) > 1:
         # What needs no GPU would otherwise land on any node, and keep one of another pool from going away.
-        options["label_selector"] = {POOL_LABEL: settings.cluster.pool_of(name)}
+        options |= preference.by_pool(settings.cluster, name, POOL_LABEL)
     return {
         "name": name,
-        **replica_options(model),
+        **replica_options(settings.cluster, name),
         # A store's folder has one writer, so its old replica stops first.
         "max_surge_percent": 0 if isinstance(model, StoreModel) else _SURGE_PERCENT,
         "graceful_shutdown_timeout_s": settings.drain_s,

@@ -84,7 +84,7 @@ class InferenceService:
         return True
 
     async def model_ready(self, name: str, version: str, context: RequestContext) -> bool:
-        """Whether the model answers; a cascade is ready when every model that it may ask is.
+        """Whether the model answers, or will start with its first call; a cascade is ready when all its models are.
 
         Raises:
             NotFound: there is no such model or version.
@@ -92,7 +92,7 @@ class InferenceService:
         model, function = self._find(name, version)
         models = self._cascades.card(model).uses if function == self._cascade.infer else (model,)
         try:
-            await asyncio.gather(*(self._plane.info(one, context) for one in models))
+            await asyncio.gather(*(self._plane.answers(one, context) for one in models))
         except ArgusError:
             return False
         return True

@@ -29,6 +29,8 @@ DEFAULT_TENANT = "default"
 # A lane exists once one of its calls has reported its wait, so that paths alone create none; even so they are bounded.
 _MOST_LANES = 64
 _OTHER_LANES = "other"
+# Most requests that one which was admitted stands for.
+_MOST_WEIGHT = 20.0
 # Of the usual time of a lane's calls.
 _SMOOTHING = 0.1
 # Paths whose third segment says which model is asked, or for what.
@@ -69,19 +71,30 @@ class LaneState:
 class _Lane:
     """One route's arrivals and waits by class, and its cut."""
 
-    __slots__ = ("_served", "_signals", "_usual_s", "cut")
+    __slots__ = ("_admitted", "_came", "_served", "_signals", "_usual_s", "cut")
 
     def __init__(self, now: float) -> None:
         self._signals = tuple(LoadSignal(now) for _ in PRIORITIES)
         self._served = LoadSignal(now)
+        # Of all classes together: their own signals remember a burst each, and their sum would be too much.
+        self._came, self._admitted = LoadSignal(now), LoadSignal(now)
         self._usual_s = 0.0
         self.cut = Cut(0.0, now)
 
     def arrived(self, rank: int, now: float) -> None:
         self._signals[rank].arrived(now)
+        self._came.arrived(now)
 
     def served(self, now: float) -> None:
         self._served.arrived(now)
+
+    def admitted(self, now: float) -> None:
+        self._admitted.arrived(now)
+
+    def weight(self, now: float) -> float:
+        """Requests that came lately for each that was admitted."""
+        admitted = self._admitted.arrivals_per_s(now)
+        return min(_MOST_WEIGHT, max(1.0, self._came.arrivals_per_s(now) / admitted)) if admitted > 0 else 1.0
 
     def waited(self, rank: int, seconds: float, usual_s: float, now: float) -> None:
         self._signals[rank].waited(seconds, now)
@@ -175,6 +188,15 @@ class Admission:
         if (asker := _asker.get()) is not None:
             self._lane(asker.lane, now).waited(asker.rank, seconds, usual_s, now)
 
+    def weight(self) -> float:
+        """Requests of its kind that came lately for each that was admitted, for the present task's request.
+
+        Who counts only what is admitted sees no more load the more is shed.
+        """
+        asker = _asker.get()
+        lane = None if asker is None else self._lanes.get(asker.lane)
+        return 1.0 if lane is None else lane.weight(self._clock())
+
     def load(self) -> Load:
         """Over all lanes, requests that were shed included."""
         return self._load.snapshot(self._clock())
@@ -201,6 +223,8 @@ class Admission:
             self._recorder.shed(priority, shed.reason)
             raise _refusal(shed, arrival, waits[rank])
         self._count += 1
+        if found is not None:
+            found.admitted(now)
         _asker.set(_Asker(lane, rank))
         self._recorder.admitted(priority)
         self._report(self._count)

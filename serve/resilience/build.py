@@ -17,12 +17,18 @@ from serve.resilience.target import Target
 from serve.resilience.tenants import TenantRates
 
 
-def build_guard(cluster: ClusterFile, recorder: Recorder, on_wait: Callable[[float, float], None]) -> Guard:
+def build_guard(
+    cluster: ClusterFile,
+    recorder: Recorder,
+    on_wait: Callable[[float, float], None],
+    on_call: Callable[[str], None] = lambda target: None,
+) -> Guard:
     """The guard with every stage that `resilience` and `tenants` ask for.
 
     Args:
         on_wait: told the seconds that each call of a model of ours waited for a place, and those that its calls usually
             take; how long others make us wait says nothing of this cluster's load.
+        on_call: see `Guard`.
     """
     rules = cluster.resilience
     replicas = cluster.router.replicas
@@ -39,6 +45,7 @@ def build_guard(cluster: ClusterFile, recorder: Recorder, on_wait: Callable[[flo
         TenantRates(cluster.tenants, rates),
         recorder,
         shared,
+        on_call=on_call,
     )
 
 

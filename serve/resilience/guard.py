@@ -67,6 +67,7 @@ class Guard:
         tenants: their tokens are counted here, their requests by the edge.
         shared: closed with the guard.
         jitter: uniform in [0, 1).
+        on_call: told the target of each call that the cache did not answer, when it begins.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Guard:
         recorder: Recorder,
         shared: SharedStore | None = None,
         jitter: Callable[[], float] = random.random,
+        on_call: Callable[[str], None] = lambda target: None,
     ) -> None:
         self._targets = targets
         self._answers = answers
@@ -86,6 +88,7 @@ class Guard:
         self._recorder = recorder
         self._shared = shared
         self._jitter = jitter
+        self._on_call = on_call
 
     def start(self) -> None:
         """Called on the event loop, before the first call."""
@@ -246,6 +249,7 @@ class Guard:
     def _open(self, target: Target, estimate: Usage, context: RequestContext) -> _Account:
         """Counts the call; `_settle` must follow."""
         target.called()
+        self._on_call(target.name)
         return _Account(Purse(None if target.settings.ours else self._budget, context.client, estimate.usd), estimate)
 
     async def _settle(self, target: Target, account: _Account, context: RequestContext) -> None:

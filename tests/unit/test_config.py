@@ -106,7 +106,7 @@ WRONG: list[tuple[str, dict[str, Any], list[str]]] = [
     (
         "nothing like it, in a model",
         clip(placement={"zzz": 1}),
-        ["models.clip.placement.zzz: ", "known keys are num_cpus, pool, preprocess_workers, threads"],
+        ["models.clip.placement.zzz: ", "known keys are fallback_pools, num_cpus, pool, preprocess_workers, threads"],
     ),
     (
         "another kind's key",

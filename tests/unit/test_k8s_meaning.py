@@ -50,7 +50,9 @@ def test_shares_and_bounds_are_those_of_the_cluster_file(overlay: str) -> None:
     cluster = shipped(overlay).cluster
     found = deployments(overlay)
     assert list(found) == ["router", *cluster.models]
-    assert found["router"]["num_replicas"] == cluster.router.replicas
+    routers = found["router"].get("autoscaling_config", {})
+    for bound in ("min_replicas", "max_replicas"):  # equal ones, where the autoscaler is told what routers count
+        assert routers.get(bound, found["router"].get("num_replicas")) == cluster.router.replicas
     for name, model in cluster.models.items():
         options, pool = found[name]["ray_actor_options"], cluster.node_pools[cluster.pool_of(name)]
         scaling = found[name].get("autoscaling_config", {})

@@ -12,6 +12,8 @@ from grafana.inventory import by_series, inventory, scan
 UNITS = ("_seconds", "_bytes", "_usd", "_tokens", "_items")
 # Levels and shares without a unit.
 COUNTED = {
+    "argus_autoscaling_expected_calls",
+    "argus_autoscaling_replica_calls",
     "argus_breaker_state",
     "argus_build_info",
     "argus_call_concurrency_limit",

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from ray.serve import autoscaling_policy as rays
 from ray.serve.config import AutoscalingConfig
 
+from benchmarks.autoscaling import RAMPS, Ramp, figures, made
 from benchmarks.capacity.outcome import Outcome
 from benchmarks.capacity.scenario import Scaling
 from benchmarks.capacity.simulator import simulate
-from benchmarks.capacity.simulator.autoscaling import Policy
 from deployments.batching import BatchLimits
+from serve.autoscaling.queue_rule import Waiting, decide
 from tests.support import made_up
 
 _RULE = Scaling(
@@ -62,11 +63,11 @@ def test_decisions_are_rays(least: int, up_s: float, down_s: float, loads: list[
         upscale_delay_s=up_s,
         downscale_delay_s=down_s,
     )
-    policy, state, target = Policy(rule), dict[str, Any](), max(1, least)
+    waiting, state, target = Waiting(), dict[str, Any](), max(1, least)
     for second, ongoing in enumerate(loads):
         now = 2.5 * second
         theirs = _by_ray(config, state, ongoing, target, target, now)
-        ours = policy.decide(ongoing, target, target, now)
+        ours, waiting = decide(rule, waiting, ongoing, target, target, now)
         assert ours == theirs, f"at {now} s with {ongoing} in progress on {target}"
         target = ours
 
@@ -115,6 +116,19 @@ def test_a_deployment_without_replicas_starts_one_for_the_first_request() -> Non
     done = _run(replace(_RULE, min_replicas=0), np.array([5.0]))
     assert done.ok.all()
     assert done.latency_s[0] == pytest.approx(15.05, abs=0.35)
+
+
+@pytest.mark.parametrize("ramp", RAMPS[:2], ids=lambda ramp: ramp.name)
+def test_the_policy_for_cascades_asks_earlier_and_keeps_more_within_the_objective(ramp: Ramp) -> None:
+    """The same ramp of CLIP's requests on both, in simulated time."""
+    times = ramp.times(seed=3)
+    rays, ours = (
+        figures(simulate(made(policy), times, seed=3, end_s=ramp.seconds), ramp) for policy in ("queue", "cascade")
+    )
+    assert rays["requested_s"] is not None
+    assert ours["requested_s"] < rays["requested_s"] - 30
+    assert 0 <= ours["over"] < rays["over"] / 2
+    assert ours["most"] <= 4
 
 
 def test_without_autoscaling_replicas_stay() -> None:

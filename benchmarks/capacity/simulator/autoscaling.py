@@ -1,67 +1,40 @@
-"""Replicas that come and go: Ray Serve's policy, what it knows and when, and how long a replica takes to start.
+"""Replicas that come and go: what decides, what it knows and when, and how long a replica takes to start.
 
-The decision is that of `ray.serve.autoscaling_policy` (2.60: `replica_queue_length_autoscaling_policy` with
-`_apply_scaling_factors` and `_apply_delay_logic`, whose clock cannot be given from outside); a test holds the two
-together. What it decides on comes late: handles report the requests in progress every ten seconds, and it takes their
-mean over the time that it looks back.
+The decisions are the product's own (serve/autoscaling): Ray Serve's rule, or the policy for cascades. What they decide
+on comes late, as it does there: handles report the requests in progress every ten seconds, of which Ray takes the mean
+over the time that it looks back, and routers tell what came every two.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import dataclass, field
 
+from benchmarks.capacity.outcome import Change
 from benchmarks.capacity.scenario import Scaling
 from benchmarks.capacity.simulator.memory import World
 from benchmarks.capacity.simulator.records import ABSENT, DRAINING, NONE, READY
+from serve.autoscaling import queue_rule
+from serve.autoscaling.decide import Replicas
+from serve.autoscaling.queue_rule import Waiting
 
 # RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S.
 PUSH_S = 10.0
-# Of Ray's comparison of delays.
-_EPSILON_S = 1e-6
 
 
 @dataclass(slots=True)
-class Policy:
-    """Ray Serve's decision for one deployment.
-
-    Attributes:
-        since: when it began to want more, or fewer; None while it does not.
-        up: it wants more.
-    """
+class QueueRule:
+    """Ray Serve's decision for one deployment."""
 
     scaling: Scaling
-    since: float | None = None
-    up: bool = False
+    waiting: Waiting = field(default_factory=Waiting)
 
-    def decide(self, ongoing: float, running: int, target: int, now: float) -> int:
-        """How many replicas there are to be.
-
-        Args:
-            ongoing: requests in progress, over all replicas, those that wait for one included.
-            running: replicas that answer.
-            target: what was decided before.
-        """
-        rule = self.scaling
-        if running == 0 and ongoing > 0:
-            return self._bounded(max(1, target))
-        wanted = self._bounded(math.ceil(ongoing / rule.target_ongoing) if running else target)
-        if wanted == target:
-            self.since = None
-            return target
-        up = wanted > target
-        if self.since is None or up != self.up:
-            self.since, self.up = now, up
-        delay = rule.upscale_delay_s if up else rule.downscale_delay_s
-        if now - self.since + _EPSILON_S < delay:
-            return target
-        self.since = None
-        # From more than one replica none is reached in one step.
-        return wanted if up or target == 1 else max(1, wanted)
-
-    def _bounded(self, wanted: int) -> int:
-        return min(self.scaling.max_replicas, max(self.scaling.min_replicas, wanted))
+    def decide(self, there: Replicas, now: float) -> int:
+        """How many replicas there are to be."""
+        decided, self.waiting = queue_rule.decide(
+            self.scaling, self.waiting, there.ongoing, there.running, there.target, now
+        )
+        return decided
 
 
 @dataclass(slots=True)
@@ -73,27 +46,34 @@ class Deployment:
         target: replicas that there are to be.
         starting: when each will be ready, and its place.
         reports: end of each report, and mean requests in progress in it.
+        changes: every decision for another number.
     """
 
     place: int
     scaling: Scaling
-    policy: Policy
     target: int
     starting: list[tuple[float, int]] = field(default_factory=list)
     reports: deque[tuple[float, float]] = field(default_factory=deque)
     reported_at: float = 0.0
     reported_integral: float = 0.0
+    changes: list[Change] = field(default_factory=list)
 
-    def step(self, world: World, now: float) -> None:
-        """Brings the deployment to `now`; called every tick."""
+    def look(self, world: World, now: float) -> Replicas:
+        """Brings the deployment to `now`, and says how it is; called every tick."""
         target = world["targets"][self.place]
         self._report(target, now)
         self._end_drained(world, now)
         self._become_ready(world, now)
-        wanted = self.policy.decide(self._ongoing(target), int(target["ready"]), self.target, now)
+        return Replicas(self._ongoing(target), int(target["ready"]), self.target)
+
+    def become(self, world: World, wanted: int, now: float) -> None:
+        """There are to be so many replicas."""
+        if wanted == self.target:
+            return
+        self.changes.append(Change(now, self.target, wanted))
         if wanted > self.target:
             self._add(world, wanted - self.target, now)
-        elif wanted < self.target:
+        else:
             self._remove(world, self.target - wanted)
         self.target = wanted
 

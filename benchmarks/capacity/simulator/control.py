@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.capacity.outcome import Change
 from benchmarks.capacity.scenario import Scenario
-from benchmarks.capacity.simulator.autoscaling import Deployment, Policy
+from benchmarks.capacity.simulator.autoscaling import Deployment, QueueRule
 from benchmarks.capacity.simulator.memory import World
 from benchmarks.capacity.simulator.program import Program
+from benchmarks.capacity.simulator.routers import CascadeScaling
 from serve.cascade.gears import GearBox
 from serve.config.overload import PRIORITIES, Overload, Priority
 from serve.resilience.load import LONG_S, WINDOW_S, LoadSignal
@@ -58,11 +60,13 @@ class Control:
         self._seen = 0
         # Waits of the last second, which signals remember.
         self._recent: deque[npt.NDArray[np.void]] = deque(maxlen=round(WINDOW_S / TICK_S) + 1)
-        self._deployments = [
-            Deployment(program.targets.index(name), stage.scaling, Policy(stage.scaling), stage.replicas)
+        self._deployments = {
+            name: Deployment(program.targets.index(name), stage.scaling, stage.replicas)
             for name, stage in scenario.stages.items()
             if stage.scaling is not None
-        ]
+        }
+        self._rules = {name: QueueRule(one.scaling) for name, one in self._deployments.items()}
+        self._cascades = None if scenario.plan is None else CascadeScaling(scenario.plan, scenario, program)
         self._gears = _Gears(scenario) if any(cascade.gears for cascade in scenario.cascades.values()) else None
         self._shedding = _Shedding(scenario, scenario.overload) if scenario.overload is not None else None
 
@@ -73,8 +77,21 @@ class Control:
             self._look(world, now)
             state = world.state[0]
             state["wait_count"], state["longest_wait"] = 0, 0.0
-        for deployment in self._deployments:
-            deployment.step(world, now)
+        self._scale(world, now)
+
+    @property
+    def changes(self) -> dict[str, tuple[Change, ...]]:
+        """Of the numbers of replicas, by deployment."""
+        return {name: tuple(one.changes) for name, one in self._deployments.items()}
+
+    def _scale(self, world: World, now: float) -> None:
+        there = {name: one.look(world, now) for name, one in self._deployments.items()}
+        if self._cascades is None:
+            wanted = {name: self._rules[name].decide(one, now) for name, one in there.items()}
+        else:
+            wanted = dict(self._cascades.decide(world, there, now))
+        for name, one in self._deployments.items():
+            one.become(world, wanted.get(name, one.target), now)
 
     def _look(self, world: World, now: float) -> None:
         waits = world["waits"][: int(world["wait_count"])].copy()

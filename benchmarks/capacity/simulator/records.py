@@ -65,6 +65,8 @@ Node = np.dtype(
         ("path", "i4"),
         ("fallback", "i4"),
         ("shadow", "i4"),
+        ("asked", "i8"),  # requests that came to it, without shadow checks
+        ("plain", "i8"),  # those of them in the normal gear
     ],
     align=True,
 )
@@ -119,6 +121,11 @@ Target = np.dtype(
         ("ongoing_s", "f8"),  # integral of `ongoing`
         ("ongoing_at", "f8"),
         ("calls", "i8"),
+        # For the autoscaler (serve/autoscaling/evidence.py).
+        ("came", "i8"),
+        ("done", "i8"),
+        ("busy", "f8"),
+        ("waited", "f8"),
     ],
     align=True,
 )

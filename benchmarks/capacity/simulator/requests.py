@@ -159,6 +159,10 @@ def call(w: Any, slot: int) -> None:
     one.called, one.replica, one.phase = now, NONE, AT_ROUTER
     watch(w, slot)
     target = targets(w)[node.target]
+    target.came += 1
+    if one.number >= 0:
+        node.asked += 1
+        node.plain += one.gear == 0
     if target.interval_s > 0.0 and not _paced(w, slot):
         return
     enter(w, slot)
@@ -261,6 +265,8 @@ def back(w: Any, slot: int) -> None:
     one, now = slots(w)[slot], w.now
     node = nodes(w)[one.node]
     learn(w, one.router * w.target_count + node.target, now - one.placed)
+    targets(w)[node.target].done += 1
+    targets(w)[node.target].busy += now - one.placed
     if one.replica != NONE:
         log_standing(w, slot)
     ongoing(w, node.target, -1)

@@ -48,6 +48,7 @@ def go(w: Any, slot: int, waited_s: float) -> None:
     log(w, slot, waited_s, rooms(w)[one.router * w.target_count + node.target].usual)
     one.placed = now
     target.calls += 1
+    target.waited += waited_s
     ongoing(w, node.target, 1)
     if target.hosted:
         one.phase = AT_PROVIDER

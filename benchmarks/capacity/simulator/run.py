@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -55,9 +56,10 @@ def simulate(
         raise ValueError(f"the window from {start_s:g} to {end:g} s is empty")
     built = program(scenario, arrivals, seed, tokens, watched=watched(scenario), paces=paces)
     if watched(scenario) or any(stage.scaling is not None for stage in scenario.stages.values()):
-        _run_controlled(built.world, Control(scenario, built))
-    else:
-        run_until(built.world, math.inf)
+        control = Control(scenario, built)
+        _run_controlled(built.world, control)
+        return replace(outcome(scenario, built, start_s, end), changes=control.changes)
+    run_until(built.world, math.inf)
     return outcome(scenario, built, start_s, end)
 
 
