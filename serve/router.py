@@ -11,7 +11,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments import heap
 from serve import tracing
 from serve.cascade.metrics import CascadeMetrics
-from serve.config.cluster import ClusterFile
+from serve.config.cluster import Auth, ClusterFile
 from serve.handles import ModelHandle, ServeHandle
 from serve.media.fetch import FetchPolicy, MediaFetcher
 from serve.metrics import RouterMetrics
@@ -73,6 +73,11 @@ class Router(GrpcSkin):
             self._services.scenes,
         )
         self.set_up_grpc(self._services, self._inference)
+
+    async def reconfigure(self, live: Mapping[str, Any]) -> None:
+        """Called by Ray Serve with `serve.rollout.router_live_settings`: at the start, and when they have changed."""
+        self._services.authenticator.replace(Auth.model_validate(live["auth"]))
+        self._guard.bound(live["concurrency"])
 
     def __serve_build_asgi_app__(self) -> App:
         """Called by Ray Serve; it then hands HTTP requests to this app on its own event loop."""

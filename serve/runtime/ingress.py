@@ -66,12 +66,13 @@ def _runs(path: str) -> bool:
         return False
 
 
-def environment(run_dir: Path, binary: str | None) -> Mapping[str, str]:
+def environment(run_dir: Path, binary: str | None, *, drain_s: int | None = None) -> Mapping[str, str]:
     """Environment of a cluster on this machine.
 
     Args:
         run_dir: private folder of this cluster; its path must be short, since unix sockets lie below it.
         binary: HAProxy; without it Ray Serve's own proxy is used.
+        drain_s: seconds that requests in progress may take when the ingress changes its configuration.
     """
     settings = {
         # Ray would otherwise make a token of its own in the home folder, or none, depending on how it is started.
@@ -85,6 +86,8 @@ def environment(run_dir: Path, binary: str | None) -> Mapping[str, str]:
     }
     if binary is not None:
         settings |= _local_haproxy(run_dir, binary)
+        if drain_s is not None:
+            settings["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"] = str(drain_s)
     return settings
 
 

@@ -54,9 +54,8 @@ class LocalCluster:
         # Ray makes its folder open to all; ours, around it, stays private. Logs of earlier runs go.
         session = self._folder / "ray"
         shutil.rmtree(session, ignore_errors=True)
-        pools = self._cluster.node_pools.values()
         context: Any = ray.init(
-            num_cpus=max(os.cpu_count() or 1, *(pool.cpus for pool in pools)),
+            num_cpus=cores(self._cluster),
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
             _temp_dir=str(session),
@@ -83,8 +82,28 @@ class LocalCluster:
             logging_config=logging_config(self._cluster),
         )
 
+    def join(self, address: str) -> None:
+        """Makes this process a driver of a cluster that runs."""
+        import ray
+
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+
+    def leave(self) -> None:
+        """Undoes `join`; the cluster goes on."""
+        import ray
+
+        leave = cast("Callable[[], None]", ray.shutdown)
+        leave()
+
+    def free(self) -> Mapping[str, float]:
+        """Cores (`CPU`) and GPUs (`GPU`) that nothing has reserved."""
+        import ray
+
+        return cast("Mapping[str, float]", ray.available_resources())
+
     def deploy(self) -> Iterator[list[DeploymentState]]:
-        """Deploys the application and yields its deployments' states until all run.
+        """Deploys the application, in place of the one that runs, and yields its deployments' states until all run.
 
         Raises:
             Unavailable: the application cannot start; the message is Ray Serve's.
@@ -123,6 +142,11 @@ class LocalCluster:
             with contextlib.suppress(Exception):
                 shut_serve()
             shut_ray()
+
+
+def cores(cluster: ClusterFile) -> int:
+    """What Ray is told that this machine has: cores are shared, and a file may ask for more than there are."""
+    return max(os.cpu_count() or 1, *(pool.cpus for pool in cluster.node_pools.values()))
 
 
 def states(application: Any) -> list[DeploymentState]:
