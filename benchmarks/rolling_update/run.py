@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -17,8 +16,7 @@ from rich.console import Console
 from benchmarks import material
 from benchmarks.report import Column, Report, this_command
 from benchmarks.rolling_update.site import Site, running
-from benchmarks.rolling_update.traffic import LONG_S, Traffic, drive
-from serve.errors import Unavailable
+from benchmarks.rolling_update.traffic import LONG_S, Traffic, drive, picture
 
 REQUESTS: Final = 10_000
 GOAL: Final = (
@@ -99,7 +97,7 @@ def _ask(site: Site, labels: str) -> dict[str, int]:
     answer = httpx.post(
         f"{site.http}/v1/classify",
         params={"model": "telling", "labels": labels},
-        content=material.small_png(),
+        content=picture(),
         headers={"content-type": "image/png"},
         trust_env=False,
     )
@@ -154,7 +152,7 @@ def run(*, requests: int, rate_per_s: float, seed: int, clip: bool, progress: Co
 
 def _roll(site: Site, one: Update, least: int, rate_per_s: float, seed: int) -> tuple[dict[str, Any], list[str]]:
     before = site.processes()
-    traffic, took_s = asyncio.run(_under_load(site, one, least, rate_per_s, seed))
+    traffic, took_s = asyncio.run(under_load(site, one, least, rate_per_s, seed))
     after = site.processes()
     row = {
         "kind": one.kind,
@@ -169,7 +167,7 @@ def _roll(site: Site, one: Update, least: int, rate_per_s: float, seed: int) -> 
     return row, misses(one, traffic, before, after, arrived=one.arrived(site))
 
 
-async def _under_load(site: Site, one: Update, least: int, rate_per_s: float, seed: int) -> tuple[Traffic, float]:
+async def under_load(site: Site, one: Update, least: int, rate_per_s: float, seed: int) -> tuple[Traffic, float]:
     """The traffic, and how long the update took in seconds."""
     loop, through = asyncio.get_running_loop(), 0.0
 
@@ -187,13 +185,10 @@ async def _under_load(site: Site, one: Update, least: int, rate_per_s: float, se
         finally:
             through = time.monotonic()  # also when it failed: the traffic must end
 
-    traffic, took_s = await asyncio.gather(
-        drive(
-            site.http, site.grpc, clip="clip" in site.content["models"], rate_per_s=rate_per_s, seed=seed, enough=enough
-        ),
-        update(),
+    clip = "clip" in site.content["models"]
+    return await asyncio.gather(
+        drive(site.http, site.grpc, clip=clip, rate_per_s=rate_per_s, seed=seed, enough=enough), update()
     )
-    return traffic, took_s
 
 
 def misses(

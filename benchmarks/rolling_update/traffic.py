@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
 import httpx
@@ -56,7 +57,7 @@ class Traffic:
     def stall_s(self) -> float:
         """Longest time without any answer, of the requests that are short."""
         ends = sorted(one.ended for one in self.samples if one.ended is not None and one.kind != "long")
-        return max((later - earlier for earlier, later in zip(ends, ends[1:], strict=False)), default=0.0)
+        return max((later - earlier for earlier, later in pairwise(ends)), default=0.0)
 
     def latencies(self) -> list[float]:
         """Seconds from when each short request was due, sorted."""
@@ -76,9 +77,7 @@ class Sender:
 
     def __init__(self, http: httpx.AsyncClient, grpc: InferenceServerClient, *, clip: bool) -> None:
         self._http, self._grpc, self._clip = http, grpc, clip
-        buffer = io.BytesIO()
-        Image.new("RGB", (64, 64), "red").save(buffer, "PNG")
-        self._png = buffer.getvalue()
+        self._png = picture()
 
     def kind(self, number: int) -> str:
         """Of that request."""
@@ -116,6 +115,13 @@ class Sender:
 
     def _tensors(self) -> list[InferInput]:
         return [_bytes("IMAGE", [self._png]), _bytes("LABELS", [label.encode() for label in LABELS])]
+
+
+def picture() -> bytes:
+    """A small image file."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _bytes(name: str, values: Sequence[bytes]) -> InferInput:

@@ -1,0 +1,110 @@
+"""What listens where, and what it tells those who have no key: HAProxy's pages, Ray's servers, the metrics."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Iterator
+from functools import partial
+
+import grpc
+import httpx
+import psutil
+
+from benchmarks.security.case import Case, Got
+from benchmarks.security.site import Site
+
+GROUP = "exposure"
+_LOOPBACK = ("127.0.0.1", "::1")
+# Paths of Ray's dashboard, of its agents, of its job API, and of what debuggers like.
+_RAYS = (
+    "/",
+    "/api/version",
+    "/api/jobs/",
+    "/api/serve/applications/",
+    "/nodes?view=summary",
+    "/logs",
+    "/api/v0/actors",
+)
+# Ray's own services: what lives, and the store from which functions are taken and run.
+_GCS = (
+    "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
+    "/ray.rpc.InternalKVGcsService/InternalKVKeys",
+    "/ray.rpc.ActorInfoGcsService/GetAllActorInfo",
+    "/ray.rpc.JobInfoGcsService/GetAllJobInfo",
+)
+
+
+def cases(site: Site) -> Iterator[Case]:
+    """The attempts."""
+    yield Case(GROUP, "ports beyond loopback", "HTTP and gRPC at most, as server.host says", partial(_beyond, site))
+    yield Case(GROUP, "metrics and HAProxy's pages from elsewhere", "they listen on loopback", partial(_pages, site))
+    yield Case(GROUP, "Ray's dashboard, job API and agents, from this machine", "no answer", partial(_dashboard, site))
+    for method in _GCS:
+        yield Case(GROUP, f"{method} without Ray's token", "UNAUTHENTICATED", partial(_gcs, site, method))
+    yield Case(GROUP, "files of the cluster, as another user", "no rights", partial(_files, site))
+
+
+def _listening(site: Site) -> dict[int, set[str]]:
+    """Ports of the cluster's processes, with the addresses that they are bound to."""
+    pids, found = site.pids(), dict[int, set[str]]()
+    for one in psutil.net_connections("tcp"):
+        if one.status == psutil.CONN_LISTEN and one.pid in pids:
+            found.setdefault(one.laddr.port, set()).add(one.laddr.ip)
+    return found
+
+
+def _beyond(site: Site) -> Got:
+    open_ports = sorted(port for port, hosts in _listening(site).items() if hosts - set(_LOOPBACK))
+    allowed = {site.port, int(site.grpc.rpartition(":")[2])}
+    return Got(", ".join(map(str, open_ports)) or "none", set(open_ports) <= allowed)
+
+
+def _pages(site: Site) -> Got:
+    metrics = int(site.metrics.split(":")[2].split("/")[0])
+    found = _listening(site)
+    pages = [port for port in found if _get(port, "/metrics").startswith("200") or "HAProxy" in _get(port, "/stats")]
+    far = [port for port in pages if found[port] - set(_LOOPBACK)]
+    return Got(
+        f"{len(pages)} ports with metrics or statistics, {len(far)} beyond loopback", metrics in pages and not far
+    )
+
+
+def _dashboard(site: Site) -> Got:
+    own = {site.port, int(site.grpc.rpartition(":")[2])}
+    told = set()
+    for port in sorted(set(_listening(site)) - own):
+        if not _get(port, "/"):
+            continue  # no HTTP: gRPC, or Ray's own protocol
+        for path in _RAYS:
+            answer = _get(port, path)
+            if answer.startswith("2") and any(word in answer.lower() for word in ("ray", "job", "node", "actor")):
+                told.add(f"{port}{path}: {answer[:60]}")
+    return Got("; ".join(sorted(told)) or "none answers", not told)
+
+
+def _get(port: int, path: str) -> str:
+    """Status and body; empty where no HTTP is spoken."""
+    try:
+        answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=1, trust_env=False)
+    except (httpx.HTTPError, UnicodeError):
+        return ""
+    return f"{answer.status_code} {answer.text}"
+
+
+def _gcs(site: Site, method: str) -> Got:
+    address = json.loads((site.run_dir / "instance.json").read_text())["ray_address"]
+    with grpc.insecure_channel(address) as channel:
+        call = channel.unary_unary(method, request_serializer=None, response_deserializer=None)
+        try:
+            answer = call(b"", timeout=10)
+        except grpc.RpcError as error:
+            return Got(error.code().name, error.code().name == "UNAUTHENTICATED")
+    return Got(f"OK, {len(answer)} bytes", False)
+
+
+def _files(site: Site) -> Got:
+    folder = site.run_dir
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder.parent, folder, folder / "token")}
+    shown = ", ".join(f"{name} {mode:o}" for name, mode in modes.items())
+    return Got(shown, not any(mode & 0o077 for mode in modes.values()))
