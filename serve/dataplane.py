@@ -31,6 +31,7 @@ from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest, ModelFailed, NotFound
 from serve.handles import ModelHandle
 from serve.media.admit import MediaDoor, MediaSource
+from serve.readiness import Readiness
 
 CLASSIFY, EMBED, CHAT = "classify", "embed", "chat"
 CLASSIFY_VIDEO = "classify_video"
@@ -134,6 +135,7 @@ class DataPlane:
             for name, provider in cluster.providers.items()
         }
         self._probes = {name: _PROBES.get(cluster.models[name].kind, "info") for name in handles}
+        self._readiness = Readiness(self._ask_all)
 
     @property
     def limits(self) -> Limits:
@@ -194,6 +196,9 @@ class DataPlane:
         Raises:
             ArgusError: of the first that does not.
         """
+        await self._readiness.check(context)
+
+    async def _ask_all(self, context: RequestContext) -> None:
         await asyncio.gather(*(self._handles[name].call(probe, context) for name, probe in self._probes.items()))
 
     async def admit(

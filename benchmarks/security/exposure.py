@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -34,6 +38,13 @@ _GCS = (
     "/ray.rpc.JobInfoGcsService/GetAllJobInfo",
 )
 
+# Calls between replicas and between workers carry pickles: whoever may make one, runs code as this user.
+_UNPICKLING = (
+    "/ray.serve.ASGIService/HandleRequest",
+    "/ray.serve.ASGIService/HandleRequestWithRejection",
+    "/ray.rpc.CoreWorkerService/PushTask",
+)
+
 
 def cases(site: Site) -> Iterator[Case]:
     """The attempts."""
@@ -42,6 +53,9 @@ def cases(site: Site) -> Iterator[Case]:
     yield Case(GROUP, "Ray's dashboard, job API and agents, from this machine", "no answer", partial(_dashboard, site))
     for method in _GCS:
         yield Case(GROUP, f"{method} without Ray's token", "UNAUTHENTICATED", partial(_gcs, site, method))
+    expected = "UNAUTHENTICATED on every port that speaks it; nothing is unpickled"
+    for method in _UNPICKLING:
+        yield Case(GROUP, f"code for {method} without Ray's token", expected, partial(_pickled, site, method))
     yield Case(GROUP, "files of the cluster, as another user", "no rights", partial(_files, site))
 
 
@@ -101,6 +115,45 @@ def _gcs(site: Site, method: str) -> Got:
         except grpc.RpcError as error:
             return Got(error.code().name, error.code().name == "UNAUTHENTICATED")
     return Got(f"OK, {len(answer)} bytes", False)
+
+
+class _Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self._path), "w")
+
+
+def _pickled(site: Site, method: str) -> Got:
+    marker = site.run_dir / "unpickled"
+    field = pickle.dumps(_Touch(marker))
+    message = b"\x0a" + _length(len(field)) + field  # field 1 of the request: bytes
+    told: Counter[str] = Counter()
+    for port in _listening(site):
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary(method, request_serializer=None, response_deserializer=None)
+            try:
+                call(message, timeout=1)
+                told["OK"] += 1
+            except grpc.RpcError as error:
+                told[error.code().name] += 1
+    ran = marker.exists()
+    marker.unlink(missing_ok=True)
+    shown = ", ".join(f"{name} {count}" for name, count in sorted(told.items()))
+    good = bool(told["UNAUTHENTICATED"]) and not ran and not told["OK"] and not told["INTERNAL"] and not told["UNKNOWN"]
+    return Got(shown + (", and the code ran" if ran else ""), good)
+
+
+def _length(count: int) -> bytes:
+    """A protobuf varint."""
+    coded = b""
+    while count > 0x7F:
+        coded += bytes([count & 0x7F | 0x80])
+        count >>= 7
+    return coded + bytes([count])
 
 
 def _files(site: Site) -> Got:

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 import numpy as np
@@ -24,7 +24,16 @@ from serve.auth import ANONYMOUS
 from serve.config.cluster import Limits
 from serve.config.overload import Priority
 from serve.context import RequestContext, deadline_from, request_id_from
-from serve.errors import ArgusError, Cancelled, Fault, InvalidRequest, NotFound, PayloadTooLarge, Unsupported
+from serve.errors import (
+    ArgusError,
+    Cancelled,
+    Fault,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    PayloadTooLarge,
+    Unsupported,
+)
 from serve.metrics import RequestRecord
 from serve.protocol import grpc_server
 from serve.protocol.interleave import Interleaved
@@ -51,6 +60,9 @@ Reply = TypeVar("Reply")
 
 # Seconds between two looks at the models' health for a `Watch`.
 _WATCH_PERIOD_S = 5.0
+MOST_WATCHERS: Final = 64
+"""Of the health of one router replica, at once."""
+
 # Details and trailers travel in one header block, of which clients accept 8 KiB by default.
 _MAX_DETAILS = 1000
 _MAX_TRAILER = 200
@@ -89,6 +101,7 @@ class GrpcSkin:
     def set_up_grpc(self, services: Services, inference: InferenceService) -> None:
         """Attaches what the RPCs need."""
         self._service = inference
+        self._watchers = 0
         self._grpc_authenticator = services.authenticator
         self._grpc_limits = services.limits
         self._grpc_admission = services.admission
@@ -186,17 +199,28 @@ class GrpcSkin:
         return await self._open("Check", grpc_context, answer, health_pb2.HealthCheckResponse())
 
     async def Watch(self, request: Any, grpc_context: GrpcContext) -> AsyncIterator[Any]:  # noqa: N802
-        """The status now and each time it changes, looked at every few seconds."""
+        """The status now and each time it changes, looked at every few seconds.
+
+        Anybody may watch, so there are bounded places; who finds none is told RESOURCE_EXHAUSTED.
+        """
+        if self._watchers >= MOST_WATCHERS:
+            message = f"{MOST_WATCHERS} watch this router, the most that it holds."
+            _report(Overloaded(message, retry_after_s=_WATCH_PERIOD_S), "", grpc_context)
+            return
+        self._watchers += 1
         last = None
-        while True:
-            status = _Status(grpc_context)
-            now = await self.Check(request, status)
-            if status.details is not None:
-                now = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
-            if now != last:
-                yield now
-                last = now
-            await asyncio.sleep(_WATCH_PERIOD_S)
+        try:
+            while True:
+                status = _Status(grpc_context)
+                now = await self.Check(request, status)
+                if status.details is not None:
+                    now = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+                if now != last:
+                    yield now
+                    last = now
+                await asyncio.sleep(_WATCH_PERIOD_S)
+        finally:
+            self._watchers -= 1
 
     async def _unimplemented(self, request: Any, grpc_context: GrpcContext) -> Any:
         _report(Unsupported("This RPC of Triton's is not part of what Argus serves."), "", grpc_context)

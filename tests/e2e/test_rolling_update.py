@@ -42,7 +42,7 @@ def test_another_port_is_refused(site: Site) -> None:
     site.content["server"]["http_port"] = port + 1
     site.write()
     try:
-        with pytest.raises(Unavailable, match="server.http_port: runs with"):
+        with pytest.raises(Unavailable, match=r"server\.http_port: runs with"):
             site.update()
     finally:
         site.content["server"]["http_port"] = port
