@@ -106,9 +106,10 @@ def live_settings(model: Model, factory: Callable[..., Any]) -> dict[str, Any] |
 
 def router_live_settings(cluster: ClusterFile) -> dict[str, Any]:
     """`user_config` of the router: whose keys are known, and how many calls of each model may be in progress."""
+    limits_of_all = ((name, settings.concurrency) for name, settings in all_settings(cluster).items())
     return {
         "auth": cluster.auth.model_dump(mode="json"),
-        "concurrency": {name: settings.concurrency for name, settings in all_settings(cluster).items()},
+        "concurrency": {name: limits and list(limits) for name, limits in limits_of_all},
     }
 
 

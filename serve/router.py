@@ -15,7 +15,7 @@ from serve.config.cluster import Auth, ClusterFile
 from serve.handles import ModelHandle, ServeHandle
 from serve.media.fetch import FetchPolicy, MediaFetcher
 from serve.metrics import RouterMetrics
-from serve.protocol import http
+from serve.protocol import grpc_server, http
 from serve.protocol.edge import App
 from serve.protocol.oip import InferenceService
 from serve.protocol.oip_grpc import GrpcSkin
@@ -73,6 +73,7 @@ class Router(GrpcSkin):
             self._services.scenes,
         )
         self.set_up_grpc(self._services, self._inference)
+        grpc_server.bound_messages(cluster.limits.max_body_bytes)
 
     async def reconfigure(self, live: Mapping[str, Any]) -> None:
         """Called by Ray Serve with `serve.rollout.router_live_settings`: at the start, and when they have changed."""

@@ -21,7 +21,8 @@ MIB: Final = 1 << 20
 _HUGE: Final = 60_000
 
 
-def _small(format: str, **options: Any) -> bytes:
+def small(format: str, **options: Any) -> bytes:
+    """An honest picture."""
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), "red").save(buffer, format, **options)
     return buffer.getvalue()
@@ -37,7 +38,7 @@ def png(*chunks: tuple[bytes, bytes], width: int = _HUGE, height: int = _HUGE) -
 
 def jpeg() -> bytes:
     """A JPEG whose frame header says 60,000 x 60,000."""
-    data = bytearray(_small("JPEG"))
+    data = bytearray(small("JPEG"))
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 4] = struct.pack(">HH", _HUGE, _HUGE)
     return bytes(data)
@@ -45,7 +46,7 @@ def jpeg() -> bytes:
 
 def jpeg_of_scans() -> bytes:
     """A progressive JPEG with thousands of scans, each of which passes over all pixels."""
-    data = _small("JPEG", progressive=True)
+    data = small("JPEG", progressive=True)
     at = data.index(b"\xff\xda")
     end = data.index(b"\xff\xda", at + 2)
     return data[:at] + data[at:end] * 20_000 + data[end:]
@@ -53,7 +54,7 @@ def jpeg_of_scans() -> bytes:
 
 def gif() -> bytes:
     """A GIF whose screen and frame are 65,535 x 65,535."""
-    data = bytearray(_small("GIF"))
+    data = bytearray(small("GIF"))
     data[6:10] = struct.pack("<HH", 65_535, 65_535)
     at = data.index(b",", 13 + (3 << ((data[10] & 7) + 1)))
     data[at + 5 : at + 9] = struct.pack("<HH", 65_535, 65_535)
@@ -62,7 +63,7 @@ def gif() -> bytes:
 
 def bmp() -> bytes:
     """A BMP that says 60,000 x 60,000."""
-    data = bytearray(_small("BMP"))
+    data = bytearray(small("BMP"))
     data[18:26] = struct.pack("<ii", _HUGE, _HUGE)
     return bytes(data)
 
@@ -70,13 +71,13 @@ def bmp() -> bytes:
 def webp() -> bytes:
     """A WebP with a canvas of 16,777,216 a side."""
     canvas = b"\0" * 4 + b"\xff\xff\xff" * 2
-    body = b"WEBP" + b"VP8X" + struct.pack("<I", len(canvas)) + canvas + _small("WEBP")[12:]
+    body = b"WEBP" + b"VP8X" + struct.pack("<I", len(canvas)) + canvas + small("WEBP")[12:]
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 def tiff() -> bytes:
     """A TIFF that says 60,000 x 60,000."""
-    data = bytearray(_small("TIFF"))
+    data = bytearray(small("TIFF"))
     (start,) = struct.unpack_from("<I", data, 4)
     (entries,) = struct.unpack_from("<H", data, start)
     for entry in range(start + 2, start + 2 + 12 * entries, 12):
@@ -97,7 +98,7 @@ def tiff_of_strips() -> bytes:
 
 def avif() -> bytes:
     """An AVIF whose image is said to be 60,000 x 60,000."""
-    data = bytearray(_small("AVIF"))
+    data = bytearray(small("AVIF"))
     at = data.index(b"ispe") + 8
     data[at : at + 8] = struct.pack(">II", _HUGE, _HUGE)
     return bytes(data)
@@ -148,6 +149,14 @@ def _many() -> bytes:
     return bytes(data)
 
 
+def _encrypted() -> bytes:
+    """An archive whose entry is said to be encrypted."""
+    data = bytearray(archive(("a.png", b"x")))
+    for at in (data.index(b"PK\3\4") + 6, data.index(b"PK\1\2") + 8):
+        data[at] |= 1
+    return bytes(data)
+
+
 ARCHIVES: Final[Mapping[str, Callable[[], bytes]]] = {
     "a zip of a zip of a zip": lambda: archive(("a.zip", archive(("b.zip", archive(("c.zip", bytes(MIB))))))),
     "a zip whose photo unpacks 1,000-fold to 80 MiB": lambda: archive(
@@ -156,11 +165,11 @@ ARCHIVES: Final[Mapping[str, Callable[[], bytes]]] = {
     "a zip that conceals how much a photo unpacks to": _concealing,
     "a zip of 65,000 entries": _many,
     "a zip whose names lead out of its folder": lambda: archive(
-        *((f"../../../../tmp/argus-traversal-{n}.png", _small("PNG")) for n in range(3)),
+        *((f"../../../../tmp/argus-traversal-{n}.png", small("PNG")) for n in range(3)),
         ("/etc/argus-traversal.png", b"x"),
         ("..\\..\\argus-traversal.png", b"x"),
     ),
-    "an encrypted zip": lambda: archive(("a.png", b"x")).replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"),
+    "an encrypted zip": _encrypted,
 }
 
 

@@ -5,9 +5,11 @@ Scenes, indexes and knowledge bases belong to the cluster: every key may read an
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from functools import partial
 
+from benchmarks.security.bombs import small
 from benchmarks.security.case import Case, Got, answered
 from benchmarks.security.site import Site
 
@@ -54,7 +56,7 @@ def cases(site: Site) -> Iterator[Case]:
 
 
 def _submit(site: Site, key: str) -> str:
-    picture = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGP8z8CADTBhFR1KEgBIKQEP7C5Z4wAAAABJRU5ErkJggg=="
+    picture = base64.b64encode(small("PNG")).decode()
     body = {"operation": "classify", "request": {"image": picture, "labels": ["a", "b"]}}
     answer = site.ask("POST", "/v1/jobs", key=key, json=body, headers={"Idempotency-Key": "drill"})
     return str(answer.json().get("id"))

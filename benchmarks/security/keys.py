@@ -83,14 +83,12 @@ def _elsewhere(site: Site) -> Got:
     attempts = (
         {"headers": {"X-API-Key": hash_key(site.key)}},
         {"headers": {"X-API-Key": site.key.upper()}},
-        {"headers": {"X-API-Key": f"{site.key} "}},
         {"headers": {"X-API-Key": site.key[:-1]}},
         {"headers": {"Cookie": f"api_key={site.key}"}},
         {"params": {"api_key": site.key, "X-API-Key": site.key}},
     )
-    # White space around a header's value is no part of it (RFC 9110, section 5.5): the third is the key itself.
     statuses = [site.ask("GET", "/v1/models", key=None, **attempt).status_code for attempt in attempts]
-    return Got(str(statuses), statuses == [401, 401, 200, 401, 401, 401])
+    return Got(str(statuses), statuses == [401] * 5)
 
 
 def _unknown(site: Site) -> Got:

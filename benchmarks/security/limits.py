@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
+from benchmarks.security.bombs import small
 from benchmarks.security.case import Case, Got, answered
 from benchmarks.security.routes import Rpc, call
 from benchmarks.security.site import Site
@@ -70,7 +72,9 @@ def cases(site: Site) -> Iterator[Case]:
     yield Case(GROUP, "a JSON schema nested 2,000 deep", "4xx, or an answer", partial(_schema, site, _nested(2_000)))
     yield Case(GROUP, "a chat of 5,000 messages", "4xx", partial(_messages, site))
     yield Case(GROUP, "a gRPC message of 21 MiB", "RESOURCE_EXHAUSTED", partial(_message, site, 21 * MIB))
-    yield Case(GROUP, "a gRPC message of 300 MiB", "RESOURCE_EXHAUSTED", partial(_message, site, 300 * MIB))
+    yield Case(
+        GROUP, "a gRPC message of 64 MiB without a key", "RESOURCE_EXHAUSTED", partial(_message, site, 64 * MIB, "")
+    )
     yield Case(GROUP, "gRPC metadata of 1 MiB", "refused", partial(_metadata, site))
     yield Case(GROUP, "a gRPC message that is none", "refused", partial(_garbage, site))
     yield Case(GROUP, "a tensor that says it has 2^40 elements", "4xx", partial(_tensor, site))
@@ -100,9 +104,7 @@ def _fields(site: Site, fields: dict[str, Any]) -> Got:
     return answered(site.ask("POST", _CLASSIFY, json={"image": _PICTURE, "model": "clip", **fields}), (400,))
 
 
-_PICTURE: Final = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGP8z8CADTBhFR1KEgBIKQEP7C5Z4wAAAABJRU5ErkJggg=="
-)
+_PICTURE: Final = base64.b64encode(small("PNG")).decode()
 
 
 def _stated(site: Site) -> Got:
@@ -180,14 +182,14 @@ def _messages(site: Site) -> Got:
     return answered(site.ask("POST", "/v1/chat/completions", json={"model": "llava", "messages": messages}))
 
 
-def _message(site: Site, size: int) -> Got:
+def _message(site: Site, size: int, key: str | None = None) -> Got:
     # Field 7 of ModelInferRequest, raw_input_contents, of that length (protobuf, "Encoding").
     length, coded = size, b""
     while length > 0x7F:
         coded += bytes([length & 0x7F | 0x80])
         length >>= 7
     message = b"\x3a" + coded + bytes([length]) + bytes(size)
-    status, _ = call(site.grpc, _INFER, message, [("x-api-key", site.key)], **_WIDE)
+    status, _ = call(site.grpc, _INFER, message, [("x-api-key", site.key if key is None else key)], **_WIDE)
     return Got(status, status == "RESOURCE_EXHAUSTED")
 
 
