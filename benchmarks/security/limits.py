@@ -14,7 +14,6 @@ from benchmarks.security.site import Site
 
 GROUP = "limits"
 MIB: Final = 1 << 20
-_BODY: Final = 20 * MIB
 _CLASSIFY: Final = "/v1/classify"
 _INFER: Final = Rpc("/inference.GRPCInferenceService/ModelInfer", streams_in=False, streams_out=False)
 _LIVE: Final = Rpc("/inference.GRPCInferenceService/ServerLive", streams_in=False, streams_out=False)

@@ -14,6 +14,7 @@ from serve.errors import ArgusError
 from serve.media.fetch import FetchPolicy, MediaFetcher, Resolver
 
 GROUP = "ssrf"
+INDEX: Final = "drill-ssrf"
 _NOT_ALLOWED: Final = ("url_not_allowed", "url_fetch_disabled")
 _QUESTION: Final = {"type": "text", "text": "What is it?"}
 
@@ -62,6 +63,10 @@ FIELDS: Final[Mapping[str, Callable[[str], dict[str, Any]]]] = {
     "/v1/jobs#classify": lambda url: {"operation": "classify", "request": {"image": url, "labels": ["a", "b"]}},
     "/v1/jobs#videos.describe": lambda url: {"operation": "videos.describe", "request": {"video": url}},
     "/v1/jobs#documents.text": lambda url: {"operation": "documents.text", "request": {"document": url}},
+    "/v1/indexes/{index}/items": lambda url: {"items": [{"id": "a", "image": url}]},
+    "/v1/indexes/{index}/search": lambda url: {"image": url, "k": 1},
+    "/v1/search/products": lambda url: {"index": INDEX, "image": url},
+    "/v1/sessions/{session}/messages": lambda url: {"content": [_image(url), _QUESTION], "max_tokens": 4},
     "/v2/models/clip.image_embedding/infer": _tensor,
 }
 """Bodies with a URL in them, by path; what follows `#` tells those of one path apart."""
@@ -121,9 +126,14 @@ def cases(site: Site) -> Iterator[Case]:
     yield Case(
         GROUP, "fields that take a URL, by the API's description", "all are in this drill", partial(_covered, site)
     )
+    site.ask("PUT", f"/v1/indexes/{INDEX}", json={"model": "clip"})
+    names = {"index": INDEX, "session": site.ask("POST", "/v1/sessions", json={}).json()["id"]}
     for field in FIELDS:
         expected = "4xx url_not_allowed, nothing is asked"
-        yield Case(GROUP, f"loopback and metadata in {field}", expected, partial(_field, site, field))
+        yield Case(GROUP, f"loopback and metadata in {field}", expected, partial(_field, site, field, names))
+    planted = "an address in an index's metadata, when its hits are described"
+    yield Case(GROUP, planted, "nothing is asked", partial(_second_order, site))
+    site.ask("DELETE", f"/v1/indexes/{INDEX}")
     for name, url in urls(site.trap).items():
         yield Case(GROUP, f"{name}: {url!r}", "4xx, nothing is asked", partial(_form, site, url))
     yield Case(GROUP, "a URL in a JSON schema's $ref", "4xx, nothing is asked", partial(_schema, site))
@@ -158,7 +168,7 @@ def _covered(site: Site) -> Got:
 
 
 def _elsewhere(path: str, known: set[str]) -> bool:
-    """Paths with a parameter are tried with a value in its place; the drill has no index, session or search."""
+    """Paths with a parameter are tried with a value in its place."""
     pattern = path.split("/")
     alike = (one.split("/") for one in known)
     return any(
@@ -181,22 +191,30 @@ def _takes_media(schema: Any, schemas: Mapping[str, Any], seen: set[str]) -> boo
     return any(_takes_media(one, schemas, seen) for one in schema.values())
 
 
-def _field(site: Site, field: str) -> Got:
-    got = []
-    for url in (site.trap.url + "/", "http://169.254.169.254/latest/meta-data/"):
-        got.append(_refused(site, field, url))
+def _field(site: Site, field: str, names: Mapping[str, str]) -> Got:
+    addresses = (f"{site.trap.url}/", "http://169.254.169.254/latest/meta-data/")
+    got = [_refused(site, field, names, url) for url in addresses]
     return Got(" / ".join(dict.fromkeys(one.text for one in got)), all(one.ok for one in got))
 
 
-def _refused(site: Site, field: str, url: str) -> Got:
+def _refused(site: Site, field: str, names: Mapping[str, str], url: str) -> Got:
     before = len(site.trap.requests)
-    answer = site.ask("POST", field.partition("#")[0], json=FIELDS[field](url))
+    answer = site.ask("POST", field.partition("#")[0].format(**names), json=FIELDS[field](url))
     reached = len(site.trap.requests) - before
-    if answer.status_code == 200 and "results" in answer.json():  # an error stands in the place of the image
-        return Got("200", False)
     refused = code_of(answer) in _NOT_ALLOWED and 400 <= answer.status_code < 500
     text = f"{answer.status_code} {code_of(answer)}" + (f", {reached} requests came through" if reached else "")
     return Got(text, refused and not reached)
+
+
+def _second_order(site: Site) -> Got:
+    """One client puts an address into what another one's question leads to."""
+    before = len(site.trap.requests)
+    item = {"id": "planted", "text": "a red star", "metadata": {"image": f"{site.trap.url}/"}}
+    added = site.ask("POST", f"/v1/indexes/{INDEX}/items", key=site.other_key, json={"items": [item]})
+    answer = site.ask("POST", "/v1/search/products", json={"index": INDEX, "text": "a red star", "describe": 1})
+    reached = len(site.trap.requests) - before
+    ok = added.status_code == 200 and "url_not_allowed" in answer.text and not reached
+    return Got(f"{added.status_code}, {answer.status_code}, {reached} requests came through", ok)
 
 
 def _form(site: Site, url: str) -> Got:
