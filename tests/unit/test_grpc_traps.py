@@ -17,7 +17,7 @@ from serve.config.cluster import Limits
 from serve.errors import ArgusError
 from serve.loopback import refuse_taken
 from serve.protocol.grpc_server import bound_messages
-from serve.protocol.oip_grpc import from_message
+from serve.protocol.oip_messages import from_message
 from serve.protocol.tensors import array_from_bytes
 from serve.runtime.ingress import free_ports
 from tests.unit.fakes import Site
