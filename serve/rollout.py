@@ -128,7 +128,7 @@ def version(cluster: ClusterFile, name: str, factory: Callable[..., Any], argume
 
 def router_version(cluster: ClusterFile, factory: Callable[..., Any]) -> str:
     """Of the router, which is made with the whole file."""
-    content = cluster.model_dump(mode="json", exclude={"auth": True, "models": {"__all__": LIVE}})
+    content = cluster.model_dump(mode="json", exclude={"auth": True, "models": {"__all__": set(LIVE)}})
     marks = {name: checkpoint_mark(cluster, name) for name in (*cluster.models, *cluster.providers)}
     return _digest(code_of(factory), factory.__qualname__, [content, marks], (), frozenset())
 

@@ -19,7 +19,7 @@ import yaml
 from benchmarks.servers import ROOT, answers, free_port, replica_ports, server
 from serve.errors import Unavailable
 
-NAME: Final = "bench-rolling"
+NAME: Final = "rolling"
 MODULE: Final = "argus_rolled_out"
 _UPDATE_S: Final = 300.0
 _CODE = '''"""What the benchmark of rolling updates rolls out."""
@@ -134,10 +134,10 @@ def running(*, checkpoint: Path | None) -> Iterator[Site]:
     Args:
         checkpoint: of the CLIP; None for none.
     """
-    folder = Path(tempfile.mkdtemp(prefix="argus-roll-"))
+    folder = Path(tempfile.mkdtemp(prefix="argus-"))  # short: unix sockets lie below it
     try:
         path = os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
-        environment = {"ARGUS_RUN_DIR": str(folder / "run"), "PYTHONPATH": path, **replica_ports(29_000)}
+        environment = {"ARGUS_RUN_DIR": str(folder), "PYTHONPATH": path, **replica_ports(29_000)}
         site = Site(folder, cluster_file(clip=None if checkpoint is None else str(checkpoint)), environment)
         site.write_code(1)
         site.write()

@@ -34,7 +34,7 @@ GROUPS: Final[dict[str, ModuleType]] = {
 """By name, in the order in which they are tried: secrets last, since they are looked for in all that came before."""
 
 GOAL: Final = "every attempt ends as it must"
-NAME: Final = "bench-security"
+NAME: Final = "drill"
 _COLUMNS: Final = (
     Column("group", "group"),
     Column("attempt", "attempt"),
@@ -74,7 +74,7 @@ def run(*, only: Sequence[str], progress: Console) -> Report:
 def cluster() -> Iterator[Site]:
     """Profile `demo` with two clients' keys and planted secrets, listening on every address."""
     own, other = (secrets.token_urlsafe(32) for _ in range(2))
-    folder = Path(tempfile.mkdtemp(prefix="argus-drill-"))
+    folder = Path(tempfile.mkdtemp(prefix="argus-"))  # short: unix sockets lie below it
     try:
         with planting.planted({"client's key": own, "other client's key": other}) as servers, Sink() as trap:
             ports = {"http_port": free_port(18_000), "grpc_port": free_port(19_000), "metrics_port": free_port(19_100)}
@@ -92,7 +92,7 @@ def cluster() -> Iterator[Site]:
             }
             config = folder / "cluster.yaml"
             config.write_text(yaml.safe_dump(content), encoding="utf-8")
-            environment = {"ARGUS_RUN_DIR": str(folder / "run"), **replica_ports(29_000)}
+            environment = {"ARGUS_RUN_DIR": str(folder), **replica_ports(29_000)}
             command = [sys.executable, "-m", "serve", "up", "--config", str(config)]
             http = f"http://127.0.0.1:{ports['http_port']}"
             with server(NAME, command, answers(f"{http}/v1/readyz"), environment):
@@ -103,7 +103,7 @@ def cluster() -> Iterator[Site]:
                     f"http://127.0.0.1:{ports['metrics_port']}/metrics",
                     own,
                     other,
-                    folder / "run" / NAME,
+                    folder / NAME,
                     trap,
                     {**environment, "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
                     config,

@@ -100,7 +100,8 @@ class LocalCluster:
         """Cores (`CPU`) and GPUs (`GPU`) that nothing has reserved."""
         import ray
 
-        return cast("Mapping[str, float]", ray.available_resources())
+        free = cast("Callable[[], Mapping[str, float]]", ray.available_resources)
+        return free()
 
     def deploy(self) -> Iterator[list[DeploymentState]]:
         """Deploys the application, in place of the one that runs, and yields its deployments' states until all run.
