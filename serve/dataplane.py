@@ -41,6 +41,9 @@ RENDER = "render"
 # The device of a model that someone else hosts.
 HOSTED = "hosted"
 
+MOST_PROMPTS = 20_000
+"""Labels times templates of one request, each of which is a text for the model to read."""
+
 # The cheap call that shows whether a model answers, where it is not `info`.
 _PROBES = {
     "vector_index": "list_indexes",
@@ -256,6 +259,13 @@ class DataPlane:
         chosen = self._labels(labels)
         resolved = resolve(templates if isinstance(templates, str) else tuple(templates))
         self._check_texts(resolved, "templates")
+        if len(chosen) * len(resolved) > MOST_PROMPTS:
+            raise InvalidRequest(
+                f"{len(chosen)} labels in {len(resolved)} templates are {len(chosen) * len(resolved):,} prompts; at most "
+                f"{MOST_PROMPTS:,} are accepted.",
+                code="too_many_templates",
+                param="templates",
+            )
         self._check_count(images, "images")
         return card, chosen, resolved
 

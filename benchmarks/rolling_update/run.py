@@ -24,7 +24,7 @@ GOAL: Final = (
     "what needs no restart restarts nothing"
 )
 # Traffic before an update begins, and after it is through, in seconds.
-_BEFORE_S, _AFTER_S = 3.0, 3.0
+_BEFORE_S, _AFTER_S = 2.0, 2.0
 _COLUMNS: Final = (
     Column("kind", "update"),
     Column("replaced", "deployments replaced"),

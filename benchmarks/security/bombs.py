@@ -5,10 +5,13 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from PIL import Image
@@ -18,6 +21,8 @@ from benchmarks.security.site import Site
 
 GROUP = "bombs"
 MIB: Final = 1 << 20
+_JOB_LOOKS: Final = 150
+_TRAVERSAL: Final = "argus-traversal"
 _HUGE: Final = 60_000
 
 
@@ -224,7 +229,7 @@ def cases(site: Site) -> Iterator[Case]:
     for name, make in IMAGES.items():
         yield Case(GROUP, name, "4xx", partial(_image, site, make))
     for name, make in ARCHIVES.items():
-        yield Case(GROUP, name, "4xx", partial(_archive, site, make))
+        yield Case(GROUP, name, "4xx, or a job that fails; nothing is written elsewhere", partial(_archive, site, make))
     for name, make in DOCUMENTS.items():
         yield Case(GROUP, name, "4xx, or an answer within its bounds", partial(_document, site, make))
     for name, make in SCENES.items():
@@ -240,14 +245,25 @@ def _image(site: Site, make: Callable[[], bytes]) -> Got:
 
 
 def _archive(site: Site, make: Callable[[], bytes]) -> Got:
-    answer = site.ask(
-        "POST",
-        "/v1/reconstructions",
-        params={"name": "bomb"},
-        content=make(),
-        headers={"Content-Type": "application/zip"},
-    )
-    return answered(answer)
+    headers = {"Content-Type": "application/zip"}
+    answer = site.ask("POST", "/v1/reconstructions", params={"name": "bomb"}, content=make(), headers=headers)
+    if answer.status_code != 202:
+        return answered(answer)
+    status = _ended(site, answer.json()["id"])
+    places = (Path(tempfile.gettempdir()), Path("/etc"), Path.cwd(), site.run_dir, site.run_dir.parent)
+    written = [str(path) for place in places for path in place.glob(f"{_TRAVERSAL}*")]
+    return Got(f"202, the job {status}" + "".join(written), status == "failed" and not written)
+
+
+def _ended(site: Site, id: str) -> str:
+    """What becomes of a job."""
+    for _ in range(_JOB_LOOKS):
+        status = str(site.ask("GET", f"/v1/jobs/{id}").json()["status"])
+        if status not in ("queued", "running"):
+            return status
+        time.sleep(0.2)
+    site.ask("DELETE", f"/v1/jobs/{id}")
+    return "not over in time"
 
 
 def _document(site: Site, make: Callable[[], bytes]) -> Got:

@@ -6,7 +6,8 @@ import json
 import pickle
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def _listening(site: Site) -> dict[int, set[str]]:
     pids, found = site.pids(), dict[int, set[str]]()
     for one in psutil.net_connections("tcp"):
         if one.status == psutil.CONN_LISTEN and one.pid in pids:
-            found.setdefault(one.laddr.port, set()).add(one.laddr.ip)
+            found.setdefault(one.laddr.port, set()).add(one.laddr.ip.removeprefix("::ffff:"))
     return found
 
 
@@ -77,7 +78,8 @@ def _beyond(site: Site) -> Got:
 def _pages(site: Site) -> Got:
     metrics = int(site.metrics.split(":")[2].split("/")[0])
     found = _listening(site)
-    pages = [port for port in found if _get(port, "/metrics").startswith("200") or "HAProxy" in _get(port, "/stats")]
+    speaking = _speaking(found)
+    pages = [port for port in speaking if _get(port, "/metrics").startswith("200") or "HAProxy" in _get(port, "/stats")]
     far = [port for port in pages if found[port] - set(_LOOPBACK)]
     return Got(
         f"{len(pages)} ports with metrics or statistics, {len(far)} beyond loopback", metrics in pages and not far
@@ -87,14 +89,23 @@ def _pages(site: Site) -> Got:
 def _dashboard(site: Site) -> Got:
     own = {site.port, int(site.grpc.rpartition(":")[2])}
     told = set()
-    for port in sorted(set(_listening(site)) - own):
-        if not _get(port, "/"):
-            continue  # no HTTP: gRPC, or Ray's own protocol
+    for port in _speaking(sorted(set(_listening(site)) - own)):
         for path in _RAYS:
             answer = _get(port, path)
-            if answer.startswith("2") and any(word in answer.lower() for word in ("ray", "job", "node", "actor")):
+            # Metrics are on loopback without a key, and answer every path.
+            if (
+                answer.startswith("2")
+                and "# HELP" not in answer
+                and any(word in answer.lower() for word in ("ray", "job", "node", "actor"))
+            ):
                 told.add(f"{port}{path}: {answer[:60]}")
     return Got("; ".join(sorted(told)) or "none answers", not told)
+
+
+def _speaking(ports: Collection[int]) -> list[int]:
+    """Those of the ports that answer HTTP; the others are gRPC's, or Ray's own."""
+    with ThreadPoolExecutor(16) as pool:
+        return [port for port, text in zip(ports, pool.map(lambda port: _get(port, "/"), ports), strict=True) if text]
 
 
 def _get(port: int, path: str) -> str:

@@ -151,7 +151,9 @@ def _serve(cluster: ClusterFile, folder: Path) -> None:
         signal.signal(number, lambda *_: stop.set())
     binary = ingress.haproxy_binary() if cluster.server.tuned_ingress else None
     state.write_token(folder)
-    settings = ingress.environment(folder, binary, drain_s=drain_s(cluster))
+    server = cluster.server
+    public = (server.host, (server.http_port, server.grpc_port))
+    settings = ingress.environment(folder, binary, drain_s=drain_s(cluster), public=public)
     apply_environment(settings)
     progress = Progress(errors, stop)
     if binary is None:

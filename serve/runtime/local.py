@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from serve.config.cluster import ClusterFile
 from serve.errors import ConfigError, Unavailable
+from serve.runtime.ingress import inner_host
 
 APPLICATION = "argus"
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
@@ -77,7 +78,7 @@ class LocalCluster:
         server = self._cluster.server
         serve.start(
             proxy_location="HeadOnly",
-            http_options={"host": server.host, "port": server.http_port},
+            http_options={"host": inner_host(server.host), "port": server.http_port},
             grpc_options={"port": server.grpc_port, "grpc_servicer_functions": list(SERVICER_FUNCTIONS)},
             logging_config=logging_config(self._cluster),
         )

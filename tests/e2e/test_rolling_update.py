@@ -12,7 +12,7 @@ from benchmarks.rolling_update.site import Site, running
 from serve.errors import Unavailable
 
 pytestmark = pytest.mark.cluster
-RATE_PER_S, REQUESTS = 30.0, 150
+RATE_PER_S, REQUESTS = 30.0, 100
 
 
 @pytest.fixture(scope="module")
