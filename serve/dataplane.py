@@ -41,8 +41,8 @@ RENDER = "render"
 # The device of a model that someone else hosts.
 HOSTED = "hosted"
 
-MOST_PROMPTS = 20_000
-"""Labels times templates of one request, each of which is a text for the model to read."""
+MOST_TEMPLATES = 10
+"""Of as many labels as a request may have: every label in every template is a text for the model to read."""
 
 # The cheap call that shows whether a model answers, where it is not `info`.
 _PROBES = {
@@ -259,10 +259,10 @@ class DataPlane:
         chosen = self._labels(labels)
         resolved = resolve(templates if isinstance(templates, str) else tuple(templates))
         self._check_texts(resolved, "templates")
-        if len(chosen) * len(resolved) > MOST_PROMPTS:
+        most = MOST_TEMPLATES * self._limits.max_labels
+        if (prompts := len(chosen) * len(resolved)) > most:
             raise InvalidRequest(
-                f"{len(chosen)} labels in {len(resolved)} templates are {len(chosen) * len(resolved):,} prompts; at most "
-                f"{MOST_PROMPTS:,} are accepted.",
+                f"{len(chosen)} labels in {len(resolved)} templates are {prompts:,} prompts; at most {most:,} are accepted.",
                 code="too_many_templates",
                 param="templates",
             )
