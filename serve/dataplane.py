@@ -262,7 +262,8 @@ class DataPlane:
         most = MOST_TEMPLATES * self._limits.max_labels
         if (prompts := len(chosen) * len(resolved)) > most:
             raise InvalidRequest(
-                f"{len(chosen)} labels in {len(resolved)} templates are {prompts:,} prompts; at most {most:,} are accepted.",
+                f"{len(chosen)} labels in {len(resolved)} templates are {prompts:,} prompts; at most {most:,} are "
+                "accepted.",
                 code="too_many_templates",
                 param="templates",
             )
