@@ -149,6 +149,10 @@ class Pipeline(Generic[Item, Prepared, Raw, Result]):
         """Items in the batcher's queue."""
         return self._batcher.waiting
 
+    def limit(self, limits: BatchLimits) -> None:
+        """See `Batcher.limit`."""
+        self._batcher.limit(limits)
+
     @property
     def standing_wait_s(self) -> float:
         """See `Batcher.standing_wait_s`."""

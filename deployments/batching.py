@@ -153,6 +153,14 @@ class Batcher(Generic[In, Out]):
         """Seconds that the present forward pass has taken so far; 0 when idle."""
         return 0.0 if self._running_since is None else self._clock() - self._running_since
 
+    def limit(self, limits: BatchLimits) -> None:
+        """Other limits, from the next batch on. Whoever waits stays; what costs more than a batch may, runs alone."""
+        self._limits = limits
+        for entries in self._lanes.values():
+            for entry in entries:
+                entry.cost = min(entry.cost, limits.max_cost)
+        self._arrival.set()
+
     @property
     def standing_wait_s(self) -> float:
         """Mean wait of the last batch's items beyond the pass before it: 0 while each batch takes all that gathered.

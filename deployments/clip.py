@@ -15,9 +15,9 @@ import numpy as np
 
 from deployments import heap
 from deployments.base import Pipeline
-from deployments.batching import BatchLimits
 from deployments.gpu_memory import GpuMemory
 from deployments.label_cache import LabelCache
+from deployments.live import Rebatched, batch_limits
 from deployments.messages import (
     Call,
     ClassifyRequest,
@@ -39,7 +39,7 @@ from serve.media.image import ImageLimits
 _SHARED_WORK_S = 60.0
 
 
-class ClipReplica:
+class ClipReplica(Rebatched):
     """A `deployments.base.Replica` for CLIP and SigLIP checkpoints."""
 
     def __init__(self, name: str, config: ClipModel, limits: ImageLimits) -> None:
@@ -52,9 +52,7 @@ class ClipReplica:
         batching = config.batching
         self._pipeline: Pipeline[Image | str, Any, Float32, Float32] = Pipeline(
             self._adapter,
-            BatchLimits(
-                batching.max_items, batching.max_cost or float("inf"), batching.max_wait_ms / 1e3, batching.max_queue
-            ),
+            batch_limits(batching),
             workers=config.placement.preprocess_workers,
             observer=self._metrics,
             preprocess_took=self._metrics.preprocess_took,

@@ -12,6 +12,7 @@ from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
 from deployments.tracing import traced
+from serve import rollout
 from serve.cascade.entry import functions
 from serve.config.budget import problems
 from serve.config.cluster import ClusterFile
@@ -55,9 +56,12 @@ def build(cluster: ClusterFile) -> serve.Application:
         **_number(cluster, ROUTER),
         # The router's own admission answers before Ray's limit is met, with our error and for every protocol.
         max_ongoing_requests=2 * cluster.router.max_ongoing_requests,
+        max_surge_percent=rollout.surge_percent(None),
+        graceful_shutdown_timeout_s=rollout.drain_s(cluster),
         ray_actor_options=actor_options(cluster, ROUTER),
+        user_config=rollout.router_live_settings(cluster),
     )(serve.ingress()(Router))
-    return router.bind(cluster, handles)
+    return _versioned(router, rollout.router_version(cluster, Router)).bind(cluster, handles)
 
 
 def from_file(arguments: Mapping[str, Any]) -> serve.Application:
@@ -79,6 +83,27 @@ def from_document(arguments: Mapping[str, Any]) -> serve.Application:
         ConfigErrors: it is not what was checked.
     """
     return build(parse(arguments))
+
+
+def marks(cluster: ClusterFile) -> dict[str, rollout.Mark]:
+    """What Ray Serve compares of each deployment with what runs, by name."""
+
+    def mark(name: str, model: Model) -> rollout.Mark:
+        factory, arguments = _implementation(cluster, name, model)
+        return rollout.Mark(
+            version=rollout.version(cluster, name, factory, arguments),
+            actors=actor_options(cluster, name),
+            live=rollout.live_settings(model, factory),
+            scaling=replica_options(cluster, name),
+        )
+
+    router = rollout.Mark(
+        version=rollout.router_version(cluster, Router),
+        actors=actor_options(cluster, ROUTER),
+        live=rollout.router_live_settings(cluster),
+        scaling=replica_options(cluster, ROUTER),
+    )
+    return {ROUTER: router, **{name: mark(name, model) for name, model in cluster.models.items()}}
 
 
 def logging_config(cluster: ClusterFile) -> LoggingConfig:
@@ -106,11 +131,23 @@ def _deployment(cluster: ClusterFile, name: str, model: Model) -> serve.Applicat
         max_constructor_retry_count=3,
         health_check_period_s=10,
         health_check_timeout_s=30,
-        graceful_shutdown_timeout_s=20,
+        max_surge_percent=rollout.surge_percent(model),
+        graceful_shutdown_timeout_s=rollout.drain_s(cluster),
         ray_actor_options=actor_options(cluster, name),
+        user_config=rollout.live_settings(model, factory),
         **routing,
     )(traced(factory, cluster.tracing, cluster.name, name))
-    return deployment.bind(*arguments)
+    return _versioned(deployment, rollout.version(cluster, name, factory, arguments)).bind(*arguments)
+
+
+def _versioned(deployment: serve.Deployment, version: str) -> serve.Deployment:
+    """With a version of ours: Ray Serve's own is another with each call, and would replace every replica.
+
+    Ray Serve 2.60 takes one from its own callers only. Where it reads a configuration file, it makes the versions.
+    """
+    options: Any = deployment.options
+    versioned: serve.Deployment = options(version=version, _internal=True)
+    return versioned
 
 
 def _number(cluster: ClusterFile, name: str) -> dict[str, Any]:

@@ -15,6 +15,10 @@ class Authenticator:
     """Decides who is calling. Without configured keys everybody is `anonymous`."""
 
     def __init__(self, auth: Auth) -> None:
+        self.replace(auth)
+
+    def replace(self, auth: Auth) -> None:
+        """From now on these keys are known, and no others."""
         self._keys = [(key.name, bytes.fromhex(key.sha256)) for key in auth.keys]
 
     def client(self, authorization: str | None, api_key: str | None) -> str:

@@ -31,6 +31,7 @@ from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest, ModelFailed, NotFound
 from serve.handles import ModelHandle
 from serve.media.admit import MediaDoor, MediaSource
+from serve.readiness import Readiness
 
 CLASSIFY, EMBED, CHAT = "classify", "embed", "chat"
 CLASSIFY_VIDEO = "classify_video"
@@ -39,6 +40,9 @@ READ_DOCUMENT = "read_document"
 RENDER = "render"
 # The device of a model that someone else hosts.
 HOSTED = "hosted"
+
+MOST_TEMPLATES = 10
+"""Of as many labels as a request may have: every label in every template is a text for the model to read."""
 
 # The cheap call that shows whether a model answers, where it is not `info`.
 _PROBES = {
@@ -141,6 +145,7 @@ class DataPlane:
         # A model that may have no replicas is not asked: that would wake it, and keep it awake.
         self._resting = frozenset(name for name in handles if cluster.models[name].autoscaling.min_replicas == 0)
         self._probes = {name: probe_of(cluster.models[name]) for name in handles if name not in self._resting}
+        self._readiness = Readiness(self._ask_all)
 
     @property
     def limits(self) -> Limits:
@@ -210,6 +215,9 @@ class DataPlane:
         Raises:
             ArgusError: of the first that does not.
         """
+        await self._readiness.check(context)
+
+    async def _ask_all(self, context: RequestContext) -> None:
         await asyncio.gather(*(self._handles[name].call(probe, context) for name, probe in self._probes.items()))
 
     async def admit(
@@ -267,6 +275,14 @@ class DataPlane:
         chosen = self._labels(labels)
         resolved = resolve(templates if isinstance(templates, str) else tuple(templates))
         self._check_texts(resolved, "templates")
+        most = MOST_TEMPLATES * self._limits.max_labels
+        if (prompts := len(chosen) * len(resolved)) > most:
+            raise InvalidRequest(
+                f"{len(chosen)} labels in {len(resolved)} templates are {prompts:,} prompts; at most {most:,} are "
+                "accepted.",
+                code="too_many_templates",
+                param="templates",
+            )
         self._check_count(images, "images")
         return card, chosen, resolved
 

@@ -12,12 +12,12 @@ from deployments import heap
 from serve import tracing
 from serve.autoscaling.demand import CountedGuardMetrics, Demand
 from serve.cascade.metrics import CascadeMetrics
-from serve.config.cluster import ClusterFile
+from serve.config.cluster import Auth, ClusterFile
 from serve.dataplane import probe_of
 from serve.handles import ModelHandle, ServeHandle
 from serve.media.fetch import FetchPolicy, MediaFetcher
 from serve.metrics import RouterMetrics
-from serve.protocol import http
+from serve.protocol import grpc_server, http
 from serve.protocol.edge import App
 from serve.protocol.oip import InferenceService
 from serve.protocol.oip_grpc import GrpcSkin
@@ -79,6 +79,12 @@ class Router(GrpcSkin):
             self._services.scenes,
         )
         self.set_up_grpc(self._services, self._inference)
+        grpc_server.bound_messages(cluster.limits.max_body_bytes)
+
+    async def reconfigure(self, live: Mapping[str, Any]) -> None:
+        """Called by Ray Serve with `serve.rollout.router_live_settings`: at the start, and when they have changed."""
+        self._services.authenticator.replace(Auth.model_validate(live["auth"]))
+        self._guard.bound(live["concurrency"])
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Ray Serve every few seconds: what the autoscaler decides on (`serve.autoscaling.evidence`)."""

@@ -11,11 +11,11 @@ from dataclasses import replace
 
 from deployments import heap
 from deployments.base import UNREADABLE, CpuPool, Pipeline
-from deployments.batching import BatchLimits
 from deployments.florence2.items import Picture, Prepared, Question, Watch, Written
 from deployments.florence2.messages import Answer, SeenImage, VisionRequest, VisionResult, VisionTask
 from deployments.florence2.tasks import TASKS
 from deployments.gpu_memory import GpuMemory
+from deployments.live import Rebatched, batch_limits
 from deployments.messages import Call, EncodedImage, ModelInfo, RawImage
 from deployments.replica import ReplicaMetrics
 from serve import tracing
@@ -27,7 +27,7 @@ from serve.media.image import ImageLimits
 _WRITING_S = 5.0
 
 
-class Florence2Replica:
+class Florence2Replica(Rebatched):
     """A replica of Florence-2."""
 
     def __init__(self, name: str, config: Florence2Model, limits: ImageLimits) -> None:
@@ -44,9 +44,7 @@ class Florence2Replica:
         batching = config.batching
         self._pipeline: Pipeline[Question, Prepared, Written, Written] = Pipeline(
             self._adapter,
-            BatchLimits(
-                batching.max_items, batching.max_cost or float("inf"), batching.max_wait_ms / 1e3, batching.max_queue
-            ),
+            batch_limits(batching),
             workers=1,
             observer=self._metrics,
         )

@@ -36,11 +36,29 @@ def grammar_of(constraint: Constraint) -> xgrammar.Grammar:
     if len(schema) > _MOST:
         raise _unusable(f"it has {len(schema)} characters, {_MOST} are allowed")
     try:
-        if not isinstance(json.loads(schema), dict | bool):
+        read = json.loads(schema)
+        if not isinstance(read, dict | bool):
             raise ValueError("a schema is an object")
+        if _leads_elsewhere(read):
+            raise ValueError("a $ref must lead to a place in the schema itself (#/...)")
         return xgrammar.Grammar.from_json_schema(schema, any_whitespace=False, separators=(", ", ": "))
-    except (ValueError, RuntimeError, TypeError) as error:
+    except Exception as error:  # whatever it is, it is the schema's: of one that names itself without end, too
         raise _unusable(str(error)) from error
+
+
+def _leads_elsewhere(schema: Any) -> bool:
+    """Whether it refers to another document: xgrammar would take that for anything, and answers would not fit it."""
+    left = [schema]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            reference = part.get("$ref")
+            if isinstance(reference, str) and not reference.startswith("#"):
+                return True
+            left += part.values()
+        elif isinstance(part, list):
+            left += part
+    return False
 
 
 def _unusable(why: str) -> InvalidRequest:

@@ -229,11 +229,13 @@ class VllmEngine:
         # Not on the event loop, where a large schema would hold everyone up; vLLM checks the grammar again there, so
         # what gets that far is known to be good and bounded.
         config = llm.vllm_config
-        params = await asyncio.to_thread(sampling_params, sampling, room)
         try:
+            params = await asyncio.to_thread(sampling_params, sampling, room)
             await asyncio.to_thread(
                 params.verify, config.model_config, None, config.structured_outputs_config, llm.tokenizer
             )
+        except ArgusError:
+            raise
         except Exception as error:
             raise InvalidRequest(
                 f"The JSON schema cannot be used: {str(error)[:300]}",

@@ -19,8 +19,8 @@ import numpy as np
 
 from deployments import heap
 from deployments.base import CpuPool, Pipeline
-from deployments.batching import BatchLimits
 from deployments.gpu_memory import GpuMemory
+from deployments.live import Rebatched, batch_limits
 from deployments.messages import Call, Float32, ModelInfo
 from deployments.replica import ReplicaMetrics
 from deployments.video_classifier.actions import ActionRule, detect
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class VideoClassifierReplica:
+class VideoClassifierReplica(Rebatched):
     """A replica of a video classifier.
 
     Args:
@@ -80,13 +80,12 @@ class VideoClassifierReplica:
         batching, workers = config.batching, config.placement.preprocess_workers
         self._pipeline: Pipeline[Clip, ShapedClip, ClipOutput, ClipOutput] = Pipeline(
             self._adapter,
-            BatchLimits(
-                batching.max_items, batching.max_cost or math.inf, batching.max_wait_ms / 1e3, batching.max_queue
-            ),
+            batch_limits(batching),
             workers=workers,
             observer=metrics,
             preprocess_took=metrics.preprocess_took,
         )
+        self._max_items = batching.max_items
         self._decoders = CpuPool(workers)
         self._info: ModelInfo | None = None
         self._started = started
@@ -96,7 +95,7 @@ class VideoClassifierReplica:
         """Features' length, input size, device, load time; warms the model up on the first call."""
         async with self._ready:
             if self._info is None:
-                await self._pipeline.warm_up((1, self._config.batching.max_items))
+                await self._pipeline.warm_up((1, self._max_items))
                 heap.settle()
                 adapter = self._adapter
                 load_s = time.monotonic() - self._started
@@ -175,7 +174,7 @@ class VideoClassifierReplica:
 
     async def _ahead(self, items: Iterator[T]) -> AsyncGenerator[list[T], None]:
         """The items in batches of the model's size, the next one made in the pool while this one is used."""
-        size = self._config.batching.max_items
+        size = self._max_items
 
         def take() -> list[T]:
             return list(islice(items, size))

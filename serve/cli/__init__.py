@@ -24,6 +24,7 @@ from serve.cli import (
     status,
     top,
     up,
+    update,
     validate,
 )
 from serve.cli.console import errors
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command()(up.up)
 app.command()(up.down)
+app.command()(update.update)
 app.command()(status.status)
 app.command()(status.models)
 app.command()(top.top)

@@ -22,8 +22,9 @@ from serve.config.budget import problems
 from serve.config.cluster import ClusterFile
 from serve.config.load import ConfigErrors
 from serve.errors import ArgusError, ConfigError, Unavailable
+from serve.rollout import drain_s
 from serve.runtime import ingress, state
-from serve.runtime.local import LocalCluster, apply_environment
+from serve.runtime.local import LocalCluster, apply_environment, cores
 
 _STOP_S = 60.0
 _DETACHED_START_S = 600.0
@@ -39,7 +40,7 @@ def up(
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow a public address without API keys.")] = False,
 ) -> None:
     """Start a cluster on this machine and serve until Ctrl-C."""
-    cluster = _with_server(cluster_file(profile, config), host=host, http_port=http_port, grpc_port=grpc_port)
+    cluster = with_server(cluster_file(profile, config), host=host, http_port=http_port, grpc_port=grpc_port)
     check_exposure(cluster, insecure)
     if found := problems(cluster):
         raise ConfigErrors("; ".join(found), tuple(found))
@@ -47,7 +48,7 @@ def up(
     if running := state.load(folder):
         raise ConfigError(
             f"Cluster {cluster.name!r} runs already (pid {running.pid}, {running.http}); "
-            f"stop it with: argus down --name {cluster.name}"
+            f"change it with argus update, stop it with: argus down --name {cluster.name}"
         )
     _check_ports(cluster)
     if detach:
@@ -93,7 +94,8 @@ def check_exposure(cluster: ClusterFile, insecure: bool) -> None:
         )
 
 
-def _with_server(cluster: ClusterFile, **given: str | int | None) -> ClusterFile:
+def with_server(cluster: ClusterFile, **given: str | int | None) -> ClusterFile:
+    """The file with what is given, and not None, in place of its own `server` keys."""
     changes = {key: value for key, value in given.items() if value is not None}
     server = type(cluster.server).model_validate(cluster.server.model_dump() | changes)
     return cluster.model_copy(update={"server": server})
@@ -149,7 +151,9 @@ def _serve(cluster: ClusterFile, folder: Path) -> None:
         signal.signal(number, lambda *_: stop.set())
     binary = ingress.haproxy_binary() if cluster.server.tuned_ingress else None
     state.write_token(folder)
-    settings = ingress.environment(folder, binary)
+    server = cluster.server
+    public = (server.host, (server.http_port, server.grpc_port))
+    settings = ingress.environment(folder, binary, drain_s=drain_s(cluster), public=public)
     apply_environment(settings)
     progress = Progress(errors, stop)
     if binary is None:
@@ -168,6 +172,7 @@ def _serve(cluster: ClusterFile, folder: Path) -> None:
             local.start_ingress()
         progress.deployments(local.deploy())
         if not stop.is_set():
+            state.save_deployed(folder, deployed(cluster))
             state.save(folder, instance.model_copy(update={"phase": "ready"}))
             _announce(cluster, instance)
             stop.wait()
@@ -178,6 +183,13 @@ def _serve(cluster: ClusterFile, folder: Path) -> None:
         with progress.step("Stopping"):
             local.stop()
         state.forget(folder)
+
+
+def deployed(cluster: ClusterFile) -> state.Deployed:
+    """What runs once this file has been deployed. Imports Ray."""
+    from serve.app import marks
+
+    return state.Deployed(server=cluster.server.model_dump(mode="json"), cpus=cores(cluster), marks=marks(cluster))
 
 
 def _instance(cluster: ClusterFile, settings: Mapping[str, str]) -> state.Instance:

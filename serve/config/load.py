@@ -56,6 +56,8 @@ def _rebuild(message: str, problems: tuple[str, ...], code: str, param: str | No
     return ConfigErrors(message, problems, code=code, param=param)
 
 
+# In addresses: a user's name and password.
+_USER_INFO = re.compile(r"//[^/\s'\"]*@")
 _BOOL = "tag:yaml.org,2002:bool"
 
 
@@ -180,7 +182,9 @@ def _describe(detail: ErrorDetails) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if path and path[-1] == "sha256":  # whoever pastes the key itself must not find it in a log
         return f"{key}: is no SHA-256 in hexadecimal; `argus config hash-key` makes it from a key"
-    value = repr(detail["input"])
+    if "env" in [str(part).rpartition("_")[2] for part in path[-2:]]:  # likewise, in place of a variable's name
+        return f"{key}: is no name of an environment variable (capitals, digits, '_'); the secret itself stands nowhere"
+    value = _USER_INFO.sub("//***@", repr(detail["input"]))
     shown = value if len(value) <= 80 else value[:77] + "..."
     return f"{key or 'file'}: got {shown}; {message[0].lower()}{message[1:]}"
 

@@ -8,18 +8,14 @@ import yaml
 
 from serve import preference
 from serve.config.cluster import ClusterFile
-from serve.config.model_base import StoreModel
 from serve.kubernetes import cluster_file
 from serve.kubernetes.settings import KEYS, POOL_LABEL, Settings
 from serve.placement import ROUTER, actor_options, policy_options, replica_options
+from serve.rollout import surge_percent
 
 # As `serve.runtime.local` and `serve.protocol.grpc_server` have them; those import Ray and gRPC.
 APPLICATION = "argus"
 SERVICER_FUNCTIONS = ("serve.protocol.grpc_server.add_inference", "serve.protocol.grpc_server.add_health")
-
-# Replacements start before old replicas stop, this share of them at a time, rounded up to whole ones; where there is no
-# room for one, the old replicas go on serving.
-_SURGE_PERCENT = 25
 
 
 def text(settings: Settings) -> str:
@@ -68,7 +64,7 @@ def _router(settings: Settings) -> dict[str, Any]:
     return {
         "name": ROUTER,
         **replica_options(settings.cluster, ROUTER),
-        "max_surge_percent": _SURGE_PERCENT,
+        "max_surge_percent": surge_percent(None),
         "graceful_shutdown_timeout_s": settings.drain_s,
         "ray_actor_options": actor_options(settings.cluster, ROUTER),
     }
@@ -83,8 +79,7 @@ def _model(settings: Settings, name: str) -> dict[str, Any]:
     return {
         "name": name,
         **replica_options(settings.cluster, name),
-        # A store's folder has one writer, so its old replica stops first.
-        "max_surge_percent": 0 if isinstance(model, StoreModel) else _SURGE_PERCENT,
+        "max_surge_percent": surge_percent(model),
         "graceful_shutdown_timeout_s": settings.drain_s,
         "ray_actor_options": options,
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final, Literal
 
+from serve import rollout
 from serve.config.cluster import ClusterFile, NodePool
 from serve.errors import ConfigError
 
@@ -95,14 +96,9 @@ class Settings:
             raise ConfigError(f"--redis: got {self.redis!r}; it must be redis://HOST:PORT, without a password")
 
     @property
-    def longest_s(self) -> int:
-        """The longest that a request may last, in seconds."""
-        return int(-(-self.cluster.limits.max_timeout_s // 1))
-
-    @property
     def drain_s(self) -> int:
         """How long replicas may go on with what they have begun, in seconds."""
-        return self.longest_s + 15
+        return rollout.drain_s(self.cluster)
 
     @property
     def grace_s(self) -> int:

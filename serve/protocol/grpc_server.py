@@ -6,6 +6,7 @@ Imported in every process that handles our gRPC messages: router replicas and Ra
 from __future__ import annotations
 
 import contextvars
+import importlib
 import inspect
 import sys
 from typing import Any
@@ -20,6 +21,18 @@ sys.modules.setdefault("grpc_service_pb2", service_pb2)
 
 # Seconds that the client's gRPC deadline leaves; Ray's own context object does not carry it.
 time_remaining: contextvars.ContextVar[float | None] = contextvars.ContextVar("time_remaining", default=None)
+
+
+def bound_messages(most_bytes: int) -> None:
+    """gRPC servers that this process starts from now on refuse larger messages before they are read.
+
+    Ray Serve's let 2 GiB in (2.60, `DEFAULT_GRPC_SERVER_OPTIONS`), and a message is whole in memory before anybody
+    looks at its sender's key. One that is too large by up to a quarter is still read, and refused in our own words.
+    """
+    grpc_util: Any = importlib.import_module("ray.serve._private.grpc_util")
+    key = "grpc.max_receive_message_length"
+    others = [option for option in grpc_util.DEFAULT_GRPC_SERVER_OPTIONS if option[0] != key]
+    grpc_util.DEFAULT_GRPC_SERVER_OPTIONS = [*others, (key, most_bytes + most_bytes // 4)]
 
 
 def add_inference(servicer: Any, server: Any) -> None:

@@ -55,6 +55,13 @@ def build(services: Services, inference: InferenceService, start: Callable[[], N
     Args:
         start: called on the event loop that will serve, before the first request.
     """
+    app = unguarded(services, inference, start)
+    guards = (services.authenticator, services.limits, services.admission, services.tenants, services.recorder)
+    return Edge(app, *guards, sockets=SocketEdge(app, *guards))
+
+
+def unguarded(services: Services, inference: InferenceService, start: Callable[[], None] = lambda: None) -> _Routes:
+    """Every route, without the edge that says who may ask."""
     operations = job_operations.operations(services)
     runner = JobRunner(services.jobs, operations)
 
@@ -101,8 +108,7 @@ def build(services: Services, inference: InferenceService, start: Callable[[], N
         "/v1/vision/{task}": list(TASKS),
         "/v2/models/{model}": inference.names(),
     }
-    guards = (services.authenticator, limits, services.admission, services.tenants, services.recorder)
-    return Edge(app, *guards, sockets=SocketEdge(app, *guards))
+    return app
 
 
 def _add_docs(app: FastAPI) -> None:

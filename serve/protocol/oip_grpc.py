@@ -12,36 +12,30 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import grpc
-import numpy as np
 from grpc_health.v1 import health_pb2
 from tritonclient.grpc import service_pb2 as pb
 
 from serve import tracing
 from serve.auth import ANONYMOUS
-from serve.config.cluster import Limits
 from serve.config.overload import Priority
 from serve.context import RequestContext, deadline_from, request_id_from
-from serve.errors import ArgusError, Cancelled, Fault, InvalidRequest, NotFound, PayloadTooLarge, Unsupported
+from serve.errors import (
+    ArgusError,
+    Cancelled,
+    Fault,
+    NotFound,
+    Overloaded,
+    Unsupported,
+)
 from serve.metrics import RequestRecord
 from serve.protocol import grpc_server
 from serve.protocol.interleave import Interleaved
 from serve.protocol.oip import InferenceService
-from serve.protocol.tensors import (
-    SERVER_NAME,
-    VERSION,
-    InferRequest,
-    InferResponse,
-    Tensor,
-    array_from_bytes,
-    bytes_elements,
-    check_shape,
-    numeric_dtype,
-    raw_bytes,
-    shaped,
-)
+from serve.protocol.oip_messages import from_message, to_message
+from serve.protocol.tensors import SERVER_NAME, VERSION
 from serve.request_log import log
 from serve.resilience.admission import PRIORITY_HEADER, model_lane
 from serve.services import Services
@@ -51,24 +45,13 @@ Reply = TypeVar("Reply")
 
 # Seconds between two looks at the models' health for a `Watch`.
 _WATCH_PERIOD_S = 5.0
+MOST_WATCHERS: Final = 64
+"""Of the health of one router replica, at once."""
+
 # Details and trailers travel in one header block, of which clients accept 8 KiB by default.
 _MAX_DETAILS = 1000
 _MAX_TRAILER = 200
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-# Where a tensor's values stand when they are not in raw_input_contents.
-_CONTENTS = {
-    "BOOL": "bool_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-}
 
 
 class GrpcContext(Protocol):
@@ -89,6 +72,7 @@ class GrpcSkin:
     def set_up_grpc(self, services: Services, inference: InferenceService) -> None:
         """Attaches what the RPCs need."""
         self._service = inference
+        self._watchers = 0
         self._grpc_authenticator = services.authenticator
         self._grpc_limits = services.limits
         self._grpc_admission = services.admission
@@ -186,17 +170,28 @@ class GrpcSkin:
         return await self._open("Check", grpc_context, answer, health_pb2.HealthCheckResponse())
 
     async def Watch(self, request: Any, grpc_context: GrpcContext) -> AsyncIterator[Any]:  # noqa: N802
-        """The status now and each time it changes, looked at every few seconds."""
+        """The status now and each time it changes, looked at every few seconds.
+
+        Anybody may watch, so there are bounded places; who finds none is told RESOURCE_EXHAUSTED.
+        """
+        if self._watchers >= MOST_WATCHERS:
+            message = f"{MOST_WATCHERS} watch this router, the most that it holds."
+            _report(Overloaded(message, retry_after_s=_WATCH_PERIOD_S), "", grpc_context)
+            return
+        self._watchers += 1
         last = None
-        while True:
-            status = _Status(grpc_context)
-            now = await self.Check(request, status)
-            if status.details is not None:
-                now = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
-            if now != last:
-                yield now
-                last = now
-            await asyncio.sleep(_WATCH_PERIOD_S)
+        try:
+            while True:
+                status = _Status(grpc_context)
+                now = await self.Check(request, status)
+                if status.details is not None:
+                    now = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+                if now != last:
+                    yield now
+                    last = now
+                await asyncio.sleep(_WATCH_PERIOD_S)
+        finally:
+            self._watchers -= 1
 
     async def _unimplemented(self, request: Any, grpc_context: GrpcContext) -> Any:
         _report(Unsupported("This RPC of Triton's is not part of what Argus serves."), "", grpc_context)
@@ -353,63 +348,3 @@ def _report(
 def _metadata_value(text: str) -> str:
     """Metadata values are printable ASCII (gRPC over HTTP/2, "Custom-Metadata"), and headers are bounded together."""
     return "".join(char if " " <= char <= "~" else "?" for char in text[:_MAX_TRAILER])
-
-
-def from_message(message: Any, limits: Limits) -> InferRequest:
-    """A ModelInferRequest as ours.
-
-    Raises:
-        InvalidRequest: tensors that do not add up.
-        PayloadTooLarge: more bytes than a body may have.
-    """
-    if message.ByteSize() > limits.max_body_bytes:
-        raise PayloadTooLarge(f"The message is larger than {limits.max_body_bytes} bytes.", param="inputs")
-    raw = message.raw_input_contents
-    if raw and len(raw) != len(message.inputs):
-        raise InvalidRequest(
-            f"There are {len(raw)} raw_input_contents for {len(message.inputs)} inputs.",
-            code="invalid_tensor_data",
-            param="raw_input_contents",
-        )
-    inputs: dict[str, Tensor] = {}
-    for i, tensor in enumerate(message.inputs):
-        if tensor.name in inputs:
-            name = tensor.name[:80]
-            raise InvalidRequest(f"Input {name!r} stands twice.", code="duplicate_input", param=name)
-        inputs[tensor.name] = _tensor(tensor, raw[i] if raw else None)
-    parameters = {name: _parameter_value(value) for name, value in message.parameters.items()}
-    names = tuple(output.name for output in message.outputs)
-    return InferRequest(message.model_name, message.model_version, message.id, inputs, parameters, names)
-
-
-def _parameter_value(parameter: Any) -> Any:
-    chosen = parameter.WhichOneof("parameter_choice")
-    return getattr(parameter, chosen) if chosen else None
-
-
-def _tensor(tensor: Any, raw: bytes | None) -> Tensor:
-    name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
-    if datatype == "BYTES":
-        elements = bytes_elements(name, raw) if raw is not None else list(tensor.contents.bytes_contents)
-        return Tensor(name, datatype, check_shape(name, shape, len(elements)), elements)
-    if raw is not None:
-        return Tensor(name, datatype, shape, array_from_bytes(name, datatype, shape, raw))
-    if datatype not in _CONTENTS:
-        raise InvalidRequest(
-            f"{datatype[:20]!r} data must stand in raw_input_contents.", code="unknown_datatype", param=name[:80]
-        )
-    values = getattr(tensor.contents, _CONTENTS[datatype])
-    try:
-        array = np.asarray(values, numeric_dtype(name, datatype))
-    except (OverflowError, ValueError) as error:
-        raise InvalidRequest(f"The data is not {datatype}: {error}.", code="invalid_tensor_data", param=name) from None
-    return Tensor(name, datatype, shape, shaped(name, array, shape))
-
-
-def to_message(answer: InferResponse) -> Any:
-    """Our response as a ModelInferResponse, data in raw_output_contents."""
-    message = pb.ModelInferResponse(model_name=answer.model, model_version=VERSION, id=answer.id)
-    for tensor in answer.outputs:
-        message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        message.raw_output_contents.append(raw_bytes(tensor))
-    return message

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field
 from serve.context import RequestContext
 from serve.errors import InvalidRequest, PayloadTooLarge, UnsupportedMedia
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, context_of, parse_length, read_body, validate
+from serve.protocol.bodies import Fields, check_keys, context_of, parse_length, read_body, validate
 from serve.protocol.native import json
 from serve.protocol.oip import InferenceService
 from serve.protocol.openapi import ERRORS, json_body, json_response
@@ -162,6 +162,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[InferFields, memoryv
         raise InvalidRequest(f"The request is not JSON: {error}.", code="invalid_json", param="body") from None
     if not isinstance(data, dict):
         raise InvalidRequest("The request must be a JSON object.", code="invalid_json", param="body")
+    check_keys(memoryview(body)[:length], data)
     return validate(data, InferFields), memoryview(body)[length:]
 
 

@@ -141,6 +141,12 @@ class Concurrency:
         self._admit()
         self._changed()
 
+    def bound(self, least: int, most: int) -> None:
+        """Other bounds of the limit. Nobody who has a place loses it."""
+        self._gradient.bound(least, most)
+        self._admit()
+        self._changed()
+
     def enter_if_free(self) -> bool:
         """Takes a place, which `leave` gives back, if one is free and nobody waits for it."""
         if not self.free:

@@ -37,6 +37,11 @@ class Gradient:
         """Calls that may be in progress at once."""
         return int(self._limit)
 
+    def bound(self, least: int, most: int) -> None:
+        """Other bounds; what has been learned is kept, as far as it lies within them."""
+        self._least, self._most = least, most
+        self._set(self._limit)
+
     @property
     def usual_s(self) -> float:
         """Seconds that a call usually takes; 0 before the first one."""

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
@@ -93,6 +93,12 @@ class Guard:
     def start(self) -> None:
         """Called on the event loop, before the first call."""
         self._budget.start()
+
+    def bound(self, limits: Mapping[str, Sequence[int] | None]) -> None:
+        """Other bounds of the calls in progress: least, first and greatest limit of each target."""
+        for name, limit in limits.items():
+            if limit is not None and name in self._targets:
+                self._targets[name].bound(limit[0], limit[2])
 
     async def run(self, job: Job[T], context: RequestContext, *, fallback: bool = False) -> Called[T]:
         """The job's answer.

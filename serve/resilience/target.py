@@ -152,6 +152,11 @@ class Target:
                 clock,
             )
 
+    def bound(self, least: int, most: int) -> None:
+        """Other bounds of the calls in progress, where there are any."""
+        if self._room is not None:
+            self._room.bound(least, most)
+
     @property
     def well(self) -> bool:
         """Its breaker is closed: it may be asked more than is needed."""

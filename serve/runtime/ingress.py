@@ -18,23 +18,35 @@ from serve import loopback
 
 # Largest message between two deployments. Ray's default of 4 MiB refuses a large photo on its way to a model.
 _MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+_LOOPBACK = "127.0.0.1"
+Public = tuple[str, Sequence[int]]
+"""A host, and ports."""
+
 WRAPPER = "haproxy"
 """Name of the script that Ray starts in HAProxy's place."""
 
 # What the wrapper changes in the configuration that Ray writes, which has no options for it:
-# statistics and metrics listen on every interface, errors of HAProxy's own making all become a plain 500, and the
-# messages of WebSockets, which are JPEGs, would be compressed on the router's event loop.
+# statistics and metrics listen on every interface, routers listen where HAProxy does (so both are told loopback, and
+# HAProxy's own address is put in here), errors of HAProxy's own making all become a plain 500, and what `_FRONTEND`
+# says.
 # Ray checks the pid of what it started, hence `exec`.
 _WRAPPER = """#!/bin/sh
 previous=
 for argument in "$@"; do
   [ "$previous" = "-f" ] && sed -i \\
     -e 's/^\\( *bind\\) \\*\\{{0,1\\}}:\\({ports}\\)\\b/\\1 127.0.0.1:\\2/' \\
-    -e 's|^\\( *errorfile \\(50[234]\\)\\) .*|\\1 {folder}/\\2.http|' \\
-    -e '/^frontend http_frontend/a\\    http-request del-header sec-websocket-extensions' "$argument"
+{public}    -e 's|^\\( *errorfile \\(50[234]\\)\\) .*|\\1 {folder}/\\2.http|' \\
+    -e '/^frontend http_frontend/r {folder}/{frontend}' "$argument"
   previous=$argument
 done
 exec {binary} "$@"
+"""
+
+_FRONTEND_FILE = "frontend"
+# Messages of WebSockets, which are JPEGs, would be compressed on the router's event loop. A request id that ours would
+# not be (serve/context.py) is Ray Serve's to answer with as it came, and not in UTF-8 its end: it makes another.
+_FRONTEND = r"""    http-request del-header sec-websocket-extensions
+    http-request del-header x-request-id if !{ req.fhdr(x-request-id) -m reg '^[!-~]([ -~]{0,198}[!-~])?$' }
 """
 
 # HAProxy's code -> what the client gets: status line, code and message in the one shape of an error.
@@ -66,12 +78,16 @@ def _runs(path: str) -> bool:
         return False
 
 
-def environment(run_dir: Path, binary: str | None) -> Mapping[str, str]:
+def environment(
+    run_dir: Path, binary: str | None, *, drain_s: int | None = None, public: Public | None = None
+) -> Mapping[str, str]:
     """Environment of a cluster on this machine.
 
     Args:
         run_dir: private folder of this cluster; its path must be short, since unix sockets lie below it.
         binary: HAProxy; without it Ray Serve's own proxy is used.
+        drain_s: seconds that requests in progress may take when the ingress changes its configuration.
+        public: where HAProxy listens, when that is not loopback.
     """
     settings = {
         # Ray would otherwise make a token of its own in the home folder, or none, depending on how it is started.
@@ -84,7 +100,9 @@ def environment(run_dir: Path, binary: str | None) -> Mapping[str, str]:
         **common(),
     }
     if binary is not None:
-        settings |= _local_haproxy(run_dir, binary)
+        settings |= _local_haproxy(run_dir, binary, public)
+        if drain_s is not None:
+            settings["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"] = str(drain_s)
     return settings
 
 
@@ -104,11 +122,16 @@ def common() -> dict[str, str]:
     }
 
 
-def _local_haproxy(run_dir: Path, binary: str) -> dict[str, str]:
+def inner_host(host: str) -> str:
+    """Where Ray Serve is told to listen: behind HAProxy on loopback, for it gives its own servers the same host."""
+    return _LOOPBACK if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else host
+
+
+def _local_haproxy(run_dir: Path, binary: str, public: Public | None) -> dict[str, str]:
     folder = run_dir / "ha"
     folder.mkdir(mode=0o700, exist_ok=True)
     ports = free_ports(4)
-    write_wrapper(folder, binary, side_ports=ports[:2])
+    write_wrapper(folder, binary, side_ports=ports[:2], public=public)
     return haproxy(folder, ports) | {
         "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, (os.cpu_count() or 1) // 2))),
         # Time for load balancers elsewhere to notice a draining replica; here HAProxy is the only one.
@@ -139,21 +162,35 @@ def haproxy(folder: Path, ports: Sequence[int]) -> dict[str, str]:
     }
 
 
-def write_wrapper(folder: Path, binary: str, *, side_ports: Sequence[int]) -> Path:
+def write_wrapper(folder: Path, binary: str, *, side_ports: Sequence[int], public: Public | None = None) -> Path:
     """The script that Ray starts in HAProxy's place, and the error files that it points HAProxy to.
 
-    `side_ports`: those of statistics and metrics, which stay on loopback whatever the server's host.
+    Args:
+        side_ports: those of statistics and metrics, which stay on loopback whatever the server's host.
+        public: the host in place of loopback, and the ports of which that holds.
     """
     for code, (status, name, message) in _PROXY_ERRORS.items():
         fields = {"code": name, "message": message, "param": None, "type": f"{name}_error", "request_id": None}
         body = json.dumps({"error": fields})
         head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
         (folder / f"{code}.http").write_bytes(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+    (folder / _FRONTEND_FILE).write_text(_FRONTEND, encoding="utf-8")
     ports = "\\|".join(str(port) for port in side_ports)
     wrapper = folder / WRAPPER
-    wrapper.write_text(_WRAPPER.format(binary=binary, folder=folder, ports=ports), encoding="utf-8")
+    wrapper.write_text(
+        _WRAPPER.format(binary=binary, folder=folder, ports=ports, public=_rebound(public), frontend=_FRONTEND_FILE),
+        encoding="utf-8",
+    )
     wrapper.chmod(0o700)
     return wrapper
+
+
+def _rebound(public: Public | None) -> str:
+    """One more command of the wrapper's `sed`."""
+    if public is None:
+        return ""
+    host, ports = public[0], "\\|".join(str(port) for port in public[1])
+    return f"    -e 's/^\\( *bind\\) 127\\.0\\.0\\.1:\\({ports}\\)\\b/\\1 {host}:\\2/' \\\n"
 
 
 def free_ports(count: int) -> list[int]:

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from serve.config.cluster import ClusterFile
 from serve.errors import ConfigError, Unavailable
+from serve.runtime.ingress import inner_host
 
 APPLICATION = "argus"
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
@@ -54,9 +55,8 @@ class LocalCluster:
         # Ray makes its folder open to all; ours, around it, stays private. Logs of earlier runs go.
         session = self._folder / "ray"
         shutil.rmtree(session, ignore_errors=True)
-        pools = self._cluster.node_pools.values()
         context: Any = ray.init(
-            num_cpus=max(os.cpu_count() or 1, *(pool.cpus for pool in pools)),
+            num_cpus=cores(self._cluster),
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
             _temp_dir=str(session),
@@ -78,13 +78,34 @@ class LocalCluster:
         server = self._cluster.server
         serve.start(
             proxy_location="HeadOnly",
-            http_options={"host": server.host, "port": server.http_port},
+            http_options={"host": inner_host(server.host), "port": server.http_port},
             grpc_options={"port": server.grpc_port, "grpc_servicer_functions": list(SERVICER_FUNCTIONS)},
             logging_config=logging_config(self._cluster),
         )
 
+    def join(self, address: str) -> None:
+        """Makes this process a driver of a cluster that runs."""
+        import ray
+
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+
+    def leave(self) -> None:
+        """Undoes `join`; the cluster goes on."""
+        import ray
+
+        leave = cast("Callable[[], None]", ray.shutdown)
+        leave()
+
+    def free(self) -> Mapping[str, float]:
+        """Cores (`CPU`) and GPUs (`GPU`) that nothing has reserved."""
+        import ray
+
+        free = cast("Callable[[], Mapping[str, float]]", ray.available_resources)
+        return free()
+
     def deploy(self) -> Iterator[list[DeploymentState]]:
-        """Deploys the application and yields its deployments' states until all run.
+        """Deploys the application, in place of the one that runs, and yields its deployments' states until all run.
 
         Raises:
             Unavailable: the application cannot start; the message is Ray Serve's.
@@ -159,6 +180,11 @@ def _apply(cluster: ClusterFile, policy: Mapping[str, Any]) -> None:
     )
     client: Any = _get_global_client()
     client.deploy_apps(ServeDeploySchema(applications=[application]))
+
+
+def cores(cluster: ClusterFile) -> int:
+    """What Ray is told that this machine has: cores are shared, and a file may ask for more than there are."""
+    return max(os.cpu_count() or 1, *(pool.cpus for pool in cluster.node_pools.values()))
 
 
 def states(application: Any) -> list[DeploymentState]:

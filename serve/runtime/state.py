@@ -7,12 +7,13 @@ import secrets
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serve.errors import ConfigError
+from serve.rollout import Mark
 
 
 class Instance(BaseModel):
@@ -33,6 +34,21 @@ class Instance(BaseModel):
     def alive(self) -> bool:
         """Whether its process still runs; a reused pid does not count."""
         return _started(self.pid) == self.pid_started
+
+
+class Deployed(BaseModel):
+    """What runs on a cluster, for whoever changes it.
+
+    Attributes:
+        server: that section of its cluster file, which holds as long as the cluster runs.
+        cpus: cores that Ray was started with.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    server: dict[str, Any]
+    cpus: int
+    marks: dict[str, Mark]
 
 
 def this_process() -> tuple[int, float]:
@@ -77,6 +93,21 @@ def save(folder: Path, instance: Instance) -> None:
     fresh.replace(folder / "instance.json")
 
 
+def save_deployed(folder: Path, deployed: Deployed) -> None:
+    """Notes what has been deployed; in one step, like `save`."""
+    fresh = folder / "deployed.json.new"
+    fresh.write_text(deployed.model_dump_json(), encoding="utf-8")
+    fresh.replace(folder / "deployed.json")
+
+
+def load_deployed(folder: Path) -> Deployed | None:
+    """What was deployed last."""
+    try:
+        return Deployed.model_validate_json((folder / "deployed.json").read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None
+
+
 def load(folder: Path) -> Instance | None:
     """The running instance, or None."""
     try:
@@ -88,4 +119,5 @@ def load(folder: Path) -> Instance | None:
 
 def forget(folder: Path) -> None:
     """Removes the file; the cluster has stopped."""
-    (folder / "instance.json").unlink(missing_ok=True)
+    for name in ("instance.json", "deployed.json"):
+        (folder / name).unlink(missing_ok=True)

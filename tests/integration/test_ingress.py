@@ -26,7 +26,9 @@ defaults
 frontend http_frontend
     bind *:{main}
     http-request set-var(txn.offer) req.hdr(sec-websocket-extensions)
+    http-request set-var(txn.id) req.hdr(x-request-id)
     http-request return status 200 content-type text/plain lf-string "[%[var(txn.offer)]]" if {{ path /offered }}
+    http-request return status 200 content-type text/plain lf-string "[%[var(txn.id)]]" if {{ path /id }}
     default_backend routers
 backend routers
     server gone 127.0.0.1:{gone}
@@ -75,6 +77,31 @@ def test_sockets_are_not_offered_compression(proxy: tuple[int, subprocess.Popen[
     offer = {"sec-websocket-extensions": "permessage-deflate"}
     answer = httpx.get(f"http://127.0.0.1:{proxy[0]}/offered", headers=offer, trust_env=False)
     assert (answer.status_code, answer.text) == (200, "[]")
+
+
+@pytest.mark.parametrize("kept", [b"a", b"a b;c", b"x" * 200])
+def test_a_request_id_of_ours_is_passed_on(proxy: tuple[int, subprocess.Popen[bytes]], kept: bytes) -> None:
+    answer = httpx.get(f"http://127.0.0.1:{proxy[0]}/id", headers={b"x-request-id": kept}, trust_env=False)
+    assert answer.text == f"[{kept.decode()}]"
+
+
+@pytest.mark.parametrize("dropped", [b"x" * 201, b"\xff\xfe", "é".encode()])
+def test_any_other_request_id_is_dropped(proxy: tuple[int, subprocess.Popen[bytes]], dropped: bytes) -> None:
+    """Ray Serve would answer with it, or with a plain 500 where it is no UTF-8."""
+    answer = httpx.get(f"http://127.0.0.1:{proxy[0]}/id", headers={b"x-request-id": dropped}, trust_env=False)
+    assert (answer.status_code, answer.text) == (200, "[]")
+
+
+def test_haproxy_alone_is_public(tmp_path: Path) -> None:
+    """Ray Serve gives its own servers the address of HAProxy: it is told loopback, and HAProxy the public one."""
+    wrapper = write_wrapper(tmp_path, "/bin/true", side_ports=[1, 2], public=("0.0.0.0", (8000, 9000)))
+    config = tmp_path / "cfg"
+    config.write_text(
+        "    bind 127.0.0.1:8000\n    bind 127.0.0.1:9000 proto h2\n    bind :1\n    bind 127.0.0.1:80001\n"
+    )
+    subprocess.run([str(wrapper), "-f", str(config)], check=True)
+    bound = [line.split()[1] for line in config.read_text().splitlines()]
+    assert bound == ["0.0.0.0:8000", "0.0.0.0:9000", "127.0.0.1:1", "127.0.0.1:80001"]
 
 
 def test_without_a_binary_the_plain_proxy_is_configured(tmp_path: Path) -> None:

@@ -29,6 +29,36 @@ async def test_collects_while_busy_and_runs_together_when_free() -> None:
     assert gate.batches == [[1], [2, 3, 4]]
 
 
+async def test_other_limits_hold_from_the_next_batch_on() -> None:
+    gate = Gate()
+    batcher = Batcher(gate, BatchLimits(max_items=2, max_wait_s=0, max_queue=100))
+    tasks = start(batcher, [0])
+    await gate.entered.wait()
+    tasks += start(batcher, range(1, 6))
+    await settle()
+    batcher.limit(BatchLimits(max_items=4, max_wait_s=0, max_queue=5))
+    with pytest.raises(Overloaded):
+        await batcher.submit(6)
+    gate.open()
+    assert await asyncio.gather(*tasks) == [0, 10, 20, 30, 40, 50]
+    assert gate.batches == [[0], [1, 2, 3, 4], [5]]
+
+
+async def test_what_costs_more_than_a_batch_may_now_is_still_run() -> None:
+    gate = Gate()
+    batcher = Batcher(gate, BatchLimits(max_cost=10, max_wait_s=0))
+    tasks = start(batcher, [0])
+    await gate.entered.wait()
+    tasks += start(batcher, [1], cost=10) + start(batcher, [2], cost=1)
+    await settle()
+    batcher.limit(BatchLimits(max_cost=4, max_wait_s=0))
+    gate.open()
+    assert await asyncio.wait_for(asyncio.gather(*tasks), 30) == [0, 10, 20]
+    assert gate.batches == [[0], [1], [2]]
+    with pytest.raises(PayloadTooLarge):
+        await batcher.submit(3, cost=5)
+
+
 async def test_a_lone_item_on_an_idle_model_runs_at_once_even_with_a_long_wait() -> None:
     gate = Gate(opened=True)
     batcher = Batcher(gate, BatchLimits(max_wait_s=3600))

@@ -153,5 +153,13 @@ def test_without_configured_keys_everybody_is_anonymous(sent: tuple[Any, Any]) -
     assert authenticator().client(*sent) == ANONYMOUS
 
 
+def test_keys_are_replaced_while_it_runs() -> None:
+    changing = authenticator(("alice", "key-a"))
+    changing.replace(Auth(keys=(ApiKey(name="bob", sha256=hash_key("key-b")),)))
+    assert changing.client(None, "key-b") == "bob"
+    with pytest.raises(Unauthenticated):
+        changing.client(None, "key-a")
+
+
 def test_hash_key_is_sha256_in_hexadecimal() -> None:
     assert hash_key("key-a") == hashlib.sha256(b"key-a").hexdigest()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
+from unittest.mock import Mock
 
 import grpc.aio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
 
 from serve.config.cluster import Limits
 from serve.errors import ArgusError
 from serve.loopback import refuse_taken
-from serve.protocol.oip_grpc import from_message
+from serve.protocol.grpc_server import bound_messages
+from serve.protocol.oip_messages import from_message
 from serve.protocol.tensors import array_from_bytes
 from serve.runtime.ingress import free_ports
 from tests.unit.fakes import Site
@@ -34,6 +38,36 @@ async def test_a_port_of_another_cluster_is_not_shared_with_it() -> None:
     finally:
         await other.stop(None)
     refuse_taken(f"127.0.0.1:{free_ports(1)[0]}")
+
+
+async def test_a_message_that_is_too_large_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ray Serve's own server, whose bound is 2 GiB otherwise."""
+    grpc_util: Any = importlib.import_module("ray.serve._private.grpc_util")
+    monkeypatch.setattr(grpc_util, "DEFAULT_GRPC_SERVER_OPTIONS", list(grpc_util.DEFAULT_GRPC_SERVER_OPTIONS))
+    bound_messages(1000)
+    read: list[int] = []
+
+    def factory(**_: Any) -> Any:
+        async def answer(request: Any, context: Any) -> bytes:
+            read.append(request.ByteSize())
+            return b""
+
+        return answer
+
+    server = grpc_util.gRPCGenericServer(factory)
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Mock(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            await call(pb.ModelInferRequest(raw_input_contents=[bytes(1100)]).SerializeToString())
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(pb.ModelInferRequest(raw_input_contents=[bytes(2000)]).SerializeToString())
+    finally:
+        await server.stop(None)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert len(read) == 1, "the first is ours to refuse"
 
 
 @given(st.lists(st.integers(-2, 2**63 - 1) | st.just(0), max_size=70))

@@ -10,6 +10,9 @@ import numpy as np
 import orjson
 import pytest
 
+from serve.dataplane import MOST_TEMPLATES
+from serve.errors import InvalidRequest
+from serve.protocol.bodies import MOST_KEYS, json_object
 from tests.unit.fakes import Site, cluster
 from tests.unit.test_http_edge import error_of as edge_error_of
 from tests.unit.test_http_oip import LABELS, LENGTH, binary, described, infer, request, tensor
@@ -227,3 +230,21 @@ IMAGE = tensor("IMAGE", [BASE64])
 )
 async def test_errors_name_the_tensor(client: httpx.AsyncClient, body: Any, code: str, param: str) -> None:
     assert oip_error_of(await infer(client, json=body), 400) == (code, param)
+
+
+async def test_labels_times_templates_are_bounded(client: httpx.AsyncClient, site: Site) -> None:
+    """Each bound by itself would let a million texts through."""
+    templates = ["{}"] * (MOST_TEMPLATES + 1)
+    error = error_of(await client.post(PATH, json={**ONE, "labels": list("abcde"), "templates": templates}), 400)
+    assert (error["code"], error["param"]) == ("too_many_templates", "templates")
+    assert site.model.requests("classify") == []
+    body_of(await client.post(PATH, json={**ONE, "labels": list("abcd"), "templates": templates}))  # 44 of 50
+
+
+def test_a_body_of_a_million_keys_is_refused_before_each_is_named() -> None:
+    for data in ({f"k{n}": 0 for n in range(MOST_KEYS + 1)}, {"items": [{f"k{n}": {}} for n in range(MOST_KEYS)]}):
+        with pytest.raises(InvalidRequest) as caught:
+            json_object(orjson.dumps(data))
+        assert caught.value.code == "too_many_keys"
+    many_colons = {"text": ":" * (MOST_KEYS + 1), **{f"k{n}": 0 for n in range(MOST_KEYS - 1)}}
+    assert json_object(orjson.dumps(many_colons)) == many_colons

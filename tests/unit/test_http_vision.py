@@ -26,7 +26,7 @@ from deployments.florence2.tasks import TASKS
 from deployments.messages import ModelInfo
 from serve.context import RequestContext
 from serve.errors import InvalidMedia, InvalidRequest
-from serve.protocol.oip_grpc import from_message, to_message
+from serve.protocol.oip_messages import from_message, to_message
 from tests.unit.fakes import Site, cluster, content_of, png
 from tests.unit.test_http_skins import body_of, error_of
 

@@ -17,7 +17,7 @@ from tritonclient.utils import deserialize_bytes_tensor, np_to_triton_dtype, ser
 
 from serve.config.cluster import Limits
 from serve.errors import ArgusError, InvalidRequest, PayloadTooLarge
-from serve.protocol.oip_grpc import from_message, to_message
+from serve.protocol.oip_messages import from_message, to_message
 from serve.protocol.tensors import InferResponse, Tensor, array_from_bytes, bytes_elements, check_shape
 from tests.unit.fakes import Site, png
 

@@ -18,7 +18,7 @@ from tritonclient.grpc import service_pb2 as pb
 from serve.context import RequestContext
 from serve.errors import DeadlineExceeded, InvalidMedia, Overloaded, Unavailable
 from serve.protocol import grpc_server
-from serve.protocol.oip_grpc import GrpcSkin
+from serve.protocol.oip_grpc import MOST_WATCHERS, GrpcSkin
 from tests.unit.fakes import DIMENSION, KEYS, Site, cluster, png
 
 PNG = png()
@@ -315,6 +315,20 @@ async def test_watching_starts_with_the_present(skin: GrpcSkin, site: Site) -> N
     watching = skin.Watch(health_pb2.HealthCheckRequest(), Context())
     assert (await anext(watching)).status == STATUS.NOT_SERVING
     await watching.aclose()
+
+
+async def test_only_so_many_may_watch_at_once(skin: GrpcSkin) -> None:
+    watching = [skin.Watch(health_pb2.HealthCheckRequest(), Context()) for _ in range(MOST_WATCHERS)]
+    for one in watching:
+        await anext(one)
+    context = Context()
+    refused = [answer async for answer in skin.Watch(health_pb2.HealthCheckRequest(), context)]
+    assert refused == [] and context.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await watching.pop().aclose()
+    late = skin.Watch(health_pb2.HealthCheckRequest(), Context())
+    assert (await anext(late)).status == STATUS.SERVING
+    for one in (late, *watching):
+        await one.aclose()
 
 
 async def test_metadata_and_readiness(skin: GrpcSkin, site: Site) -> None:

@@ -15,7 +15,7 @@ from tritonclient.http import InferInput as HttpInput
 
 from serve.context import RequestContext
 from serve.errors import InvalidRequest, ModelFailed
-from serve.protocol.oip_grpc import from_message, to_message
+from serve.protocol.oip_messages import from_message, to_message
 from serve.protocol.tensors import InferRequest, Tensor
 from tests.unit.scene_site import SceneSite
 

@@ -64,6 +64,23 @@ async def test_priority_goes_first_then_arrival() -> None:
     assert (calls.room.in_flight, calls.room.waiting) == (0, 0)
 
 
+async def test_a_higher_limit_lets_in_who_waits_and_a_lower_one_turns_nobody_out() -> None:
+    calls = Holders()
+    for name in ("a", "b", "c"):
+        await calls.start(name)
+    assert calls.entered == ["a"]
+    calls.room.bound(2, 2)
+    await turns()
+    assert calls.entered == ["a", "b"]
+    calls.room.bound(1, 1)
+    assert calls.room.in_flight == 2
+    await calls.end("a")
+    assert calls.entered == ["a", "b"], "the limit is one, and one has a place"
+    await calls.end("b")
+    assert calls.entered == ["a", "b", "c"]
+    await calls.end("c")
+
+
 async def test_a_full_room_refuses_the_least_important() -> None:
     calls = Holders(max_waiting=2)
     await calls.start("first")

@@ -1,0 +1,135 @@
+"""The cluster on which the attempts are made, as its attacker and its operator know it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from benchmarks.security.sink import Sink
+
+WRONG: Final = "wrong-key-0123456789"
+_TIMEOUT_S: Final = 30.0
+_SILENCE_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """Secrets that the cluster was given, and the servers that it sends them to.
+
+    Attributes:
+        secrets: what each is, and the secret; API keys of clients included.
+        collector: of traces.
+        provider: hosts a model, and fails in words that hold the key it was sent.
+        provider_model: name of that provider in the cluster file.
+    """
+
+    secrets: Mapping[str, str]
+    collector: Sink
+    provider: Sink
+    provider_model: str
+
+
+@dataclass(slots=True)
+class Site:
+    """A running cluster.
+
+    Attributes:
+        http, grpc, metrics: addresses.
+        key, other_key: of two clients.
+        run_dir: the folder of the cluster's state and logs.
+        pid: of the process that started it.
+        trap: a server on loopback that must never be reached.
+        planted: None where no secrets were planted.
+        environment: for the command line.
+        answers: every answer that was got, for the search for secrets.
+    """
+
+    name: str
+    http: str
+    grpc: str
+    metrics: str
+    key: str
+    other_key: str
+    run_dir: Path
+    trap: Sink
+    environment: Mapping[str, str]
+    config: Path
+    planted: Planted | None = None
+    answers: list[bytes] = field(default_factory=list)
+    _client: httpx.Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._client = httpx.Client(
+            base_url=self.http, timeout=_TIMEOUT_S, trust_env=False, event_hooks={"response": [self._keep]}
+        )
+
+    def close(self) -> None:
+        """Ends the attacker's connections."""
+        self._client.close()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that started the cluster."""
+        return int(json.loads((self.run_dir / "instance.json").read_text())["pid"])
+
+    @property
+    def port(self) -> int:
+        """Of HTTP."""
+        return int(self.http.rpartition(":")[2])
+
+    def pids(self) -> set[int]:
+        """Every process of the cluster."""
+        import psutil
+
+        parent = psutil.Process(self.pid)
+        return {parent.pid, *(child.pid for child in parent.children(recursive=True))}
+
+    def ask(self, method: str, path: str, *, key: str | None = "", **options: Any) -> httpx.Response:
+        """A request.
+
+        Args:
+            key: empty for the first client's; None for none.
+        """
+        headers = dict(options.pop("headers", {}))
+        if key is not None:
+            headers.setdefault("X-API-Key", key or self.key)
+        return self._client.request(method, path, headers=headers, **options)
+
+    def raw(self, method: str, target: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
+        """A request whose target is sent as it is, with the first client's key."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_TIMEOUT_S)
+        try:
+            connection.putrequest(method, target, skip_accept_encoding=True)
+            for name, value in {"X-API-Key": self.key, "Content-Length": "0", **(headers or {})}.items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            answer = connection.getresponse()
+            content = answer.read()
+        finally:
+            connection.close()
+        self.answers.append(content)
+        return httpx.Response(answer.status, headers=answer.getheaders(), content=content)
+
+    def send(self, data: bytes) -> bytes:
+        """Bytes to the HTTP port; what came back before the other end closed, or fell silent."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=_SILENCE_S) as connection:
+            connection.sendall(data)
+            received = b""
+            try:
+                while chunk := connection.recv(65536):
+                    received += chunk
+            except TimeoutError:
+                pass
+        self.answers.append(received)
+        return received
+
+    def _keep(self, response: httpx.Response) -> None:
+        self.answers.append(response.read())
+        self.answers.append(repr(response.headers.raw).encode())

@@ -1,0 +1,31 @@
+"""JSON schemas of strangers, as grammars."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from deployments.generation.grammar import grammar_of
+from deployments.generation.messages import Constraint
+from serve.errors import InvalidRequest
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "http://127.0.0.1/schema.json"},
+        {"type": "object", "properties": {"a": {"anyOf": [{"$ref": "other.json#/a"}]}}},
+        {"$ref": "file:///etc/passwd"},
+    ],
+)
+def test_a_schema_that_leads_elsewhere_is_refused_not_taken_for_anything(schema: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        grammar_of(Constraint(json.dumps(schema)))
+    assert caught.value.code == "invalid_json_schema"
+
+
+def test_a_place_in_the_schema_itself_is_followed() -> None:
+    schema = {"$defs": {"a": {"type": "integer"}}, "type": "object", "properties": {"x": {"$ref": "#/$defs/a"}}}
+    assert "root" in str(grammar_of(Constraint(json.dumps(schema))))
