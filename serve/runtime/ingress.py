@@ -21,17 +21,25 @@ _MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 WRAPPER = "haproxy"
 """Name of the script that Ray starts in HAProxy's place."""
 
+# Seconds in which a request's headers must have come. HAProxy's `timeout client` starts anew with every byte.
+_HEADERS_S = 10
+
 # What the wrapper changes in the configuration that Ray writes, which has no options for it:
-# statistics and metrics listen on every interface, errors of HAProxy's own making all become a plain 500, and the
-# messages of WebSockets, which are JPEGs, would be compressed on the router's event loop.
-# Ray checks the pid of what it started, hence `exec`.
+# statistics and metrics listen on every interface, errors of HAProxy's own making all become a plain 500, headers may
+# come as slowly as their sender likes, so that a few thousand who send none take every connection, and the messages of
+# WebSockets, which are JPEGs, would be compressed on the router's event loop.
+# A file that was changed before is changed no further. Ray checks the pid of what it started, hence `exec`.
 _WRAPPER = """#!/bin/sh
 previous=
 for argument in "$@"; do
   [ "$previous" = "-f" ] && sed -i \\
     -e 's/^\\( *bind\\) \\*\\{{0,1\\}}:\\({ports}\\)\\b/\\1 127.0.0.1:\\2/' \\
+    -e '/# argus$/d' \\
+    -e '/^defaults/a\\    timeout http-request {headers_s}s # argus' \\
+    -e '/^defaults/a\\    option http-ignore-probes # argus' \\
+    -e '/^defaults/a\\    errorfile 408 {folder}/408.http # argus' \\
     -e 's|^\\( *errorfile \\(50[234]\\)\\) .*|\\1 {folder}/\\2.http|' \\
-    -e '/^frontend http_frontend/a\\    http-request del-header sec-websocket-extensions' "$argument"
+    -e '/^frontend http_frontend/a\\    http-request del-header sec-websocket-extensions # argus' "$argument"
   previous=$argument
 done
 exec {binary} "$@"
@@ -39,6 +47,7 @@ exec {binary} "$@"
 
 # HAProxy's code -> what the client gets: status line, code and message in the one shape of an error.
 _PROXY_ERRORS = {
+    408: ("408 Request Timeout", "request_too_slow", "The request's headers came too slowly."),
     502: ("503 Service Unavailable", "unavailable", "The router went away while it answered; try again."),
     503: ("503 Service Unavailable", "unavailable", "No router is available now; try again."),
     504: ("504 Gateway Timeout", "deadline_exceeded", "The router did not answer in time."),
@@ -139,10 +148,12 @@ def haproxy(folder: Path, ports: Sequence[int]) -> dict[str, str]:
     }
 
 
-def write_wrapper(folder: Path, binary: str, *, side_ports: Sequence[int]) -> Path:
+def write_wrapper(folder: Path, binary: str, *, side_ports: Sequence[int], headers_s: int = _HEADERS_S) -> Path:
     """The script that Ray starts in HAProxy's place, and the error files that it points HAProxy to.
 
-    `side_ports`: those of statistics and metrics, which stay on loopback whatever the server's host.
+    Args:
+        side_ports: those of statistics and metrics, which stay on loopback whatever the server's host.
+        headers_s: seconds in which a request's headers must have come.
     """
     for code, (status, name, message) in _PROXY_ERRORS.items():
         fields = {"code": name, "message": message, "param": None, "type": f"{name}_error", "request_id": None}
@@ -151,7 +162,8 @@ def write_wrapper(folder: Path, binary: str, *, side_ports: Sequence[int]) -> Pa
         (folder / f"{code}.http").write_bytes(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
     ports = "\\|".join(str(port) for port in side_ports)
     wrapper = folder / WRAPPER
-    wrapper.write_text(_WRAPPER.format(binary=binary, folder=folder, ports=ports), encoding="utf-8")
+    script = _WRAPPER.format(binary=binary, folder=folder, ports=ports, headers_s=headers_s)
+    wrapper.write_text(script, encoding="utf-8")
     wrapper.chmod(0o700)
     return wrapper
 
