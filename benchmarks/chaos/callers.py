@@ -7,6 +7,7 @@ import base64
 import io
 import json
 from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, ClassVar
 
 import httpx
@@ -320,7 +321,7 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
-async def _of_all(names: Any, missing: Any) -> list[str]:
+async def _of_all(names: Iterable[str], missing: Callable[[str], Awaitable[str | None]]) -> list[str]:
     """What `missing` says of each name, a few at a time."""
     places = asyncio.Semaphore(_LOOKED_UP_AT_ONCE)
 

@@ -41,6 +41,7 @@ class Scenario:
         seconds: of traffic, before it ends.
         fault_s: when it breaks.
         lasts_s: for how long; 0 for what cannot be mended.
+        before: makes sure, while all is well, that the fault will hit something.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Scenario:
     seconds: float = 12.0
     fault_s: float = 3.0
     lasts_s: float = 0.0
+    before: Callable[[Site], Awaitable[None]] | None = None
 
 
 async def play(scenario: Scenario, site: Site, *, seed: int, grace_s: float = GRACE_S) -> dict[str, Any]:
@@ -63,6 +65,8 @@ async def play(scenario: Scenario, site: Site, *, seed: int, grace_s: float = GR
     callers = scenario.callers()
     async with site.client() as client:
         try:
+            if scenario.before is not None:
+                await scenario.before(site)
             for caller in callers:
                 await caller.prepare(client, site)
             return await _play(scenario, site, callers, client, seed, grace_s)
@@ -160,13 +164,13 @@ async def _until_well(
     failed_once = False
     number = 1_000_000
     for caller in callers:
-        row_of = 0
-        while row_of < _WELL_IN_A_ROW:
+        in_a_row = 0
+        while in_a_row < _WELL_IN_A_ROW:
             if time.monotonic() > ends:
                 return None
             number += 1
             code = await _code_of(caller.send(client, number), caller.deadline_s + grace_s)
-            row_of = row_of + 1 if code == OK else 0
+            in_a_row = in_a_row + 1 if code == OK else 0
             failed_once |= code != OK
             await asyncio.sleep(0.0 if code == OK else 0.25)
     return time.monotonic() if failed_once else 0.0

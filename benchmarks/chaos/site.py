@@ -60,11 +60,11 @@ class Site:
         return next(self._numbers)
 
     def client(self, **options: Any) -> httpx.AsyncClient:
-        """For as many requests at once as there are; without a time-out of its own."""
+        """For as many requests at once as there are; who asks has a time-out of their own, below this one's."""
         return httpx.AsyncClient(
             base_url=self.http,
             headers={"x-api-key": self.key},
-            timeout=None,
+            timeout=120,
             limits=httpx.Limits(max_connections=None),
             trust_env=False,
             **options,

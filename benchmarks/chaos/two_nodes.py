@@ -7,6 +7,7 @@ what `argus up` does on the first node, then what it is told, one JSON object a 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -126,8 +127,9 @@ class _Nodes:
         import ray
         from ray.core.generated import autoscaler_pb2
 
-        client: Any = ray._raylet.GcsClient(address=self._cluster.gcs_address)
-        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        # Neither module tells its types what it has.
+        client = getattr(ray._raylet, "GcsClient")(address=self._cluster.gcs_address)  # noqa: B009
+        reason = getattr(autoscaler_pb2, "DrainNodeReason").Value("DRAIN_NODE_REASON_PREEMPTION")  # noqa: B009
         ends_ms = int((time.time() + NOTICE_S) * 1000)
         accepted, why = client.drain_node(self._worker.node_id, reason, "the machine is needed", ends_ms)
         if not accepted:
@@ -174,7 +176,7 @@ def _start(path: Path, folder: Path) -> tuple[_Nodes, Callable[[], None]]:
     }
     cluster: Any = Cluster(initialize_head=True, head_node_args=head)
     nodes = _Nodes(cluster)
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     local = LocalCluster(file, run)
     local.start_ingress()
     for _ in local.deploy():

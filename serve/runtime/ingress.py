@@ -21,7 +21,8 @@ _MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 WRAPPER = "haproxy"
 """Name of the script that Ray starts in HAProxy's place."""
 
-# Seconds in which a request's headers must have come. HAProxy's `timeout client` starts anew with every byte.
+# Seconds in which a request's headers must have come. HAProxy's `timeout client` starts anew with every byte. The answer
+# to those that do not is HAProxy's own 408, which it takes from no file.
 _HEADERS_S = 10
 
 # What the wrapper changes in the configuration that Ray writes, which has no options for it:
@@ -37,7 +38,6 @@ for argument in "$@"; do
     -e '/# argus$/d' \\
     -e '/^defaults/a\\    timeout http-request {headers_s}s # argus' \\
     -e '/^defaults/a\\    option http-ignore-probes # argus' \\
-    -e '/^defaults/a\\    errorfile 408 {folder}/408.http # argus' \\
     -e 's|^\\( *errorfile \\(50[234]\\)\\) .*|\\1 {folder}/\\2.http|' \\
     -e '/^frontend http_frontend/a\\    http-request del-header sec-websocket-extensions # argus' "$argument"
   previous=$argument
@@ -47,7 +47,6 @@ exec {binary} "$@"
 
 # HAProxy's code -> what the client gets: status line, code and message in the one shape of an error.
 _PROXY_ERRORS = {
-    408: ("408 Request Timeout", "request_too_slow", "The request's headers came too slowly."),
     502: ("503 Service Unavailable", "unavailable", "The router went away while it answered; try again."),
     503: ("503 Service Unavailable", "unavailable", "No router is available now; try again."),
     504: ("504 Gateway Timeout", "deadline_exceeded", "The router did not answer in time."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import time
@@ -80,9 +79,7 @@ def test_headers_that_do_not_end_are_not_waited_for(proxy: tuple[int, subprocess
         answer = b""
         while piece := slow.recv(4096):
             answer += piece
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 408 ")
-    assert json.loads(body)["error"]["code"] == "request_too_slow"
+    assert answer.startswith(b"HTTP/1.1 408 ")
 
 
 def test_a_configuration_is_changed_once(tmp_path: Path) -> None:
