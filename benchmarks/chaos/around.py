@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.chaos.callers import Adds, Caller, Chat, Classify, Jobs, Turns
-from benchmarks.chaos.inside import AWAY, neighbours
+from benchmarks.chaos.inside import AWAY, WAITED, neighbours
 from benchmarks.chaos.outcome import Allowed
 from benchmarks.chaos.scenario import Scenario
 from benchmarks.chaos.site import Site, Skipped
@@ -125,15 +125,18 @@ async def _node_drained(site: Site, wrong: list[str]) -> AsyncIterator[None]:
         await asyncio.to_thread(control.do, "add")
 
 
-async def _somebody_there(site: Site) -> None:
+def _there(deployment: str) -> Callable[[Site], Awaitable[None]]:
     """Serve moves no replica to a node that joins: some are ended until one is started on the second node."""
-    control = site.parts["control"]
-    for _ in range(_TRIES):
-        if "staged" in await asyncio.to_thread(control.do, "where"):
-            return
-        site.kill_replica("staged")
-        await asyncio.sleep(_NEW_REPLICA_S)
-    raise Skipped("Serve puts no replica of the model onto the second node")
+
+    async def before(site: Site) -> None:
+        for _ in range(_TRIES):
+            if deployment in await asyncio.to_thread(site.parts["control"].do, "where"):
+                return
+            site.kill_replica(deployment)
+            await asyncio.sleep(_NEW_REPLICA_S)
+        raise Skipped(f"Serve puts no replica of {deployment!r} onto the second node")
+
+    return before
 
 
 @asynccontextmanager
@@ -213,10 +216,10 @@ SCENARIOS: Final = (
         "nodes",
         _without_providers,
         _node_removed,
-        Allowed(AWAY | {"deadline_exceeded"}, neighbours=True, recovery_s=120.0),
+        Allowed(WAITED, transport=True, neighbours=True, recovery_s=120.0),
         seconds=30.0,
         lasts_s=20.0,
-        before=_somebody_there,
+        before=_there("staged"),
     ),
     Scenario(
         "node-drained",
@@ -227,6 +230,17 @@ SCENARIOS: Final = (
         Allowed(AWAY),
         seconds=35.0,
         lasts_s=5.0,
-        before=_somebody_there,
+        before=_there("staged"),
+    ),
+    Scenario(
+        "store-drained",
+        "a node drained that a store is on",
+        "nodes",
+        _without_providers,
+        _node_drained,
+        Allowed(WAITED),
+        seconds=35.0,
+        lasts_s=5.0,
+        before=_there("index"),
     ),
 )

@@ -206,7 +206,7 @@ class Jobs(Caller):
         return await client.post(
             "/v1/jobs",
             data={"operation": "classify", "request": json.dumps(request)},
-            files=[("images", (f"{i}.png", PICTURE, "image/png")) for i in range(self._IMAGES)],
+            files=[("images", (f"{i}.png", _picture(i), "image/png")) for i in range(self._IMAGES)],
             headers={**self.headers, "idempotency-key": f"chaos-{self._series}-{number}"},
         )
 
@@ -332,10 +332,10 @@ async def _of_all(names: Iterable[str], missing: Callable[[str], Awaitable[str |
     return [found for found in await asyncio.gather(*map(one, names)) if found is not None]
 
 
-def _picture() -> bytes:
+def _picture(number: int) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (64, 64), "teal").save(buffer, "PNG")
+    Image.new("RGB", (64, 64), (0, 128, 128 + number)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-PICTURE = _picture()
+PICTURE = _picture(0)

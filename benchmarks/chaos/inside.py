@@ -19,7 +19,7 @@ _HIT_S: Final = 6.0
 # What a client is told while what it asks for is started anew; and, where there was one replica only and requests wait
 # for the next, when that is not there by their deadline.
 AWAY: Final = frozenset({"unavailable"})
-_WAITED: Final = AWAY | {"deadline_exceeded"}
+WAITED: Final = AWAY | {"deadline_exceeded"}
 # HAProxy answers 503 for a router that is gone, unless the client's connection had carried a request before: then it
 # closes that, which HTTP lets a server do at any time (`abort_keep_alive` in its http_ana.c).
 _ROUTER: Final = Allowed(AWAY, transport=True, neighbours=True)
@@ -97,7 +97,7 @@ SCENARIOS: Final = (
         "main",
         lambda: [Adds(12), *neighbours()],
         replica_killed("index"),
-        Allowed(_WAITED),
+        Allowed(WAITED),
     ),
     Scenario(
         "sessions",
@@ -105,7 +105,7 @@ SCENARIOS: Final = (
         "main",
         lambda: [Turns(3), *neighbours()],
         replica_killed("sessions"),
-        Allowed(_WAITED | {"session_busy"}),
+        Allowed(WAITED | {"session_busy"}),
     ),
     Scenario(
         "jobs",
@@ -113,7 +113,7 @@ SCENARIOS: Final = (
         "main",
         lambda: [Jobs(1), *neighbours()],
         replica_killed("jobs"),
-        Allowed(_WAITED),
+        Allowed(WAITED),
     ),
     Scenario(
         "job-runner",

@@ -7,6 +7,7 @@ whatever else is in progress. `kill -9` from outside is the same signal.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import time
@@ -53,7 +54,7 @@ def arm(folder: Path, stage: Stage) -> Path:
 
 
 def asked_again(folder: Path) -> int:
-    """Calls that reached a replica for a request that had reached one before."""
+    """Images that reached a replica for a request for which they had reached one before."""
     notes = folder / "asked"
     counts = Counter(notes.read_text(encoding="utf-8").splitlines()) if notes.exists() else Counter[str]()
     return counts.total() - len(counts)
@@ -78,7 +79,7 @@ class Staged:
     async def classify(self, request: ClassifyRequest, call: Call) -> ClassifyResult:
         """Through the pipeline, unless this is where it dies."""
         with (self._folder / "asked").open("a", encoding="utf-8") as notes:
-            notes.write(f"{call.request_id}\n")
+            notes.writelines(f"{call.request_id} {_digest(image)}\n" for image in request.images)
         if self._pipeline.waiting:
             _die_if_armed(self._folder, "queued")
         found = await self._pipeline.run_all(request.images, time.monotonic() + call.timeout_s)
@@ -114,6 +115,10 @@ class _Adapter(Adapter[Image, bytes, int, int]):
 
     def probe(self) -> Image:
         return EncodedImage(_PROBE)
+
+
+def _digest(image: Image) -> str:
+    return hashlib.sha256(image.data if isinstance(image, EncodedImage) else repr(image).encode()).hexdigest()
 
 
 def _die_if_armed(folder: Path, stage: Stage) -> None:

@@ -21,8 +21,8 @@ _MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 WRAPPER = "haproxy"
 """Name of the script that Ray starts in HAProxy's place."""
 
-# Seconds in which a request's headers must have come. HAProxy's `timeout client` starts anew with every byte. The answer
-# to those that do not is HAProxy's own 408, which it takes from no file.
+# Seconds in which a request's headers must have come: HAProxy's `timeout client` starts anew with every byte. The 408
+# that it answers is its own and comes from no file.
 _HEADERS_S = 10
 
 # What the wrapper changes in the configuration that Ray writes, which has no options for it:
