@@ -21,6 +21,8 @@ TRANSPORT: Final = frozenset({NO_CONNECTION, CUT})
 NO_CODE: Final = "no_code"
 WRONG: Final = "wrong_answer"
 _DEFECTS: Final = frozenset({HANG, "internal", "model_failed", NO_CODE, WRONG})
+# See `recovery_s`; the first is for a kind of which none was answered before.
+_UNKNOWN_S, _SPARE_S = 1.0, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +52,19 @@ class Allowed:
         codes: of failures of what it hits.
         transport: connections may be refused or cut: the fault hits what they end at.
         neighbours: it may hit neighbours alike.
+        wordless: an error may come from something that is not ours and knows no code of ours.
         recovery_s: longest until requests are answered again; generous, since a busy machine starts processes slowly.
     """
 
     codes: frozenset[str] = frozenset()
     transport: bool = False
     neighbours: bool = False
+    wordless: bool = False
     recovery_s: float = 90.0
 
     def permits(self, code: str, neighbour: bool) -> bool:
         """Whether a request may end so."""
-        if code == OK:
+        if code == OK or (code == NO_CODE and self.wordless):
             return True
         if code in _DEFECTS or (neighbour and not self.neighbours):
             return False
@@ -68,8 +72,20 @@ class Allowed:
 
 
 def recovery_s(sent: Sequence[Sent], fault_s: float) -> float:
-    """Seconds from the fault to the end of the last request that failed since; 0 when none did."""
-    return max((one.ended_s - fault_s for one in sent if one.code != OK and one.ended_s >= fault_s), default=0.0)
+    """Seconds from the fault to the end of the last request since that failed or kept waiting; 0 when none did.
+
+    It kept waiting when it took more than twice as long as any of its kind before the fault, and half a second more.
+    """
+    usual: dict[str, float] = {}
+    for one in sent:
+        if one.code == OK and one.ended_s < fault_s:
+            usual[one.caller] = max(usual.get(one.caller, 0.0), one.ended_s - one.due_s)
+
+    def is_hit(one: Sent) -> bool:
+        waited_s = one.ended_s - one.due_s
+        return one.code != OK or waited_s > 2 * usual.get(one.caller, _UNKNOWN_S) + _SPARE_S
+
+    return max((one.ended_s - fault_s for one in sent if one.ended_s >= fault_s and is_hit(one)), default=0.0)
 
 
 def stall_s(sent: Sequence[Sent]) -> float:

@@ -63,8 +63,8 @@ def run(*, only: Sequence[str], seed: int, progress: Console) -> Report:
         {"seed": seed, "grace_s": GRACE_S, "faults": [scenario.name for scenario in scenarios]},
         notes=[
             "Arrivals are Poisson and do not wait for answers. `longest stall`: from when a request was due to its "
-            "answer, good or bad. `recovery`: from the fault to the end of the last request that failed, or until "
-            "everything was answered again; 0 when nothing failed.",
+            "answer, good or bad. `recovery`: from the fault to the end of the last request that failed, or that took "
+            "more than twice as long as any of its kind before and half a second; 0 when there was none.",
             "`retried`: attempts after failed ones that the routers counted (those of a router that was killed are "
             "lost with it). `asked again`: calls that reached a model for a request that had reached one before.",
         ],

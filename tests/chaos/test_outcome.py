@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.chaos.outcome import CUT, HANG, OK, Allowed, Sent, failures, misses, recovery_s, row, stall_s
+from benchmarks.chaos.outcome import CUT, HANG, NO_CODE, OK, Allowed, Sent, failures, misses, recovery_s, row, stall_s
 
 AWAY = Allowed(frozenset({"unavailable"}), recovery_s=30.0)
 
@@ -33,6 +33,11 @@ def test_connections_are_cut_where_they_end_only() -> None:
     assert misses(sent(OK, CUT), Allowed(transport=True), 1.0, []) == []
 
 
+def test_an_error_that_is_not_ours_has_no_code_of_ours() -> None:
+    assert misses(sent(OK, NO_CODE), Allowed(wordless=True), 1.0, []) == []
+    assert misses(sent(OK, "internal"), Allowed(wordless=True), 1.0, []) == ["1 of classify: internal"]
+
+
 def test_a_neighbour_is_unhurt() -> None:
     hurt = sent(OK, "unavailable", caller="neighbour", neighbour=True)
     assert misses([*sent(OK), *hurt], AWAY, 1.0, []) == ["1 of neighbour: unavailable"]
@@ -58,6 +63,14 @@ def test_recovery_is_the_end_of_the_last_failure_after_the_fault() -> None:
     some = sent("unavailable", OK, "unavailable", OK)
     assert recovery_s(some, fault_s=1.5) == pytest.approx(0.6)
     assert recovery_s(some, fault_s=2.5) == 0.0
+
+
+def test_who_is_answered_late_has_not_recovered() -> None:
+    late = Sent("classify", False, 2.0, 5.0, OK)
+    not_so_late = Sent("classify", False, 6.0, 6.7, OK)  # twice the usual tenth of a second, and half of one
+    assert recovery_s([*sent(OK, OK), late, not_so_late], fault_s=2.0) == pytest.approx(3.0)
+    unknown = Sent("chat", False, 2.0, 4.4, OK)
+    assert recovery_s([*sent(OK, OK), unknown], fault_s=2.0) == 0.0
 
 
 def test_the_figures_of_a_row() -> None:
