@@ -20,9 +20,8 @@ from benchmarks.chaos.two_nodes import two_nodes
 from benchmarks.fake_providers import KEY as PROVIDER_KEY
 from benchmarks.fake_providers import FakeOpenAI, in_thread
 from benchmarks.redis_server import NotInstalled, RedisServer, redis_server
-from benchmarks.servers import answers, server
+from benchmarks.servers import answers, free_port, server
 from serve.auth import hash_key
-from serve.runtime.ingress import free_ports
 
 DISK_BYTES: Final = 8 * 1024 * 1024
 _ANSWER: Final = "It is a teal square, and there is little more to be said of it."
@@ -126,7 +125,7 @@ def nodes() -> Iterator[Site]:
         redis = _redis(stack, folder)
         if redis is None:
             raise Skipped("redis-server is not installed here (Debian: apt-get install redis-server)")
-        ports = free_ports(3)
+        ports = _ports()
         path = _write("nodes", content(folder, {}), folder, ports, tuned=True)
         environment = {**_EXPORT, FOLDER: str(folder), "RAY_REDIS_ADDRESS": f"127.0.0.1:{redis.port}"}
         control = stack.enter_context(two_nodes(path, folder, {**os.environ, **environment}))
@@ -168,7 +167,7 @@ def _one_node(
     tuned: bool,
     environment: Mapping[str, str] | None,
 ) -> Iterator[Site]:
-    ports = free_ports(3)
+    ports = _ports()
     path = _write(name, file, folder, ports, tuned)
     command = [sys.executable, "-m", "serve", "up", "--config", str(path)]
     ours = {**_EXPORT, FOLDER: str(folder), "ARGUS_RUN_DIR": str(folder / "run"), **(environment or {})}
@@ -180,6 +179,11 @@ def _one_node(
         finally:
             site.processes()
     site.end_orphans()
+
+
+def _ports() -> list[int]:
+    """Of HTTP, gRPC and metrics: below those that the kernel gives to connections, since HAProxy binds them late."""
+    return [free_port(18_400), free_port(19_400), free_port(19_900)]
 
 
 def _site(name: str, ports: list[int], pid: int, folder: Path, parts: Mapping[str, Any]) -> Site:

@@ -6,7 +6,9 @@ within which all must be well again.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -23,28 +25,50 @@ SHORT = ("replica-forward", "replica-write-back", "router", "index", "sessions",
 GRACE_S = 15.0
 
 
+class Sites:
+    """One cluster at a time: scenarios of one site follow each other and share it."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._name = ""
+        self._site: Site | None = None
+
+    def of(self, name: str) -> Site:
+        """The site of this name, started unless it is the one that runs.
+
+        Raises:
+            Skipped: it cannot be here.
+        """
+        if self._site is None or name != self._name:
+            self.close()
+            self._name, self._site = name, self._stack.enter_context(SITES[name]())
+        return self._site
+
+    def close(self) -> None:
+        """Ends the one that runs."""
+        self._site = None
+        self._stack.close()
+
+
 @pytest.fixture(scope="module")
-def site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    """One cluster for all scenarios of a site: the parameters are in its order."""
-    name: str = request.param
-    try:
-        with SITES[name]() as made:
-            yield made
-    except Skipped as reason:
-        pytest.skip(str(reason))
+def sites() -> Iterator[Sites]:
+    made = Sites()
+    yield made
+    made.close()
 
 
 def of(scenario: Scenario) -> object:
     marks = () if scenario.name in SHORT else (pytest.mark.slow,)
-    return pytest.param(scenario.site, scenario, id=scenario.name, marks=marks)
+    return pytest.param(scenario, id=scenario.name, marks=marks)
 
 
-@pytest.mark.parametrize(("site", "scenario"), [of(one) for one in SCENARIOS], indirect=["site"])
-async def test_it_survives(site: Site, scenario: Scenario) -> None:
+# Those of one site stand together.
+@pytest.mark.parametrize("scenario", [of(one) for one in sorted(SCENARIOS, key=lambda one: one.site)])
+def test_it_survives(sites: Sites, scenario: Scenario) -> None:
     if scenario.name in SHORT:
         scenario = replace(scenario, seconds=8.0, fault_s=2.0, lasts_s=min(scenario.lasts_s, 3.0))
     try:
-        figures = await play(scenario, site, seed=1, grace_s=GRACE_S)
+        figures = asyncio.run(play(scenario, sites.of(scenario.site), seed=1, grace_s=GRACE_S))
     except Skipped as reason:
         pytest.skip(str(reason))
     assert figures["misses"] == [], figures
