@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv/bin
 export PYTHON
 
-.PHONY: setup setup-serve serve test lint bench lock clean help
+.PHONY: setup setup-serve serve test lint bench chaos lock clean help
 
 help:
 	@echo "make serve   set up and serve profile demo in the foreground"
 	@echo "make test    set up and run the tests"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make bench   run the benchmarks (some need Debian's wrk)"
+	@echo "make chaos   break everything under load and check what became of the requests (about 20 minutes)"
 	@echo "make setup   make the development environment only"
 	@echo "make lock    renew environment/cpu.txt"
 
@@ -34,6 +35,9 @@ bench: setup
 	$(VENV)/argus bench batching
 	$(VENV)/argus bench overhead
 	$(VENV)/argus bench serving
+
+chaos: setup
+	$(VENV)/argus bench chaos --check
 
 lock: setup
 	$(VENV)/python -m pip install --quiet uv

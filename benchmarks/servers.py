@@ -90,7 +90,7 @@ def server(
             stop(process)
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[Any]) -> None:
     """Asks a server to end, and ends what it leaves behind."""
     if process.poll() is not None:
         return

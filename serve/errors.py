@@ -234,6 +234,14 @@ class DeadlineExceeded(ArgusError):
     default_code = "deadline_exceeded"
 
 
+class RequestTooSlow(DeadlineExceeded):
+    """The client sends its request so slowly that its deadline passes before all of it is there."""
+
+    status = 408
+    default_code = "request_too_slow"
+    blame = "client"
+
+
 class ViewerSilent(DeadlineExceeded):
     """Whoever looks at a live view says nothing, or does not read what is sent."""
 

@@ -118,7 +118,7 @@ class KnowledgeService:
         Raises:
             NotFound: `document_not_found`.
         """
-        await self._store.call("delete", context, base, name)
+        await self._store.delete(context, base, name)
         await self._sweep(base, name, None, context)
 
     async def drop(self, base: str, context: RequestContext) -> int:

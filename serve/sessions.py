@@ -146,7 +146,7 @@ class SessionService:
 
     async def delete(self, session_id: str, context: RequestContext) -> None:
         """Deletes a session. A message that is being answered will not be stored."""
-        await self._store.call("delete", context, session_id, context.client)
+        await self._store.delete(context, session_id, context.client)
 
     async def begin(
         self,

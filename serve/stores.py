@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve import tracing
@@ -36,6 +37,20 @@ class StoreClient:
             NotFound: `not_configured`.
             ArgusError: whatever else went wrong.
         """
+        return await self._sent(method, context, args, kwargs, deletes=False)
+
+    async def delete(self, context: RequestContext, *args: Any) -> None:
+        """Deletes what it names. When the answer to a first call was lost, a second finds nothing: the first did it.
+
+        Raises:
+            NotFound: `not_configured`, or there is nothing of the name.
+            ArgusError: whatever else went wrong.
+        """
+        await self._sent("delete", context, args, {}, deletes=True)
+
+    async def _sent(
+        self, method: str, context: RequestContext, args: Sequence[Any], kwargs: Mapping[str, Any], *, deletes: bool
+    ) -> Any:
         if self._handle is None:
             raise NotFound(self._missing, code="not_configured")
         for attempt in itertools.count(1):
@@ -45,6 +60,8 @@ class StoreClient:
                         span.set_attributes({"argus.store": self._kind, "argus.method": method})
                     return await self._handle.call(method, context, *args, **kwargs)
             except ArgusError as error:
+                if deletes and attempt > 1 and isinstance(error, NotFound):
+                    return None
                 pause = pause_before_retry(error, attempt, context.left_s(), random.random())
                 if pause is None:
                     raise

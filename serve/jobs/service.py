@@ -111,7 +111,7 @@ class JobService:
 
     async def delete(self, job_id: str, context: RequestContext) -> None:
         """Deletes a job; one that runs is ended."""
-        await self.store.call("delete", context, job_id, context.client)
+        await self.store.delete(context, job_id, context.client)
 
     async def watch(self, job: Job, context: RequestContext, seen: int) -> AsyncGenerator[Job, None]:
         """The job whenever it has changed, up to its end or the caller's deadline.

@@ -7,6 +7,7 @@ take one the same way (`video/*`, file field `video`; `application/pdf` or `imag
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from serve.context import RequestContext
-from serve.errors import Cancelled, InvalidRequest, PayloadTooLarge, UnsupportedMedia
+from serve.errors import Cancelled, InvalidRequest, PayloadTooLarge, RequestTooSlow, UnsupportedMedia
 from serve.media.admit import MediaSource, Reference
 from serve.media.source import MediaBytes
 from serve.validation import fields_at, most_telling, real_path
@@ -102,22 +103,28 @@ def context_of(request: Request) -> RequestContext:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body.
+    """The whole body, within the request's deadline: whoever sends a byte now and then must not hold a place for ever.
 
     Raises:
         PayloadTooLarge: more than `limit` bytes, by its own statement or in fact.
+        DeadlineExceeded: the deadline has passed already.
+        RequestTooSlow: it was not all there by the deadline.
         Cancelled: the client left in the middle.
     """
     stated = parse_length(request.headers.get("content-length"))
     if stated is not None and stated > limit:
         raise _too_large(limit)
     chunks, size = [], 0
+    left_s = context_of(request).remaining_s()
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise _too_large(limit)
-            chunks.append(chunk)
+        async with asyncio.timeout(left_s):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise _too_large(limit)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise RequestTooSlow(f"Only {size} bytes of the body came before the deadline.", param="body") from None
     except ClientDisconnect:
         raise Cancelled("The client left while sending the body.") from None
     return b"".join(chunks)

@@ -34,6 +34,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     401: _error("An API key is needed."),
     404: _error("The model, index or item does not exist."),
     405: _error("The method is not allowed here."),
+    408: _error("The request came too slowly."),
     409: _error("It contradicts what is stored."),
     413: _error("Too many bytes."),
     415: _error("A content type or format that is not read."),

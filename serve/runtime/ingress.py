@@ -25,16 +25,23 @@ Public = tuple[str, Sequence[int]]
 WRAPPER = "haproxy"
 """Name of the script that Ray starts in HAProxy's place."""
 
+# Seconds in which a request's headers must have come: HAProxy's `timeout client` starts anew with every byte. The 408
+# that it answers is its own and comes from no file.
+_HEADERS_S = 10
+
 # What the wrapper changes in the configuration that Ray writes, which has no options for it:
 # statistics and metrics listen on every interface, routers listen where HAProxy does (so both are told loopback, and
-# HAProxy's own address is put in here), errors of HAProxy's own making all become a plain 500, and what `_FRONTEND`
-# says.
-# Ray checks the pid of what it started, hence `exec`.
+# HAProxy's own address is put in here), errors of HAProxy's own making all become a plain 500, headers may come as
+# slowly as their sender likes, so that a few thousand who send none take every connection, and what `_FRONTEND` says.
+# A file that was changed before is changed no further. Ray checks the pid of what it started, hence `exec`.
 _WRAPPER = """#!/bin/sh
 previous=
 for argument in "$@"; do
   [ "$previous" = "-f" ] && sed -i \\
     -e 's/^\\( *bind\\) \\*\\{{0,1\\}}:\\({ports}\\)\\b/\\1 127.0.0.1:\\2/' \\
+    -e '/# argus$/d' \\
+    -e '/^defaults/a\\    timeout http-request {headers_s}s # argus' \\
+    -e '/^defaults/a\\    option http-ignore-probes # argus' \\
 {public}    -e 's|^\\( *errorfile \\(50[234]\\)\\) .*|\\1 {folder}/\\2.http|' \\
     -e '/^frontend http_frontend/r {folder}/{frontend}' "$argument"
   previous=$argument
@@ -45,8 +52,8 @@ exec {binary} "$@"
 _FRONTEND_FILE = "frontend"
 # Messages of WebSockets, which are JPEGs, would be compressed on the router's event loop. A request id that ours would
 # not be (serve/context.py) is Ray Serve's to answer with as it came, and not in UTF-8 its end: it makes another.
-_FRONTEND = r"""    http-request del-header sec-websocket-extensions
-    http-request del-header x-request-id if !{ req.fhdr(x-request-id) -m reg '^[!-~]([ -~]{0,198}[!-~])?$' }
+_FRONTEND = r"""    http-request del-header sec-websocket-extensions # argus
+    http-request del-header x-request-id if !{ req.fhdr(x-request-id) -m reg '^[!-~]([ -~]{0,198}[!-~])?$' } # argus
 """
 
 # HAProxy's code -> what the client gets: status line, code and message in the one shape of an error.
@@ -162,12 +169,20 @@ def haproxy(folder: Path, ports: Sequence[int]) -> dict[str, str]:
     }
 
 
-def write_wrapper(folder: Path, binary: str, *, side_ports: Sequence[int], public: Public | None = None) -> Path:
+def write_wrapper(
+    folder: Path,
+    binary: str,
+    *,
+    side_ports: Sequence[int],
+    public: Public | None = None,
+    headers_s: int = _HEADERS_S,
+) -> Path:
     """The script that Ray starts in HAProxy's place, and the error files that it points HAProxy to.
 
     Args:
         side_ports: those of statistics and metrics, which stay on loopback whatever the server's host.
         public: the host in place of loopback, and the ports of which that holds.
+        headers_s: seconds in which a request's headers must have come.
     """
     for code, (status, name, message) in _PROXY_ERRORS.items():
         fields = {"code": name, "message": message, "param": None, "type": f"{name}_error", "request_id": None}
@@ -177,10 +192,15 @@ def write_wrapper(folder: Path, binary: str, *, side_ports: Sequence[int], publi
     (folder / _FRONTEND_FILE).write_text(_FRONTEND, encoding="utf-8")
     ports = "\\|".join(str(port) for port in side_ports)
     wrapper = folder / WRAPPER
-    wrapper.write_text(
-        _WRAPPER.format(binary=binary, folder=folder, ports=ports, public=_rebound(public), frontend=_FRONTEND_FILE),
-        encoding="utf-8",
+    script = _WRAPPER.format(
+        binary=binary,
+        folder=folder,
+        ports=ports,
+        public=_rebound(public),
+        frontend=_FRONTEND_FILE,
+        headers_s=headers_s,
     )
+    wrapper.write_text(script, encoding="utf-8")
     wrapper.chmod(0o700)
     return wrapper
 

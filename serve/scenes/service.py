@@ -111,7 +111,7 @@ class SceneService:
 
     async def delete(self, name: str, context: RequestContext) -> None:
         """Deletes a scene with all its versions."""
-        await self._store.call("delete", context, check_name(name))
+        await self._store.delete(context, check_name(name))
 
     async def edit(
         self, name: str, edits: Sequence[Edit], base_version: int | None, context: RequestContext

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -49,7 +50,8 @@ def proxy(tmp_path: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     main, gone, metrics, stats = free_ports(4)
     config = tmp_path / "haproxy.cfg"
     config.write_text(CONFIG.format(main=main, gone=gone, metrics=metrics, stats=stats))
-    process = subprocess.Popen([str(write_wrapper(tmp_path, binary, side_ports=[metrics, stats])), "-f", str(config)])
+    wrapper = write_wrapper(tmp_path, binary, side_ports=[metrics, stats], headers_s=1)
+    process = subprocess.Popen([str(wrapper), "-f", str(config)])
     for _ in range(100):
         if psutil.Process(process.pid).net_connections():
             break
@@ -71,6 +73,26 @@ def test_a_missing_router_is_an_honest_503(proxy: tuple[int, subprocess.Popen[by
     answer = httpx.get(f"http://127.0.0.1:{proxy[0]}/v1/models", trust_env=False)
     assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
     assert answer.json()["error"]["code"] == "unavailable"
+
+
+def test_headers_that_do_not_end_are_not_waited_for(proxy: tuple[int, subprocess.Popen[bytes]]) -> None:
+    with socket.create_connection(("127.0.0.1", proxy[0]), timeout=60) as slow:
+        slow.sendall(b"GET /v1/models HTTP/1.1\r\nhost: here\r\nx-more: ")
+        answer = b""
+        while piece := slow.recv(4096):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_configuration_is_changed_once(tmp_path: Path) -> None:
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(CONFIG.format(main=1, gone=2, metrics=3, stats=4))
+    command = [str(write_wrapper(tmp_path, "true", side_ports=[3, 4])), "-f", str(config)]
+    subprocess.run(command, check=True)
+    once = config.read_text()
+    subprocess.run(command, check=True)
+    assert config.read_text() == once
+    assert "timeout http-request" in once
 
 
 def test_sockets_are_not_offered_compression(proxy: tuple[int, subprocess.Popen[bytes]]) -> None:

@@ -29,6 +29,7 @@ ALLOWED = {
     403: {GrpcCode.PERMISSION_DENIED},
     404: {GrpcCode.NOT_FOUND},
     405: {GrpcCode.UNIMPLEMENTED},
+    408: {GrpcCode.DEADLINE_EXCEEDED},
     409: {GrpcCode.ALREADY_EXISTS},
     413: {GrpcCode.RESOURCE_EXHAUSTED},
     415: {GrpcCode.INVALID_ARGUMENT},

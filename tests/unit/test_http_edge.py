@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -88,6 +89,19 @@ async def test_a_deadline_that_is_none(client: httpx.AsyncClient, stated: str, p
 async def test_a_deadline_that_passes(client: httpx.AsyncClient, site: Site) -> None:
     response = await classify(client, headers={"x-argus-timeout-ms": "0.0001"})
     assert error_of(response, 504)["code"] == "deadline_exceeded"
+    assert site.model.calls == []
+
+
+async def test_a_body_that_does_not_end_is_not_waited_for(client: httpx.AsyncClient, site: Site) -> None:
+    async def drops() -> AsyncIterator[bytes]:
+        yield b'{"labels": ["a", "b"], "image": "'
+        await asyncio.Event().wait()
+
+    headers = {"content-type": "application/json", "x-argus-timeout-ms": "50"}
+    response = await client.post("/v1/classify", content=drops(), headers=headers)
+    error = error_of(response, 408)
+    assert (error["code"], error["param"]) == ("request_too_slow", "body")
+    assert site.recorder.requests[-1].fault == "client"
     assert site.model.calls == []
 
 

@@ -145,6 +145,16 @@ async def test_a_store_that_is_away_for_a_moment_is_waited_for(client: httpx.Asy
     assert len(site.llava.requests) == 1
 
 
+async def test_a_deletion_whose_answer_is_lost_is_none_the_less_done(
+    client: httpx.AsyncClient, site: SessionSite
+) -> None:
+    session = await create(client)
+    site.sessions.lost["delete"] = [Unavailable("gone after it was done")]
+    answer = await client.delete(f"/v1/sessions/{session}")
+    assert answer.status_code == 200 and answer.json()["deleted"] is True
+    assert (await client.delete(f"/v1/sessions/{session}")).status_code == 404
+
+
 async def test_an_answer_that_cannot_be_stored_is_an_error(client: httpx.AsyncClient, site: SessionSite) -> None:
     session = await create(client)
     for stream in (False, True):

@@ -192,6 +192,17 @@ async def test_stores_that_are_away_for_a_moment_are_waited_for(client: httpx.As
     assert (await ask(client))["citations"]
 
 
+async def test_a_document_deleted_with_its_answer_lost_leaves_no_vectors(
+    client: httpx.AsyncClient, site: SupportSite
+) -> None:
+    await put(client)
+    index = site.stores["index"].replica
+    assert [info.count > 0 for info in await index.list_indexes()] == [True]
+    site.stores["docs"].lost["delete"] = [Unavailable("gone")]
+    assert (await client.delete(f"{ROOT}/shop/documents/terms")).status_code == 200
+    assert [info.count for info in await index.list_indexes()] == [0]
+
+
 async def test_without_an_embedding_model_words_alone_find(tmp_path: Path) -> None:
     site = SupportSite({"knowledge": "docs", "chat_model": "llava"})
     site.open(tmp_path)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from serve.cli.bench.command import Check, JsonFile, Quick, app, finish, one_of
-from serve.cli.console import errors
+from serve.cli.console import errors, output
 
 
 @app.command()
@@ -169,3 +169,20 @@ def faults(
 
     count = 10 if quick else requests
     finish(benchmark.run(requests=count, latency_ms=latency_ms, peer=peer, progress=errors), json, check)
+
+
+@app.command()
+def chaos(
+    only: Annotated[list[str] | None, typer.Option(help="A fault's name; may be given several times.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the arrivals.")] = 1,
+    names: Annotated[bool, typer.Option("--names", help="Print the faults' names and end.")] = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """Replicas, engines, nodes, proxies, stores and what they depend on break under load (about 20 minutes)."""
+    from benchmarks.chaos import run as benchmark
+
+    if names:
+        output.print("\n".join(benchmark.NAMES), highlight=False)
+        return
+    finish(benchmark.run(only=only or (), seed=seed, progress=errors), json, check)
