@@ -29,7 +29,6 @@ _PAUSE_S = 0.12
 _LOOPS, _PRODUCTS, _SIDE = 15_000, 12, 192
 _FEWEST = 4
 
-
 Float64 = npt.NDArray[np.float64]
 
 

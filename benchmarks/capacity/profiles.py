@@ -204,6 +204,7 @@ class HardwareProfile(Record):
         background_cores: of them that are busy without any request: Ray's own processes, health checks.
         lost_share: share of the cores' time in which none of our work gets done although some waits: for its turn on
             one core while another is free, for its interpreter's lock, for caches to be filled again.
+            None when nobody fitted it, which counts as nothing.
         models: by `profile_key`: the checkpoint as the cluster file names it (`demo:clip`,
             `openai/clip-vit-large-patch14`), with `@4bit` or `@8bit` behind it when quantised.
         providers: by the provider's own name of the model (`gpt-4o`), as the cluster file's `model`.
@@ -213,7 +214,7 @@ class HardwareProfile(Record):
     hardware: HardwareClass
     cores: float = Field(0, ge=0)
     background_cores: float = Field(0, ge=0)
-    lost_share: float = Field(0, ge=0, lt=1)
+    lost_share: float | None = Field(None, ge=0, lt=1)
     router: RouterProfile
     models: dict[str, ModelProfile]
     providers: dict[str, ProviderProfile] = {}
@@ -269,7 +270,7 @@ def merged(old: HardwareProfile | None, new: HardwareProfile) -> HardwareProfile
         update={
             "models": {**old.models, **new.models},
             "providers": {**old.providers, **new.providers},
-            "lost_share": new.lost_share or old.lost_share,
+            "lost_share": old.lost_share if new.lost_share is None else new.lost_share,
         }
     )
 

@@ -161,7 +161,7 @@ def scenario(
         router_replicas=cluster.router.replicas,
         cores=home.cores,
         background_cores=home.background_cores,
-        lost_share=home.lost_share,
+        lost_share=home.lost_share or 0.0,
         calls={name: settings[name] for name in targets},
         router_places=cluster.router.max_ongoing_requests,
         overload=cluster.overload,

@@ -219,9 +219,7 @@ def _runs(trial: Trial, target: Target, hardware: str, warm_up_s: float) -> Iter
                 began.append(time.monotonic() - now.elapsed_s)
 
             with pacing() as pace:
-                record = run_load(
-                    settings, file, on_progress=lambda now: began.append(time.monotonic() - now.elapsed_s)
-                )
+                record = run_load(settings, file, on_progress=tell)
             start = min(began, default=time.monotonic() - settings.end_s)
             window = start + settings.warm_up_s, start + settings.end_s
             return Real(record, pace.between(*window), pace.each_second(start, settings.end_s))

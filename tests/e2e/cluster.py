@@ -19,6 +19,9 @@ from serve.runtime.ingress import free_ports
 
 KEY = "test-key-0123456789"
 OTHER_KEY = "other-key-9876543210"
+# Of a client whose requests one test alone makes, and counts.
+COUNTED_KEY = "counted-key-0123456789"
+_CLIENTS = {"tester": KEY, "other": OTHER_KEY, "counted": COUNTED_KEY}
 ROOT = Path(__file__).parents[2]
 
 
@@ -62,7 +65,7 @@ def start(name: str, content: dict[str, Any], folder: Path) -> Cluster:
     """Starts a cluster from a cluster file's content and waits until it is ready."""
     http_port, grpc_port, metrics_port = free_ports(3)
     server = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
-    keys = [{"name": name, "sha256": hash_key(key)} for name, key in (("tester", KEY), ("other", OTHER_KEY))]
+    keys = [{"name": client, "sha256": hash_key(key)} for client, key in _CLIENTS.items()]
     file = folder / f"{name}.yaml"
     merged = {"name": name, "auth": {"keys": keys}, **content}
     file.write_text(yaml.safe_dump({**merged, "server": {**server, **content.get("server", {})}}))

@@ -125,6 +125,8 @@ def test_a_new_measurement_replaces_its_own_entry_and_no_other() -> None:
 def test_what_was_fitted_stays_when_the_new_measurement_has_none() -> None:
     old = hardware(clip=one()).model_copy(update={"lost_share": 0.14})
     assert merged(old, hardware(clip=one())).lost_share == 0.14
+    none_lost = hardware(clip=one()).model_copy(update={"lost_share": 0.0})
+    assert merged(old, none_lost).lost_share == 0.0, "nothing is a finding too"
 
 
 def test_a_pace_is_a_factor_on_everything_that_a_processor_does() -> None:

@@ -362,7 +362,7 @@ def _replica_cpu_s(
     return max(0.0, mine - measured.passes_s(passes, run))
 
 
-def _lost_share(wish: Wish, name: str, profile: HardwareProfile, runs: Loads) -> float:
+def _lost_share(wish: Wish, name: str, profile: HardwareProfile, runs: Loads) -> float | None:
     """See `contention`."""
     only = wish.cluster.model_copy(
         update={"models": {name: wish.cluster.models[name]}, "cascades": {}, "providers": {}}

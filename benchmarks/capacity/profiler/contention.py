@@ -20,15 +20,15 @@ _MOST, _STEP = 0.4, 0.02
 _DRAWS = 3
 
 
-def lost_share(scenario: Callable[[float, float], Scenario], runs: Sequence[Served]) -> float:
-    """The share, in steps of 0.02 from 0 to 0.4; 0 without runs.
+def lost_share(scenario: Callable[[float, float], Scenario], runs: Sequence[Served]) -> float | None:
+    """The share, in steps of 0.02 from 0 to 0.4; None without runs.
 
     Args:
         scenario: what was asked, at a pace and with a share that is lost.
         runs: that cores were busy in.
     """
     if not runs:
-        return 0.0
+        return None
     shares = [round(number * _STEP, 2) for number in range(round(_MOST / _STEP) + 1)]
     return min(shares, key=lambda share: sum(_apart(scenario(run.pace, share), run) for run in runs))
 

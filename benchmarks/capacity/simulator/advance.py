@@ -32,7 +32,6 @@ from benchmarks.capacity.simulator.records import (
     BACK,
     CALL,
     DUE,
-    FASTER,
     GATHERED,
     IDLE,
     LEAVING,
@@ -43,6 +42,7 @@ from benchmarks.capacity.simulator.records import (
     PREPARED,
     REACH,
     REFUSED,
+    REPACED,
     SENT,
     SERVED,
     SPENT,
@@ -123,7 +123,7 @@ def _happen(w: Any, what: int, who: int, stamp: int) -> None:
             turn(w, who, True)
     elif what == SERVED:
         next_job(w, who)
-    elif what == FASTER:
+    elif what == REPACED:
         change_pace(w)
     elif what != SPENT and slots(w)[who].stamp == stamp:
         _on_the_way(w, what, who)

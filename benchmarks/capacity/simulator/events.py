@@ -20,9 +20,9 @@ from benchmarks.capacity.simulator.memory import (
 )
 from benchmarks.capacity.simulator.parts import part
 from benchmarks.capacity.simulator.records import (
-    FASTER,
     FREE,
     NONE,
+    REPACED,
     SERVED,
     SHARED,
     SPENT,
@@ -133,7 +133,7 @@ def change_pace(w: Any) -> None:
     w.pace = paces(w)[w.pace_at]
     w.pace_at += 1
     if w.pace_at < w.pace_count:
-        push(w, w.now + w.pace_s, FASTER, 0, 0)
+        push(w, w.now + w.pace_s, REPACED, 0, 0)
 
 
 @part

@@ -121,7 +121,7 @@ def program(
     world.put({"wheel": np.full(world["wheel_size"], NONE)})
     world["pace"], world["pace_s"], world["pace_count"] = 1.0, PACE_S, paces.size
     if paces.size:
-        world["heap"][0] = (0.0, 0.0, 0, records.FASTER, 0)
+        world["heap"][0] = (0.0, 0.0, 0, records.REPACED, 0)
         world["heap_count"] = 1
     return Program(world, names, paths)
 

@@ -30,7 +30,7 @@ NONE = np.int64(-1)
     WRITTEN,  # the router has written a slot's answer
     SENT,  # a replica's event loop has sent a slot's answer
     TURNED_AWAY,  # a slot's call waited too long for a place
-    FASTER,  # the cores go on at another pace
+    REPACED,  # the cores go on at another pace
 ) = np.arange(16)
 
 # Where a slot's call is; from ON_THE_WAY to UNPLACED it holds a place.
