@@ -16,7 +16,7 @@ from serve import rollout
 from serve.cascade.entry import functions
 from serve.config.budget import problems
 from serve.config.cluster import ClusterFile
-from serve.config.load import ConfigErrors, parse
+from serve.config.load import ConfigErrors
 from serve.config.models import (
     ClipModel,
     CustomModel,
@@ -33,7 +33,7 @@ from serve.config.models import (
 )
 from serve.config.mounted import read
 from serve.config.scene_models import NerfModel, ReconstructionModel, RendererModel, SceneStoreModel, SplatModel
-from serve.placement import ROUTER, actor_options, replica_options
+from serve.placement import ROUTER, actor_options, deployment_policy_options, replica_options
 from serve.router import Router
 from serve.services import image_limits
 
@@ -76,15 +76,6 @@ def from_file(arguments: Mapping[str, Any]) -> serve.Application:
     return build(read(arguments))
 
 
-def from_document(arguments: Mapping[str, Any]) -> serve.Application:
-    """The application of a cluster file's content, complete and checked: `args` of a Serve configuration made here.
-
-    Raises:
-        ConfigErrors: it is not what was checked.
-    """
-    return build(parse(arguments))
-
-
 def marks(cluster: ClusterFile) -> dict[str, rollout.Mark]:
     """What Ray Serve compares of each deployment with what runs, by name."""
 
@@ -94,14 +85,14 @@ def marks(cluster: ClusterFile) -> dict[str, rollout.Mark]:
             version=rollout.version(cluster, name, factory, arguments),
             actors=actor_options(cluster, name),
             live=rollout.live_settings(model, factory),
-            scaling=replica_options(cluster, name),
+            scaling=_scaling(cluster, name),
         )
 
     router = rollout.Mark(
         version=rollout.router_version(cluster, Router),
         actors=actor_options(cluster, ROUTER),
         live=rollout.router_live_settings(cluster),
-        scaling=replica_options(cluster, ROUTER),
+        scaling=_scaling(cluster, ROUTER),
     )
     return {ROUTER: router, **{name: mark(name, model) for name, model in cluster.models.items()}}
 
@@ -152,12 +143,19 @@ def _versioned(deployment: serve.Deployment, version: str) -> serve.Deployment:
 
 def _number(cluster: ClusterFile, name: str) -> dict[str, Any]:
     """How many replicas a deployment has, as `serve.deployment` takes it."""
-    options = replica_options(cluster, name)
+    options = _scaling(cluster, name)
     scaling = options.get("autoscaling_config")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of the interval, see there
         config = None if scaling is None else AutoscalingConfig(**scaling)
     return {"num_replicas": options.get("num_replicas"), "autoscaling_config": config}
+
+
+def _scaling(cluster: ClusterFile, name: str) -> dict[str, Any]:
+    options = replica_options(cluster, name)
+    if "autoscaling_config" in options:
+        options["autoscaling_config"] |= deployment_policy_options(cluster)
+    return options
 
 
 def _implementation(cluster: ClusterFile, name: str, model: Model) -> tuple[Callable[..., Any], tuple[Any, ...]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from serve import preference
-from serve.autoscaling.plan import POLICY, in_use, plan
+from serve.autoscaling.plan import DEPLOYMENT_POLICY, POLICY, in_use, plan
 from serve.config.cluster import ClusterFile
 from serve.config.placement_checks import gpu_share
 
@@ -86,7 +86,13 @@ def replica_options(cluster: ClusterFile, name: str) -> dict[str, Any]:
 
 def policy_options(cluster: ClusterFile) -> dict[str, Any]:
     """`autoscaling_policy` of the application (ray.serve.schema.ServeApplicationSchema); empty for Ray Serve's own."""
-    if not in_use(cluster):
-        return {}
-    arguments = plan(cluster).arguments() | {"router": ROUTER}
-    return {"autoscaling_policy": {"policy_function": POLICY, "policy_kwargs": arguments}}
+    return {"autoscaling_policy": _policy(cluster, POLICY)} if in_use(cluster) else {}
+
+
+def deployment_policy_options(cluster: ClusterFile) -> dict[str, Any]:
+    """`policy` of each deployment that scales (ray.serve.config.AutoscalingConfig); empty for Ray Serve's own."""
+    return {"policy": _policy(cluster, DEPLOYMENT_POLICY)} if in_use(cluster) else {}
+
+
+def _policy(cluster: ClusterFile, path: str) -> dict[str, Any]:
+    return {"policy_function": path, "policy_kwargs": plan(cluster).arguments() | {"router": ROUTER}}

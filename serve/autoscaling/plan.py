@@ -14,7 +14,9 @@ from serve.config.cascades import Cascade, CascadeStep
 from serve.config.cluster import ClusterFile
 
 POLICY = "serve.autoscaling.ray_policy:CascadePolicy"
-"""Import path of what Ray Serve's controller calls."""
+"""Import path of what Ray Serve's controller calls for an application."""
+DEPLOYMENT_POLICY = "serve.autoscaling.deployment_policy:DeploymentPolicy"
+"""Of what it calls for one deployment."""
 
 
 @dataclass(frozen=True, slots=True)

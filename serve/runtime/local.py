@@ -114,13 +114,15 @@ class LocalCluster:
         from ray import serve
         from ray.serve.schema import ApplicationStatus
 
-        from serve.placement import policy_options
+        from serve.app import build, logging_config
 
-        policy = policy_options(self._cluster)
-        if policy:
-            _apply(self._cluster, policy)
-        else:
-            _run(self._cluster)
+        target = serve.RunTarget(
+            target=build(self._cluster),
+            name=APPLICATION,
+            route_prefix="/",
+            logging_config=logging_config(self._cluster),
+        )
+        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         while True:
             application = serve.status().applications.get(APPLICATION)
             if application is not None:
@@ -142,44 +144,6 @@ class LocalCluster:
             with contextlib.suppress(Exception):
                 shut_serve()
             shut_ray()
-
-
-def _run(cluster: ClusterFile) -> None:
-    """Deploys the application as this process builds it."""
-    from ray import serve
-
-    from serve.app import build, logging_config
-
-    target = serve.RunTarget(
-        target=build(cluster), name=APPLICATION, route_prefix="/", logging_config=logging_config(cluster)
-    )
-    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-
-
-def _apply(cluster: ClusterFile, policy: Mapping[str, Any]) -> None:
-    """Deploys the application from a configuration, which Ray Serve (2.60) alone gives a policy of its own.
-
-    The application is built here as well: what is wrong with it is said at once, and not by a task of Ray's.
-
-    Raises:
-        ConfigErrors: see `serve.app.build`.
-    """
-    from ray.serve.context import _get_global_client
-    from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
-
-    from serve.app import build, logging_config
-
-    build(cluster)
-    application = ServeApplicationSchema(
-        name=APPLICATION,
-        route_prefix="/",
-        import_path="serve.app:from_document",
-        args=cluster.model_dump(mode="json", exclude_unset=True),
-        logging_config=logging_config(cluster),
-        **policy,
-    )
-    client: Any = _get_global_client()
-    client.deploy_apps(ServeDeploySchema(applications=[application]))
 
 
 def cores(cluster: ClusterFile) -> int:

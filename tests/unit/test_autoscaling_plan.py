@@ -12,7 +12,7 @@ from ray.serve.schema import ServeApplicationSchema
 from serve.autoscaling.plan import Plan, from_arguments, in_use, plan
 from serve.config.cluster import ClusterFile
 from serve.config.load import ConfigErrors, load_profile, parse
-from serve.placement import ROUTER, policy_options, replica_options
+from serve.placement import ROUTER, deployment_policy_options, policy_options, replica_options
 
 _MODELS: dict[str, Any] = {
     "clip": {"kind": "clip", "checkpoint": "demo:clip"},
@@ -123,12 +123,16 @@ def test_the_router_scales_between_equal_bounds_so_that_ray_passes_on_what_it_te
     assert scaling.metrics_interval_s < scaling.look_back_period_s, "or Ray warns"
 
 
-def test_the_application_has_the_policy_only_where_it_decides_something() -> None:
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_ray_is_given_the_policy_only_where_it_decides_something() -> None:
     application = ServeApplicationSchema(import_path="a:b", **policy_options(_cluster()))
     assert application.autoscaling_policy is not None
+    for name in (ROUTER, "llava"):
+        options = replica_options(_cluster(), name)["autoscaling_config"] | deployment_policy_options(_cluster())
+        assert not AutoscalingConfig(**options).policy.is_default_policy_function()
     for cluster in (_cluster(autoscaling={"policy": "queue"}), load_profile("demo")):
         assert not in_use(cluster)
-        assert policy_options(cluster) == {}
+        assert policy_options(cluster) == deployment_policy_options(cluster) == {}
         assert replica_options(cluster, ROUTER) == {"num_replicas": 1}
 
 

@@ -10,24 +10,15 @@ from typing import Any
 
 import pytest
 from ray.serve import autoscaling_policy as rays
-from ray.serve._private.common import DeploymentID, ReplicaID, TimeStampedValue
-from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
+from ray.serve._private.common import DeploymentID, TimeStampedValue
+from ray.serve.config import AutoscalingContext, AutoscalingPolicy
 
 from serve.autoscaling import evidence, ray_policy
 from serve.autoscaling.plan import POLICY
 from serve.autoscaling.ray_policy import CascadePolicy
 from serve.placement import ROUTER
 from tests.unit.autoscaled import RULE, plan
-
-
-class Clock:
-    """In the place of `time`."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def time(self) -> float:
-        return self.now
+from tests.unit.autoscaling_contexts import Clock, context, said
 
 
 @pytest.fixture
@@ -41,44 +32,8 @@ def _policy() -> CascadePolicy:
     return CascadePolicy(**plan().arguments(), router=ROUTER)
 
 
-def _context(
-    name: str, clock: Clock, *, running: int = 1, target: int = 1, ongoing: Any = 0.0, raw: Any = None, **config: Any
-) -> AutoscalingContext:
-    """As the controller makes it for a deployment."""
-    scaling = AutoscalingConfig(min_replicas=0, max_replicas=20, upscale_delay_s=0, downscale_delay_s=0, **config)
-    return AutoscalingContext(
-        deployment_id=DeploymentID(name, "argus"),
-        deployment_name=name,
-        app_name="argus",
-        current_num_replicas=running,
-        target_num_replicas=target,
-        running_replicas=[],
-        total_num_requests=ongoing,
-        total_queued_requests=0.0,
-        aggregated_metrics=None,
-        raw_metrics=raw,
-        capacity_adjusted_min_replicas=0,
-        capacity_adjusted_max_replicas=20,
-        policy_state={},
-        last_scale_up_time=None,
-        last_scale_down_time=None,
-        current_time=clock.now,
-        config=scaling,
-    )
-
-
-def _said(clock: Clock, **totals: float) -> dict[str, Any]:
-    """A router replica's last word among Ray's series, with one of Ray's own and an older point."""
-    replica = ReplicaID("abc", DeploymentID(ROUTER, "argus"))
-    series = {
-        name: {replica: [TimeStampedValue(clock.now - 2, 0.0), TimeStampedValue(clock.now, value)]}
-        for name, value in totals.items()
-    }
-    return series | {"running_requests": {replica: [TimeStampedValue(clock.now, 3.0)]}}
-
-
 def _contexts(clock: Clock, raw: Any, **llava: Any) -> dict[DeploymentID, AutoscalingContext]:
-    made = (_context(ROUTER, clock, running=2, target=2, raw=raw), _context("llava", clock, **llava))
+    made = (context(ROUTER, clock, running=2, target=2, raw=raw), context("llava", clock, **llava))
     return {one.deployment_id: one for one in made}
 
 
@@ -89,7 +44,7 @@ def _rise(policy: Any, clock: Clock, seconds: int, per_s: float, target: int = 1
     """The number for llava after some time of calls."""
     for second in range(seconds):
         clock.now += 1
-        raw = _said(clock, **{evidence.came("llava"): per_s * second})
+        raw = said(clock, **{evidence.came("llava"): per_s * second})
         decided, _ = policy(_contexts(clock, raw, running=target, target=target))
         target = decided[_LLAVA]
     return target
@@ -199,7 +154,7 @@ def test_a_clock_that_jumps_back_stops_nothing(clock: Clock) -> None:
 
 
 def test_a_model_without_a_context_is_left_out(clock: Clock) -> None:
-    assert _policy()({DeploymentID(ROUTER, "argus"): _context(ROUTER, clock)}) == ({}, {})
+    assert _policy()({DeploymentID(ROUTER, "argus"): context(ROUTER, clock)}) == ({}, {})
 
 
 def test_bounds_of_the_plan_hold(clock: Clock) -> None:
