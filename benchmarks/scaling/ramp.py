@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -124,6 +125,16 @@ def area(series: Sequence[tuple[float, int]], end: float) -> float:
     return sum(value * max(0.0, until - at) for (_, value), at, until in zip(series, bounds, bounds[1:], strict=False))
 
 
+def over_by(done: Run, width_s: float) -> list[int]:
+    """Requests that failed, were shed or took more than `SLO_S`, by when they were due: one count each `width_s`."""
+    counts = [0] * math.ceil(done.end / width_s)
+    for one in done.samples:
+        took = (done.closed if one.ended is None else one.ended) - one.intended
+        if one.error is not None or took > SLO_S:
+            counts[int(one.intended / width_s)] += 1
+    return counts
+
+
 def cluster(policy: str) -> dict[str, Any]:
     """The cascade, and node groups of one node at least and three at most."""
     bounds = {"min_nodes": 1, "kubernetes": {"idle_timeout_s": 60}}
@@ -167,7 +178,8 @@ def run(plan: Plan, policies: Sequence[str], progress: Console) -> Report:
         report.rows.append(_row(policy, plan, done, watch))
         report.notes += [
             f"{policy}: LLaVA replicas wanted {_told(watch.wanted)}; running {_told(watch.running)}; "
-            f"A100 nodes {_told(watch.nodes)}"
+            f"A100 nodes {_told(watch.nodes)}",
+            f"{policy}: over the objective in each 10 s of the run: {', '.join(map(str, over_by(done, 10.0)))}",
         ]
     report.notes += [
         f"A node of the autoscaler comes up after {BOOT_S:g} s and Ray's own start; a LLaVA replica loads for "
@@ -256,6 +268,7 @@ def _row(policy: str, plan: Plan, done: Run, watch: Watch) -> dict[str, Any]:
         "late": late,
         "errors": errors,
         "over": over,
+        "over_by_10_s": over_by(done, 10.0),
         "over_share": over / len(done.samples),
         "p50_ms": 1e3 * quantile(took, 0.5),
         "p95_ms": 1e3 * quantile(took, 0.95),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.scaling.ramp import POLICIES, Plan, Watch, area, cluster, first
+from benchmarks.load import Run, Sample
+from benchmarks.scaling.ramp import POLICIES, SLO_S, Plan, Watch, area, cluster, first, over_by
 from benchmarks.scaling.state import Deployment, Node, Replica, State
 from serve.config.budget import packing_notes, problems
 from serve.config.load import parse
@@ -42,6 +43,12 @@ def test_changes_are_noted_once() -> None:
     assert first(watch.running, 2) == 9.0 and first(watch.running, 3) is None
     assert watch.nodes == [(-1.0, 1), (4.0, 2), (9.0, 1)]
     assert area(watch.nodes, 10.0) == 1 * 5 + 2 * 5 + 1 * 1
+
+
+def test_requests_over_the_objective_are_counted_when_they_were_due() -> None:
+    late = SLO_S + 0.1
+    samples = [Sample(1, 2), Sample(9.9, 9.9 + late), Sample(12, 12.1, "Http429"), Sample(24, None)]
+    assert over_by(Run(0, 25, closed=40, samples=samples), 10) == [1, 1, 1]
 
 
 def test_a_replica_on_a_node_that_is_gone_does_not_run() -> None:
