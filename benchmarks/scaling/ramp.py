@@ -23,7 +23,7 @@ from rich.console import Console
 from benchmarks.load import Run, open_loop, quantile
 from benchmarks.report import Column, Report, this_command
 from benchmarks.scaling.files import file, model
-from benchmarks.scaling.models import ANALYSE_PER_S, ANALYSE_START_S, LEAST
+from benchmarks.scaling.models import ANALYSE_ITEMS, ANALYSE_PER_S, ANALYSE_START_S, LEAST, SCREEN_ITEMS
 from benchmarks.scaling.site import Site, site
 from benchmarks.scaling.state import State
 from benchmarks.traffic.arrivals import Poisson, Ramp
@@ -64,14 +64,18 @@ _COLUMNS = (
 class Plan:
     """The requests.
 
+    By default such that a right policy can succeed: twice the calm is 0.36 of what one LLaVA replica does; the ramp
+    passes what one does after 37 s and what two do after 83 s, about twice and four times what a replica takes to start
+    with its node; and the peak is 0.72 of what all three do.
+
     Attributes:
         from_per_s, to_per_s: rates before and after the ramp.
         calm_s, ramp_s, hold_s: how long the first, the ramp and the second last.
     """
 
-    from_per_s: float = 6.0
+    from_per_s: float = 3.0
     to_per_s: float = 36.0
-    calm_s: float = 15.0
+    calm_s: float = 20.0
     ramp_s: float = 90.0
     hold_s: float = 20.0
     seed: int = 1
@@ -140,13 +144,13 @@ def cluster(policy: str) -> dict[str, Any]:
     bounds = {"min_nodes": 1, "kubernetes": {"idle_timeout_s": 60}}
     t4 = {"gpu": "T4", "gpus": 1, "gpu_memory_gb": 16, "cpus": 4, "memory_gb": 8, **bounds, "max_nodes": 1}
     a100 = {"gpu": "A100", "gpus": 1, "gpu_memory_gb": 40, "cpus": 4, "memory_gb": 8, **bounds, "max_nodes": 3}
-    clip = model(4, "t4", kind="Screen", batching={"max_items": 16})
-    llava = model(24, "a100", kind="Analyse", batching={"max_items": 4})
-    # Ongoing requests a replica: a batch in progress and half a batch that waits, which is within the objective.
+    clip = model(4, "t4", kind="Screen", batching={"max_items": SCREEN_ITEMS})
+    llava = model(24, "a100", kind="Analyse", batching={"max_items": ANALYSE_ITEMS})
+    # In progress at a replica: as many as a pass takes. The delay is a third of Ray's own.
     llava["autoscaling"] = {
         "min_replicas": 1,
         "max_replicas": 3,
-        "target_ongoing_requests": 6,
+        "target_ongoing_requests": ANALYSE_ITEMS,
         "upscale_delay_s": 10,
         "start_s": BOOT_S + ANALYSE_START_S + RAY_START_S,
     }
