@@ -30,8 +30,9 @@ from serve.runtime.local import APPLICATION, apply_environment
 from serve.runtime.state import write_token
 
 HEAD_ID = "f" * 51 + "00000"
-# Two rounds of missed answers, a second apart, make a node dead: Ray's defaults take longer than a test likes to wait.
-_DEAD_AFTER = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
+# A node whose processes are gone is dead after five refused calls, a second apart instead of Ray's three: tests wait
+# for it. One that is only slow to answer has ten seconds for each of the five, as by default.
+_DEAD_AFTER = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
 # Each node would otherwise start one idle worker a core.
 _NO_SPARE_WORKERS = {"RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}
 

@@ -64,19 +64,19 @@ def run(progress: Console) -> Report:
     with site(file(MODELS), _NODES) as nodes:
         progress.print("  all models", highlight=False)
         state = nodes.deployed(file(MODELS), seconds=_WAIT_S)
-        _rows(report, "all", parse(file(MODELS)), state)
+        add(report, "all", parse(file(MODELS)), state)
         progress.print("  too much", highlight=False)
         _refused(report, nodes)
         progress.print("  a T4 node is killed", highlight=False)
         lost = next(node.id for node in nodes.deployed(file(MODELS), seconds=_WAIT_S).nodes if node.pool == "t4")
         nodes.remove(lost)
         state = nodes.until("recovered", lambda found: lost not in _ids(found) and found.all_run(), seconds=_WAIT_S)
-        _rows(report, "a T4 node killed", parse(file(MODELS)), state)
+        add(report, "a T4 node killed", parse(file(MODELS)), state)
         progress.print("  a node is added; ten prefer an A100", highlight=False)
         nodes.add("t4")
         nodes.deployed(file(NOTHING), seconds=_WAIT_S)
         state = nodes.deployed(file(PREFERRING), seconds=_WAIT_S)
-        _rows(report, "preference", parse(file(PREFERRING)), state, {"assist": ["a100"] * 8 + ["t4"] * 2})
+        add(report, "preference", parse(file(PREFERRING)), state, {"assist": ["a100"] * 8 + ["t4"] * 2})
     return report
 
 
@@ -84,14 +84,18 @@ def _ids(state: State) -> set[str]:
     return {node.id for node in state.nodes}
 
 
-def _rows(
+def add(
     report: Report,
     step: str,
     cluster: ClusterFile,
     state: State,
     expected: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """A line for each model on each GPU, and misses for what is wrong."""
+    """Adds a line for each model on each GPU, and misses for what is wrong.
+
+    Args:
+        expected: pools of each replica, by model; of those that it does not name any pool of theirs is right.
+    """
     names, taken = _names(state), held(cluster, state)
     for name, one in cluster.models.items():
         replicas = state.deployments[name].running
@@ -115,10 +119,7 @@ def _rows(
             report.misses.append(f"{step}: {name} is on {pools}, with GPUs {[replica.gpus for replica in replicas]}")
         if expected and pools != sorted(expected.get(name, pools)):
             report.misses.append(f"{step}: {name} is on {pools}; it should be on {expected[name]}")
-    full = 1 + 1e-9
-    report.misses += [
-        f"{step}: GPU {g} of {names[n]} holds {total:g}" for (n, g), total in held.items() if total > full
-    ]
+    report.misses += [f"{step}: GPU {gpu} of {names[node]} holds {taken[node, gpu]:g}" for node, gpu in too_full(taken)]
 
 
 def held(cluster: ClusterFile, state: State) -> dict[tuple[str, int], float]:

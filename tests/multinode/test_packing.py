@@ -8,8 +8,8 @@ from benchmarks.scaling.files import file, model, pools
 from benchmarks.scaling.site import site
 from benchmarks.scaling.state import State
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-WAIT_S = 90.0
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+WAIT_S = 240.0
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.scaling.ramp import POLICIES, Plan, Watch, area, cluster, first
+from benchmarks.load import Run, Sample
+from benchmarks.report import Report
+from benchmarks.scaling import placement
+from benchmarks.scaling.files import file, model
+from benchmarks.scaling.ramp import POLICIES, SLO_S, Plan, Watch, area, cluster, first, over_by
 from benchmarks.scaling.state import Deployment, Node, Replica, State
 from serve.config.budget import packing_notes, problems
 from serve.config.load import parse
@@ -44,6 +48,12 @@ def test_changes_are_noted_once() -> None:
     assert area(watch.nodes, 10.0) == 1 * 5 + 2 * 5 + 1 * 1
 
 
+def test_requests_over_the_objective_are_counted_when_they_were_due() -> None:
+    late = SLO_S + 0.1
+    samples = [Sample(1, 2), Sample(9.9, 9.9 + late), Sample(12, 12.1, "Http429"), Sample(24, None)]
+    assert over_by(Run(0, 25, closed=40, samples=samples), 10) == [1, 1, 1]
+
+
 def test_a_replica_on_a_node_that_is_gone_does_not_run() -> None:
     assert state(0, 1, replica(1)).all_run()
     assert not state(0, 1, replica(1, node="gone")).all_run()
@@ -55,3 +65,32 @@ def test_the_cluster_file_fits(policy: str) -> None:
     found = parse(cluster(policy))
     assert problems(found) == [] and list(packing_notes(found)) == []
     assert found.autoscaling.policy == policy
+
+
+def placed(*places: tuple[str, int]) -> State:
+    """Replicas of `assist` on nodes that are named after their pools."""
+    nodes = (Node("a100", "a100"), Node("t4", "t4"))
+    replicas = tuple(
+        Replica(str(number), "RUNNING", pool, pool, (gpu,), number, 0.0) for number, (pool, gpu) in enumerate(places)
+    )
+    router = Deployment("router", "HEALTHY", "", 1, ())
+    assist = Deployment("assist", "HEALTHY", "", len(places), replicas)
+    return State(0.0, nodes, "RUNNING", "", {"router": router, "assist": assist})
+
+
+@pytest.mark.parametrize(
+    ("places", "misses"),
+    [
+        ([("a100", 0), ("a100", 1), ("t4", 0)], []),
+        ([("a100", 0), ("a100", 0), ("t4", 0)], ["GPU 0 of a100-1 holds 1.5"]),
+        ([("a100", 0), ("t4", 0), ("t4", 0)], ["assist is on", "GPU 0 of t4-1 holds 1.5"]),
+    ],
+)
+def test_the_table_of_places_says_what_is_wrong(places: list[tuple[str, int]], misses: list[str]) -> None:
+    cluster = parse(file({"assist": model(12, "a100", "t4", replicas=3)}))
+    report = Report("", "", "", (), {})
+    placement.add(report, "all", cluster, placed(*places), {"assist": ["a100", "a100", "t4"]})
+    assert sum(row["replicas"] for row in report.rows) == 3
+    assert {row["share"] for row in report.rows} == {0.75}
+    assert len(report.misses) == len(misses)
+    assert all(word in miss for word, miss in zip(misses, report.misses, strict=True)), report.misses
