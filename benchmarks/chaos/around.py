@@ -216,7 +216,7 @@ SCENARIOS: Final = (
         "nodes",
         _without_providers,
         _node_removed,
-        Allowed(WAITED, transport=True, neighbours=True, recovery_s=120.0),
+        Allowed(WAITED, cuts=True, neighbours=True, recovery_s=120.0),
         seconds=30.0,
         lasts_s=20.0,
         before=_there("staged"),
