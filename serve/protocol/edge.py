@@ -20,7 +20,7 @@ from serve.auth import ANONYMOUS, Authenticator
 from serve.config.cluster import Limits
 from serve.config.overload import Priority
 from serve.context import RequestContext, deadline_from, parse_timeout_ms, request_id_from
-from serve.errors import ArgusError, Cancelled, Fault, InvalidRequest, MethodNotAllowed, NotFound
+from serve.errors import ArgusError, Cancelled, Fault, InvalidRequest, MethodNotAllowed, NotFound, RequestTooSlow
 from serve.metrics import Recorder, RequestRecord
 from serve.request_log import log
 from serve.resilience.admission import PRIORITY_HEADER, Admission, lane_of
@@ -169,6 +169,8 @@ class _Exchange:
             headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
         if error.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
+        if isinstance(error, RequestTooSlow):
+            headers.append((b"connection", b"close"))  # the rest of the body would be waited for otherwise
         if isinstance(error, MethodNotAllowed) and error.param:
             headers.append((b"allow", error.param.encode()))
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
