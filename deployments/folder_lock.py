@@ -5,10 +5,26 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from serve.errors import Conflict, Unavailable
+
+# A replica that was told to end has ended by then, unless it has requests that take longer.
+_PREDECESSOR_S: Final = 10.0
+_AGAIN_S: Final = 0.1
+
+
+def wait_for_predecessor(root: Path, longest_s: float = _PREDECESSOR_S) -> None:
+    """Waits until no other process holds the folder, or for so long. Blocks.
+
+    On a node that is drained, Ray Serve starts a store's next replica before the old one has ended. Without a wait it
+    would fail, be started anew, and the store be away until that was done.
+    """
+    ends = time.monotonic() + longest_s
+    while FolderLock.is_held_elsewhere(root) and time.monotonic() < ends:
+        time.sleep(_AGAIN_S)
 
 
 class FolderLock:
@@ -32,6 +48,20 @@ class FolderLock:
                 raise Conflict(f"{root} is already open in this process", code="store_locked", param="root")
             self._descriptor = self._acquire()
             self._open.add(self._root)
+
+    @classmethod
+    def is_held_elsewhere(cls, root: Path) -> bool:
+        """Whether another process holds the folder."""
+        with cls._guard:
+            if root.resolve() in cls._open:
+                return False
+        try:
+            cls(root).release()
+        except Conflict:
+            return True
+        except OSError:
+            pass  # There is no such folder, or whoever opens it will say better what is wrong.
+        return False
 
     def check(self) -> None:
         """Sees that the folder is still the one that was locked.

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deployments import knowledge_sql as sql
+from deployments.folder_lock import wait_for_predecessor
 from deployments.knowledge_types import Base, Chunk, Document, Match
 from deployments.session_types import StoreStats
 from deployments.sqlite_store import Database, used_bytes
@@ -153,6 +154,7 @@ class KnowledgeStoreReplica:
     """
 
     def __init__(self, config: KnowledgeStoreModel, clock: Callable[[], float] = time.time) -> None:
+        wait_for_predecessor(Path(config.path))
         self._store = KnowledgeStore(
             Path(config.path), max_chunks=config.max_chunks, max_bytes=config.max_bytes, clock=clock
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from deployments import session_sql as sql
+from deployments.folder_lock import wait_for_predecessor
 from deployments.session_types import Conversation, Exchange, NewSession, Session, StoreStats
 from deployments.sqlite_store import Database, used_bytes
 from deployments.store_replica import StoreThread
@@ -190,6 +191,7 @@ class SessionStoreReplica:
     """
 
     def __init__(self, config: SessionStoreModel, clock: Callable[[], float] = time.time) -> None:
+        wait_for_predecessor(Path(config.path))
         self._store = SessionStore(
             Path(config.path), max_sessions=config.max_sessions, max_bytes=config.max_bytes, clock=clock
         )

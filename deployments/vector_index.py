@@ -14,6 +14,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from deployments.folder_lock import wait_for_predecessor
 from deployments.vector_commit import GroupCommit, WriteStats
 from deployments.vector_faiss import set_threads
 from deployments.vector_filter import Filter
@@ -59,6 +60,7 @@ class VectorIndex:
         max_pending_items: int = 20_000,
     ) -> None:
         set_threads(faiss_threads)  # For this thread, which fills the indexes now.
+        wait_for_predecessor(Path(root))
         self._store = VectorStore(Path(root), max_bytes=max_bytes, max_indexes=max_indexes)
         self._readers = _pool("vector-read", read_threads, faiss_threads)
         self._writer = _pool("vector-write", 1, faiss_threads)

@@ -11,6 +11,8 @@ import importlib
 import os
 from typing import Any
 
+from serve.plain_proxy import AnswersAll
+
 ENVIRONMENT = "ARGUS_LOOPBACK_ONLY"
 CALLBACK = "serve.loopback.http_proxy_callback"
 
@@ -65,6 +67,13 @@ def _on_loopback(address: str) -> str:
 
 
 def http_proxy_callback() -> list[Any]:
-    """Ray Serve calls this (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH) before proxies and ingress replicas listen."""
+    """Ray Serve calls this (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH) before proxies and ingress replicas listen.
+
+    Returns:
+        Middleware for them: none behind HAProxy, which answers for itself.
+    """
     restrict_grpc_servers()
-    return []
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+        return []
+    middleware: Any = importlib.import_module("starlette.middleware")
+    return [middleware.Middleware(AnswersAll)]

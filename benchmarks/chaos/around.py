@@ -14,6 +14,7 @@ from benchmarks.chaos.inside import AWAY, WAITED, neighbours
 from benchmarks.chaos.outcome import Allowed
 from benchmarks.chaos.scenario import Scenario
 from benchmarks.chaos.site import Site, Skipped
+from benchmarks.chaos.skewed_clock import set_offset
 from benchmarks.fake_providers import Fault
 
 _FULL: Final = frozenset({"disk_full", "store_io", "out_of_capacity"})
@@ -90,19 +91,13 @@ def _largest_file(folder: Path) -> int:
 async def _clock_jumps(site: Site, wrong: list[str]) -> AsyncIterator[None]:
     """An hour ahead, then an hour behind, then right again."""
     clock: Path = site.parts["clock"]
-    for offset in ("+3600", "-3600"):
-        _set(clock, offset)
-        await asyncio.sleep(6.0)
     try:
-        yield
+        for seconds in (3600.0, -3600.0):
+            set_offset(clock, seconds)
+            await asyncio.sleep(6.0)
     finally:
-        _set(clock, "+0")
-
-
-def _set(clock: Path, offset: str) -> None:
-    fresh = clock.with_suffix(".new")
-    fresh.write_text(f"{offset}\n", encoding="ascii")
-    fresh.replace(clock)
+        set_offset(clock, 0.0)
+    yield
 
 
 @asynccontextmanager
@@ -216,7 +211,7 @@ SCENARIOS: Final = (
         "nodes",
         _without_providers,
         _node_removed,
-        Allowed(WAITED, transport=True, neighbours=True, recovery_s=120.0),
+        Allowed(WAITED, cuts=True, neighbours=True, recovery_s=120.0),
         seconds=30.0,
         lasts_s=20.0,
         before=_there("staged"),

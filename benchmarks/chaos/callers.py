@@ -20,7 +20,7 @@ from benchmarks.chaos.outcome import CUT, NO_CODE, WRONG
 from benchmarks.chaos.site import Site
 
 # Seconds that one thing of those acknowledged may take to be looked up, or to come to its end, once all is well again.
-_LOOK_UP_S = 15.0
+_LOOK_UP_S = 60.0
 _JOB_S = 90.0
 _LOOKED_UP_AT_ONCE = 8
 
@@ -129,29 +129,35 @@ class Adds(Caller):
 
 
 class Turns(Caller):
-    """Messages to sessions, each in its turn; what was said and answered must be in the history, once."""
+    """Messages to sessions, each in its turn; what was said and answered must be in the history, once.
+
+    No session is asked twice at a time, which would be refused: the one that was used longest ago is next.
+    """
 
     kind = "session turns"
-    _SESSIONS: ClassVar[int] = 8
+    _SESSIONS: ClassVar[int] = 24
 
     def __init__(self, rate_per_s: float, model: str = "spare", **options: Any) -> None:
         super().__init__(rate_per_s, **options)
         self._model = model
         self._ids: list[str] = []
+        self._idle: asyncio.Queue[str] = asyncio.Queue()
         self._said: list[tuple[str, str]] = []
 
     async def prepare(self, client: httpx.AsyncClient, site: Site) -> None:
         for _ in range(self._SESSIONS):
             answer = await client.post("/v1/sessions", json={"model": self._model}, timeout=60)
             self._ids.append(answered(answer)["id"])
+            self._idle.put_nowait(self._ids[-1])
 
     async def send(self, client: httpx.AsyncClient, number: int) -> None:
-        session, text = self._ids[number % len(self._ids)], f"message {number}"
-        answer = await client.post(
-            f"/v1/sessions/{session}/messages", json={"content": text, "max_tokens": 16}, headers=self.headers
-        )
-        answered(answer)
-        self._said.append((session, text))
+        session, text = await self._idle.get(), f"message {number}"
+        try:
+            body = {"content": text, "max_tokens": 16}
+            answered(await client.post(f"/v1/sessions/{session}/messages", json=body, headers=self.headers))
+            self._said.append((session, text))
+        finally:
+            self._idle.put_nowait(session)
 
     async def lost(self, client: httpx.AsyncClient) -> list[str]:
         found = []

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Final
 
 import grpc
@@ -31,36 +33,56 @@ _OVERSIZED: Final = 40 * 1024 * 1024
 _OVERSIZED_S: Final = 60.0
 
 
+@dataclass(frozen=True)
+class _Slow:
+    """Connections that begin well and then send a byte now and then.
+
+    Attributes:
+        status: that they are answered with.
+        longest_s: until they are closed.
+    """
+
+    kind: str
+    count: int
+    start: str
+    status: int
+    longest_s: float
+
+    def wrong(self, ended: Sequence[tuple[float, bytes]]) -> list[str]:
+        """What is not as it should be, given for each how long it was kept and what it was told."""
+        found = []
+        late = sum(seconds > self.longest_s for seconds, _ in ended)
+        if late:
+            found.append(f"{late} of {self.count} with slow {self.kind} were kept longer than {self.longest_s:g} s")
+        others = [answer for _, answer in ended if not answer.startswith(f"HTTP/1.1 {self.status} ".encode())]
+        if others:
+            found.append(f"{len(others)} of {self.count} slow {self.kind} got no {self.status}, but {others[0][:60]!r}")
+        return found
+
+
 @asynccontextmanager
 async def _slow(site: Site, wrong: list[str]) -> AsyncIterator[None]:
     """Hundreds of connections that are always about to send the rest."""
-    headers = [_drip(site, "GET /v1/models HTTP/1.1\r\nhost: argus\r\nx-more: ", "") for _ in range(_SLOW_HEADERS)]
     head = (
         "POST /v1/classify?labels=a,b&model=staged HTTP/1.1\r\nhost: argus\r\ncontent-type: image/png\r\n"
-        f"x-api-key: {site.key}\r\nx-argus-timeout-ms: {1e3 * _BODY_S:.0f}\r\ncontent-length: 100000\r\n\r\n"
+        f"x-argus-timeout-ms: {1e3 * _BODY_S:.0f}\r\ncontent-length: 100000\r\n"
     )
-    bodies = [_drip(site, head, "x") for _ in range(_SLOW_BODIES)]
-    tasks = [asyncio.create_task(one) for one in (*headers, *bodies)]
+    kinds = (
+        _Slow("headers", _SLOW_HEADERS, "GET /v1/models HTTP/1.1\r\nhost: argus\r\nx-more: ", 408, _HEADERS_END_S),
+        _Slow("bodies", _SLOW_BODIES, f"{head}x-api-key: {site.key}\r\n\r\n", 408, _BODIES_END_S),
+        _Slow("bodies without a key", _SLOW_BODIES, f"{head}\r\n", 401, _BODIES_END_S),
+    )
+    tasks = {kind: [asyncio.create_task(_drip(site, kind.start)) for _ in range(kind.count)] for kind in kinds}
     try:
         yield
-        ended = await asyncio.gather(*tasks)
+        for kind, dripping in tasks.items():
+            wrong += kind.wrong(await asyncio.gather(*dripping))
     finally:
-        for task in tasks:
+        for task in itertools.chain.from_iterable(tasks.values()):
             task.cancel()
-    for kind, some, longest_s in (
-        ("headers", ended[:_SLOW_HEADERS], _HEADERS_END_S),
-        ("bodies", ended[_SLOW_HEADERS:], _BODIES_END_S),
-    ):
-        late = sum(seconds > longest_s for seconds, _ in some)
-        if late:
-            wrong.append(f"{late} of {len(some)} connections with slow {kind} were kept longer than {longest_s:g} s")
-        wordless = sum(not answer.startswith(b"HTTP/1.1 408 ") for _, answer in some)
-        if wordless:
-            example = next(answer for _, answer in some if not answer.startswith(b"HTTP/1.1 408 "))
-            wrong.append(f"{wordless} of {len(some)} slow {kind} were not answered with 408, but {example[:60]!r}")
 
 
-async def _drip(site: Site, start: str, byte: str) -> tuple[float, bytes]:
+async def _drip(site: Site, start: str) -> tuple[float, bytes]:
     """Sends a byte now and then until the server has had enough; how long that took, and what it said."""
     host, _, port = site.http.removeprefix("http://").partition(":")
     began = time.monotonic()
@@ -69,7 +91,7 @@ async def _drip(site: Site, start: str, byte: str) -> tuple[float, bytes]:
     try:
         writer.write(start.encode())
         while not reading.done() and time.monotonic() - began < 2 * _HEADERS_END_S:
-            writer.write((byte or "y").encode())
+            writer.write(b"x")
             with suppress(ConnectionError):
                 await writer.drain()
             await asyncio.wait([reading], timeout=_BYTE_EVERY_S)

@@ -16,13 +16,15 @@ HANG: Final = "hang"
 # A client that finds nobody at the other end, or whose connection is cut, gets no answer that could carry a code.
 NO_CONNECTION: Final = "no_connection"
 CUT: Final = "connection_lost"
-TRANSPORT: Final = frozenset({NO_CONNECTION, CUT})
+_TRANSPORT: Final = frozenset({NO_CONNECTION, CUT})
 # Defects, whatever broke: an error nobody thought of, one without a code, and an answer that is not right.
 NO_CODE: Final = "no_code"
 WRONG: Final = "wrong_answer"
 _DEFECTS: Final = frozenset({HANG, "internal", "model_failed", NO_CODE, WRONG})
 # See `recovery_s`; the first is for a kind of which none was answered before.
 _UNKNOWN_S, _SPARE_S = 1.0, 0.5
+# A process that was killed has ended by then, and who was connected to it knows; generous, for a busy machine.
+_NOTICED_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,30 +47,45 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class Broke:
+    """When something broke: between these, in seconds since the traffic began."""
+
+    from_s: float
+    to_s: float
+
+    def was_under_way(self, one: Sent) -> bool:
+        """Whether it was sent before the break was over, or a moment later, and ended after it had begun."""
+        return one.due_s <= self.to_s + _NOTICED_S and one.ended_s >= self.from_s
+
+
+@dataclass(frozen=True, slots=True)
 class Allowed:
     """What a fault may do to requests.
 
     Attributes:
         codes: of failures of what it hits.
-        transport: connections may be refused or cut: the fault hits what they end at.
-        neighbours: it may hit neighbours alike.
-        wordless: an error may come from something that is not ours and knows no code of ours.
+        cuts: requests under way when it broke may end with their connection. Nobody can answer these: HTTP leaves it to
+            the client whether to repeat a request that got no answer (RFC 9110, 9.2.2).
+        refuses: it hits what clients' connections end at: they are refused, and cut, until that is there again.
+        neighbours: it hits what every request passes, or all that was on a machine: nothing is beside it.
         recovery_s: longest until requests are answered again; generous, since a busy machine starts processes slowly.
     """
 
     codes: frozenset[str] = frozenset()
-    transport: bool = False
+    cuts: bool = False
+    refuses: bool = False
     neighbours: bool = False
-    wordless: bool = False
     recovery_s: float = 90.0
 
-    def permits(self, code: str, neighbour: bool) -> bool:
+    def permits(self, one: Sent, broke: Broke) -> bool:
         """Whether a request may end so."""
-        if code == OK or (code == NO_CODE and self.wordless):
+        if one.code == OK:
             return True
-        if code in _DEFECTS or (neighbour and not self.neighbours):
+        if one.code in _DEFECTS or (one.neighbour and not self.neighbours):
             return False
-        return code in self.codes or (self.transport and code in TRANSPORT)
+        if one.code in _TRANSPORT and self.refuses:
+            return True
+        return one.code in self.codes or (one.code == CUT and self.cuts and broke.was_under_way(one))
 
 
 def recovery_s(sent: Sequence[Sent], fault_s: float) -> float:
@@ -98,7 +115,9 @@ def failures(sent: Sequence[Sent]) -> dict[str, int]:
     return dict(Counter(one.code for one in sent if one.code != OK).most_common())
 
 
-def misses(sent: Sequence[Sent], allowed: Allowed, recovered_s: float | None, lost: Sequence[str]) -> list[str]:
+def misses(
+    sent: Sequence[Sent], allowed: Allowed, broke: Broke, recovered_s: float | None, lost: Sequence[str]
+) -> list[str]:
     """Why it is not as it should be, one line each.
 
     Args:
@@ -106,7 +125,7 @@ def misses(sent: Sequence[Sent], allowed: Allowed, recovered_s: float | None, lo
         lost: what was acknowledged and is not there.
     """
     found = []
-    forbidden = Counter((one.caller, one.code) for one in sent if not allowed.permits(one.code, one.neighbour))
+    forbidden = Counter((one.caller, one.code) for one in sent if not allowed.permits(one, broke))
     for (caller, code), count in sorted(forbidden.items()):
         found.append(f"{count} of {caller}: {code}")
     for caller in sorted({one.caller for one in sent}):

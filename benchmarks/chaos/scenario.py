@@ -13,7 +13,7 @@ import httpx
 
 from benchmarks.chaos.callers import Caller, Refused
 from benchmarks.chaos.model import asked_again
-from benchmarks.chaos.outcome import CUT, HANG, NO_CONNECTION, OK, WRONG, Allowed, Sent, misses, recovery_s, row
+from benchmarks.chaos.outcome import CUT, HANG, NO_CONNECTION, OK, WRONG, Allowed, Broke, Sent, misses, recovery_s, row
 from benchmarks.chaos.site import NotMade, Site
 from benchmarks.load import open_loop
 from benchmarks.traffic.arrivals import Poisson
@@ -88,7 +88,7 @@ async def _play(
             for number, caller in enumerate(callers)
         )
         sent = [one for run in await asyncio.gather(*runs) for one in run]
-        fault_s = await breaking
+        broke = await breaking
     finally:
         breaking.cancel()
         await asyncio.gather(breaking, return_exceptions=True)
@@ -96,26 +96,27 @@ async def _play(
     recovered = None
     if later is not None:
         # Of those who were not answered at once after the traffic's end, the time until they were counts.
-        recovered = max(recovery_s(sent, fault_s), later - began - fault_s if later else 0.0)
+        recovered = max(recovery_s(sent, broke.from_s), later - began - broke.from_s if later else 0.0)
     lost = [one for caller in callers for one in await _lost(caller, client)]
     await asyncio.sleep(_EXPORT_S)
     after = await asyncio.to_thread(site.retries)
     retried = None if before is None or after is None else max(0, round(after - before))
     figures = row(sent, recovered, retried, asked_again(site.folder) - again)
-    found = [*wrong, *misses(sent, scenario.allowed, recovered, lost)]
+    found = [*wrong, *misses(sent, scenario.allowed, broke, recovered, lost)]
     return {"fault": scenario.name, "title": scenario.title, **figures, "lost": len(lost), "misses": found}
 
 
-async def _break(scenario: Scenario, site: Site, wrong: list[str], began: float) -> float:
-    """Breaks and mends; when it broke, in seconds since `began`."""
+async def _break(scenario: Scenario, site: Site, wrong: list[str], began: float) -> Broke:
+    """Breaks and mends."""
     await asyncio.sleep(scenario.fault_s)
-    fault_s = time.monotonic() - began
+    from_s = to_s = time.monotonic() - began
     try:
         async with scenario.breaks(site, wrong):
+            to_s = time.monotonic() - began
             await asyncio.sleep(scenario.lasts_s)
     except NotMade as problem:
         wrong.append(f"the fault was not made: {problem}")
-    return fault_s
+    return Broke(from_s, to_s)
 
 
 async def _traffic(caller: Caller, client: httpx.AsyncClient, seconds: float, seed: int, grace_s: float) -> list[Sent]:

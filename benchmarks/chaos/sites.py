@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import yaml
 
-from benchmarks.chaos import engines
+from benchmarks.chaos import engines, skewed_clock
 from benchmarks.chaos.model import FOLDER
 from benchmarks.chaos.site import KEY, Site, Skipped, short_folder
 from benchmarks.chaos.two_nodes import two_nodes
@@ -27,8 +27,6 @@ DISK_BYTES: Final = 8 * 1024 * 1024
 _ANSWER: Final = "It is a teal square, and there is little more to be said of it."
 # Figures of the routers are exported each second, not each ten.
 _EXPORT: Final = {"RAY_metrics_report_interval_ms": "1000"}
-# Debian's package libfaketime.
-_FAKETIME: Final = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 
 def content(folder: Path, providers: Mapping[str, str], redis_url: str | None = None) -> dict[str, Any]:
@@ -99,19 +97,9 @@ def plain() -> Iterator[Site]:
 
 @contextmanager
 def clock() -> Iterator[Site]:
-    """The same with a wall clock that can be set: every process of the cluster reads it through libfaketime."""
-    if not _FAKETIME.is_file():
-        raise Skipped(f"{_FAKETIME} does not exist (Debian: apt-get install libfaketime)")
+    """The same with a time of day that can be set."""
     with short_folder() as folder:
-        offset = folder / "clock"
-        offset.write_text("+0\n", encoding="ascii")
-        environment = {
-            "LD_PRELOAD": str(_FAKETIME),
-            "FAKETIME_TIMESTAMP_FILE": str(offset),
-            "FAKETIME_NO_CACHE": "1",
-            # As when a machine's clock is set: only the time of day jumps.
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
+        offset, environment = skewed_clock.installed(folder)
         with main(environment=environment) as site:
             site.parts = {**site.parts, "clock": offset}
             yield site

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from deployments.folder_lock import wait_for_predecessor
 from deployments.jobs.metrics import JobMetrics
 from deployments.jobs.rules import Rules
 from deployments.jobs.store import JobStore
@@ -24,6 +25,7 @@ class JobStoreReplica:
 
     def __init__(self, config: JobStoreModel, clock: Callable[[], float] = time.time) -> None:
         self._metrics = JobMetrics()
+        wait_for_predecessor(Path(config.path))
         self._store = JobStore(
             Path(config.path),
             max_jobs=config.max_jobs,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from deployments.folder_lock import FolderLock
+from deployments.folder_lock import FolderLock, wait_for_predecessor
 from deployments.gpu_memory import GpuMemory
 from deployments.reconstruction.child import Child
 from deployments.reconstruction.folder import WorkFolder, read_json
@@ -56,6 +56,7 @@ class ReconstructionReplica:
         self._model, self._clock = model, clock
         self._root = Path(model.path)
         self._root.mkdir(parents=True, exist_ok=True)
+        wait_for_predecessor(self._root)
         self._lock = FolderLock(self._root)
         for unfinished in self._root.glob(".*.*"):  # folders whose making was cut short
             if unfinished.is_dir():

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
 from deployments.base import STALL_S
+from deployments.folder_lock import wait_for_predecessor
 from deployments.messages import ModelInfo
 from deployments.scenes import checks, work
 from deployments.scenes.blobs import Blobs, blobs_of
@@ -56,6 +57,7 @@ class SceneStoreReplica:
         self._model = model
         self._metrics = SceneMetrics()
         self._blobs = blobs_of(model)
+        wait_for_predecessor(Path(model.path))
         self._store = SceneStore(
             Path(model.path),
             self._blobs,

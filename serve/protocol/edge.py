@@ -20,8 +20,18 @@ from serve.auth import ANONYMOUS, Authenticator
 from serve.config.cluster import Limits
 from serve.config.overload import Priority
 from serve.context import RequestContext, deadline_from, parse_timeout_ms, request_id_from
-from serve.errors import ArgusError, Cancelled, Fault, InvalidRequest, MethodNotAllowed, NotFound
+from serve.errors import (
+    ArgusError,
+    Cancelled,
+    Fault,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    RequestTooSlow,
+)
 from serve.metrics import Recorder, RequestRecord
+from serve.protocol.unread import Body
 from serve.request_log import log
 from serve.resilience.admission import PRIORITY_HEADER, Admission, lane_of
 from serve.resilience.tenants import TenantRates
@@ -83,10 +93,10 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send)
+        exchange = _Exchange(scope, receive, send)
         try:
             with tracing.use(exchange.span):
-                await self._answer(exchange, receive)
+                await self._answer(exchange)
         except ArgusError as error:
             await exchange.fail(error)
         except HTTPException as error:
@@ -100,18 +110,18 @@ class Edge:
         finally:
             exchange.end(self._recorder)
 
-    async def _answer(self, exchange: _Exchange, receive: Receive) -> None:
+    async def _answer(self, exchange: _Exchange) -> None:
         path = exchange.scope["path"]
         if _is_open(path):
             self._attach_context(exchange, "normal")
-            await self._app(exchange.scope, receive, exchange.send)
+            await self._app(exchange.scope, exchange.body.receive, exchange.send)
             return
         exchange.client = self._authenticator.client(exchange.header(b"authorization"), exchange.header(b"x-api-key"))
         priority = self._admission.priority(exchange.client, exchange.header(PRIORITY_HEADER.encode()))
         context = self._attach_context(exchange, priority)
         await self._tenants.enter(exchange.client)
         with self._admission.enter(context, lane_of(path)):
-            await self._app(exchange.scope, receive, exchange.send)
+            await self._app(exchange.scope, exchange.body.receive, exchange.send)
 
     def _attach_context(self, exchange: _Exchange, priority: Priority) -> RequestContext:
         stated = exchange.header(TIMEOUT_HEADER.encode())
@@ -125,9 +135,10 @@ class Edge:
 class _Exchange:
     """One request and what has been sent for it."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self._headers = dict(scope["headers"])
+        self.body = Body(self._headers, receive)
         self.started = time.monotonic()
         self.request_id = request_id_from(self.header(b"x-request-id"))
         self.client = ANONYMOUS
@@ -154,6 +165,8 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            if not self.body.is_read:
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
             if self._traced is not None:
                 message = {**message, "headers": [*message.get("headers", ()), self._traced.header]}
         await self._send(message)
@@ -163,6 +176,8 @@ class _Exchange:
         self.outcome, self.fault = error.code, error.fault
         if self.status:
             raise error
+        if not isinstance(error, RequestTooSlow | PayloadTooLarge):
+            await self.body.drain()
         body = orjson.dumps(error_response(error, self.request_id, self.scope["path"]))
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         if error.retry_after_s is not None:

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.chaos.outcome import CUT, HANG, NO_CODE, OK, Allowed, Sent, failures, misses, recovery_s, row, stall_s
+from benchmarks.chaos.outcome import (
+    CUT,
+    HANG,
+    NO_CONNECTION,
+    OK,
+    Allowed,
+    Broke,
+    Sent,
+    failures,
+    misses,
+    recovery_s,
+    row,
+    stall_s,
+)
 
 AWAY = Allowed(frozenset({"unavailable"}), recovery_s=30.0)
+NOW = Broke(0.5, 0.6)
 
 
 def sent(*codes: str, caller: str = "classify", neighbour: bool = False) -> list[Sent]:
@@ -15,47 +29,54 @@ def sent(*codes: str, caller: str = "classify", neighbour: bool = False) -> list
 
 
 def test_what_its_fault_explains_is_no_miss() -> None:
-    assert misses(sent(OK, "unavailable", OK), AWAY, 1.0, []) == []
+    assert misses(sent(OK, "unavailable", OK), AWAY, NOW, 1.0, []) == []
 
 
 @pytest.mark.parametrize("code", [HANG, "internal", "model_failed", "no_code", "wrong_answer"])
 def test_no_fault_explains_a_defect(code: str) -> None:
-    allowed = Allowed(frozenset({code}), transport=True, neighbours=True)
-    assert misses(sent(OK, code, code), allowed, 1.0, []) == [f"2 of classify: {code}"]
+    allowed = Allowed(frozenset({code}), cuts=True, refuses=True, neighbours=True)
+    assert misses(sent(OK, code, code), allowed, NOW, 1.0, []) == [f"2 of classify: {code}"]
 
 
 def test_a_code_that_another_fault_would_explain() -> None:
-    assert misses(sent(OK, "deadline_exceeded"), AWAY, 1.0, []) == ["1 of classify: deadline_exceeded"]
+    assert misses(sent(OK, "deadline_exceeded"), AWAY, NOW, 1.0, []) == ["1 of classify: deadline_exceeded"]
 
 
-def test_connections_are_cut_where_they_end_only() -> None:
-    assert misses(sent(OK, CUT), AWAY, 1.0, []) == [f"1 of classify: {CUT}"]
-    assert misses(sent(OK, CUT), Allowed(transport=True), 1.0, []) == []
+def test_a_connection_is_cut_when_it_breaks_and_no_later() -> None:
+    cut = sent(OK, CUT)
+    assert misses(cut, AWAY, NOW, 1.0, []) == [f"1 of classify: {CUT}"]
+    assert misses(cut, Allowed(cuts=True), NOW, 1.0, []) == []
+    late = [*sent(OK), Sent("classify", False, 30.0, 30.1, CUT)]
+    assert misses(late, Allowed(cuts=True), NOW, 1.0, []) == [f"1 of classify: {CUT}"]
+    early = Sent("classify", False, 0.0, 0.1, CUT)
+    assert misses([*sent(OK), early], Allowed(cuts=True), NOW, 1.0, []) == [f"1 of classify: {CUT}"]
+    assert misses(sent(OK, NO_CONNECTION), Allowed(cuts=True), NOW, 1.0, []) == [f"1 of classify: {NO_CONNECTION}"]
 
 
-def test_an_error_that_is_not_ours_has_no_code_of_ours() -> None:
-    assert misses(sent(OK, NO_CODE), Allowed(wordless=True), 1.0, []) == []
-    assert misses(sent(OK, "internal"), Allowed(wordless=True), 1.0, []) == ["1 of classify: internal"]
+def test_connections_are_refused_where_they_end_only() -> None:
+    refused = [*sent(OK, NO_CONNECTION), Sent("classify", False, 30.0, 30.1, CUT)]
+    assert misses(refused, Allowed(refuses=True), NOW, 1.0, []) == []
+    assert len(misses(refused, AWAY, NOW, 1.0, [])) == 2
 
 
 def test_a_neighbour_is_unhurt() -> None:
     hurt = sent(OK, "unavailable", caller="neighbour", neighbour=True)
-    assert misses([*sent(OK), *hurt], AWAY, 1.0, []) == ["1 of neighbour: unavailable"]
-    assert misses(hurt, Allowed(AWAY.codes, neighbours=True), 1.0, []) == []
+    assert misses([*sent(OK), *hurt], AWAY, NOW, 1.0, []) == ["1 of neighbour: unavailable"]
+    assert misses(hurt, Allowed(AWAY.codes, neighbours=True), NOW, 1.0, []) == []
 
 
 def test_what_is_lost_is_said() -> None:
-    assert misses(sent(OK), AWAY, 0.0, ["item 7"]) == ["lost: item 7"]
+    assert misses(sent(OK), AWAY, NOW, 0.0, ["item 7"]) == ["lost: item 7"]
 
 
 def test_it_must_come_back_in_time() -> None:
-    assert misses(sent(OK), AWAY, None, []) == ["not answered again"]
-    assert misses(sent(OK), AWAY, 31.0, []) == ["answered again only after 31.0 s"]
+    assert misses(sent(OK), AWAY, NOW, None, []) == ["not answered again"]
+    assert misses(sent(OK), AWAY, NOW, 31.0, []) == ["answered again only after 31.0 s"]
 
 
 def test_traffic_that_never_worked_shows_nothing() -> None:
     never = sent("unavailable", "unavailable", caller="jobs")
-    (miss,) = misses([*sent(OK), *never], AWAY, 1.0, [])
+    (miss,) = misses([*sent(OK), *never], AWAY, NOW, 1.0, [])
     assert miss.startswith("jobs: no request was answered")
 
 

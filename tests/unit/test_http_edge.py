@@ -97,10 +97,11 @@ async def test_a_body_that_does_not_end_is_not_waited_for(client: httpx.AsyncCli
         yield b'{"labels": ["a", "b"], "image": "'
         await asyncio.Event().wait()
 
-    headers = {"content-type": "application/json", "x-argus-timeout-ms": "50"}
+    headers = {"content-type": "application/json", "x-argus-timeout-ms": "2000"}
     response = await client.post("/v1/classify", content=drops(), headers=headers)
     error = error_of(response, 408)
     assert (error["code"], error["param"]) == ("request_too_slow", "body")
+    assert response.headers["connection"] == "close"
     assert site.recorder.requests[-1].fault == "client"
     assert site.model.calls == []
 
