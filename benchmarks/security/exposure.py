@@ -21,6 +21,8 @@ from benchmarks.security.site import Site
 
 GROUP = "exposure"
 _LOOPBACK = ("127.0.0.1", "::1")
+# Seconds for a port to answer in; one that speaks something else may keep silent for so long.
+_ANSWER_S = 10.0
 # Paths of Ray's dashboard, of its agents, of its job API, and of what debuggers like.
 _RAYS = (
     "/",
@@ -111,7 +113,7 @@ def _speaking(ports: Collection[int]) -> list[int]:
 def _get(port: int, path: str) -> str:
     """Status and body; empty where no HTTP is spoken."""
     try:
-        answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=1, trust_env=False)
+        answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=_ANSWER_S, trust_env=False)
     except (httpx.HTTPError, UnicodeError):
         return ""
     return f"{answer.status_code} {answer.text}"
@@ -147,7 +149,7 @@ def _pickled(site: Site, method: str) -> Got:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             call = channel.unary_unary(method, request_serializer=None, response_deserializer=None)
             try:
-                call(message, timeout=1)
+                call(message, timeout=_ANSWER_S)
             except grpc.RpcError as error:
                 return str(error.code().name)
         return "OK"

@@ -124,17 +124,17 @@ def _host(site: Site) -> Got:
 
 def _log(site: Site) -> Got:
     time.sleep(_WRITTEN_S)
-    lines, wrong = 0, []
+    lines, requests, wrong = 0, 0, []
     for path in sorted((site.run_dir / "ray").glob("session_2*/logs/serve/*.log")):
-        for line in path.read_bytes().splitlines():
+        for line in path.read_bytes().split(b"\n")[:-1]:  # what stands after the last one is being written
             lines += 1
             if _CONTROL.search(line):
                 wrong.append(f"{path.name}: control characters")
             if path.name.startswith("requests_"):
+                requests += 1
                 try:
                     json.loads(line)
                 except ValueError:
                     wrong.append(f"{path.name}: no JSON: {line[:60]!r}")
-    return Got(
-        f"{lines:,} lines" + (f"; {'; '.join(sorted(set(wrong))[:3])}" if wrong else ""), bool(lines) and not wrong
-    )
+    told = [f"{lines:,} lines, {requests:,} of them requests", *sorted(set(wrong))[:3]]
+    return Got("; ".join(told), bool(requests) and not wrong)

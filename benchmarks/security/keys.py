@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from typing import Final
 from unittest.mock import patch
 
 import websockets.sync.client
@@ -21,6 +22,7 @@ from serve.config.cluster import ApiKey, Auth
 from serve.errors import Unauthenticated
 
 GROUP = "keys"
+_TIMEOUT_S: Final = 60.0
 
 # What anybody may ask: probes, the API's description and page, and the viewer's static files.
 OPEN_ROUTES = re.compile(r"/v1/(healthz|readyz)|/v2/health/(live|ready)|/openapi\.json|/docs(-assets/.*)?|/viewer/.*")
@@ -69,10 +71,12 @@ def _socket(site: Site, route: HttpRoute) -> Got:
     told = []
     for offered in offers:
         address = site.http.replace("http", "ws", 1) + route.filled()
-        with websockets.sync.client.connect(address, subprotocols=offered, open_timeout=20, proxy=None) as socket:
+        with websockets.sync.client.connect(
+            address, subprotocols=offered, open_timeout=_TIMEOUT_S, proxy=None
+        ) as socket:
             try:
-                socket.recv(timeout=20)
-                socket.recv(timeout=20)
+                socket.recv(timeout=_TIMEOUT_S)
+                socket.recv(timeout=_TIMEOUT_S)
                 told.append("open")
             except ConnectionClosed as closed:
                 told.append(f"closed with {closed.rcvd.code if closed.rcvd else 'nothing'}")

@@ -22,7 +22,7 @@ from serve.resilience.recorder import Silent
 from serve.routed_calls import RoutedCalls
 from serve.services import build_services
 
-_TIMEOUT_S: Final = 10.0
+_TIMEOUT_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,11 +105,11 @@ def urls(trap: Sink) -> dict[str, str]:
         "metadata service in decimal": "http://2852039166/",
         "metadata service by IPv6": "http://[fd00:ec2::254]/",
         "Azure's host": "http://168.63.129.16/",
-        "user name": "http://example.com@127.0.0.1/",
+        "user name": "http://outside.invalid@127.0.0.1/",
         "user name and password": f"http://a:b@127.0.0.1:{port}/",
-        "fragment before the host": "http://example.com#@127.0.0.1/",
-        "backslash": "http://127.0.0.1\\@example.com/",
-        "another port": "http://example.com:22/",
+        "fragment before the host": "http://outside.invalid#@127.0.0.1/",
+        "backslash": "http://127.0.0.1\\@outside.invalid/",
+        "another port": "http://outside.invalid:22/",
         "file": "file:///etc/passwd",
         "ftp": "ftp://127.0.0.1/",
         "gopher": f"gopher://127.0.0.1:{port}/_GET",
@@ -117,7 +117,7 @@ def urls(trap: Sink) -> dict[str, str]:
         "unix socket": "http+unix://%2Fvar%2Frun%2Fdocker.sock/info",
         "no scheme": "//127.0.0.1/",
         "line break in the URL": f"http://127.0.0.1:{port}/\r\nX: y",
-        "NUL in the host": "http://127.0.0.1\x00.example.com/",
+        "NUL in the host": "http://127.0.0.1\x00.outside.invalid/",
     }
 
 
