@@ -66,7 +66,7 @@ def _listening(site: Site) -> dict[int, set[str]]:
     """Ports of the cluster's processes, with the addresses that they are bound to."""
     pids, found = site.pids(), dict[int, set[str]]()
     for one in psutil.net_connections("tcp"):
-        if one.status == psutil.CONN_LISTEN and one.pid in pids:
+        if one.status == psutil.CONN_LISTEN and one.pid in pids and one.laddr:
             found.setdefault(one.laddr.port, set()).add(one.laddr.ip.removeprefix("::ffff:"))
     return found
 

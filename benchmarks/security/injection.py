@@ -42,13 +42,13 @@ def cases(site: Site) -> Iterator[Case]:
     yield Case(
         GROUP, "line breaks and colours in an id over gRPC", "another id; one line in the log", partial(_grpc_id, site)
     )
-    for name, value in (
+    for name, parent in (
         ("that is none", "00-xyz"),
         ("of zeros", f"00-{'0' * 32}-{'0' * 16}-01"),
         ("of version ff", f"ff-{'1' * 32}-{'1' * 16}-01"),
         ("of 8,000 characters", "00-" + "1" * 8000),
     ):
-        yield Case(GROUP, f"a traceparent {name}", "no error, no trace", partial(_trace, site, value))
+        yield Case(GROUP, f"a traceparent {name}", "no error, no trace", partial(_trace, site, parent))
     yield Case(GROUP, "a tracestate of 12,000 characters", "no error", partial(_tracestate, site))
     yield Case(
         GROUP,
