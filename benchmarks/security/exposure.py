@@ -6,7 +6,7 @@ import json
 import pickle
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ _RAYS = (
     "/logs",
     "/api/v0/actors",
 )
+_OF_RAY = ("ray", "job", "node", "actor")
 # Ray's own services: what lives, and the store from which functions are taken and run.
 _GCS = (
     "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
@@ -80,36 +81,34 @@ def _beyond(site: Site) -> Got:
 def _pages(site: Site) -> Got:
     found = _listening(site)
     known = {int(site.metrics.split(":")[2].split("/")[0])} & found.keys()
-    pages = known | {port for port in _speaking(set(found) - known) if _has_pages(port)}
+    told = _told(sorted(set(found) - known), ("/metrics", "/stats"))
+    pages = known | {
+        port for port, path, text in told if text.startswith("200") or (path == "/stats" and "HAProxy" in text)
+    }
     far = [port for port in pages if found[port] - set(_LOOPBACK)]
     text = f"{len(pages)} ports with metrics or statistics, {len(far)} beyond loopback"
     return Got(text, bool(known) and not far)
 
 
-def _has_pages(port: int) -> bool:
-    return _get(port, "/metrics").startswith("200") or "HAProxy" in _get(port, "/stats")
-
-
 def _dashboard(site: Site) -> Got:
     own = {site.port, int(site.grpc.rpartition(":")[2])}
-    told = set()
-    for port in _speaking(sorted(set(_listening(site)) - own)):
-        for path in _RAYS:
-            answer = _get(port, path)
-            # Metrics are on loopback without a key, and answer every path.
-            if (
-                answer.startswith("2")
-                and "# HELP" not in answer
-                and any(word in answer.lower() for word in ("ray", "job", "node", "actor"))
-            ):
-                told.add(f"{port}{path}: {answer[:60]}")
-    return Got("; ".join(sorted(told)) or "none answers", not told)
+    told = [
+        f"{port}{path}: {text[:60]}"
+        for port, path, text in _told(sorted(set(_listening(site)) - own), _RAYS)
+        # Metrics are on loopback without a key, and answer every path.
+        if text.startswith("2") and "# HELP" not in text and any(word in text.lower() for word in _OF_RAY)
+    ]
+    return Got("; ".join(told) or "none answers", not told)
 
 
-def _speaking(ports: Collection[int]) -> list[int]:
-    """Those of the ports that answer HTTP; the others are gRPC's, or Ray's own."""
-    with ThreadPoolExecutor(16) as pool:
-        return [port for port, text in zip(ports, pool.map(lambda port: _get(port, "/"), ports), strict=True) if text]
+def _told(ports: Sequence[int], paths: Sequence[str]) -> list[tuple[int, str, str]]:
+    """What each port says to each path; of ports that do not speak HTTP nothing."""
+    with ThreadPoolExecutor(32) as pool:
+        speaking = [
+            port for port, text in zip(ports, pool.map(lambda port: _get(port, "/"), ports), strict=True) if text
+        ]
+        asked = [(port, path) for port in speaking for path in paths]
+        return [(*one, text) for one, text in zip(asked, pool.map(lambda one: _get(*one), asked), strict=True)]
 
 
 def _get(port: int, path: str) -> str:
@@ -156,7 +155,7 @@ def _pickled(site: Site, method: str) -> Got:
                 return str(error.code().name)
         return "OK"
 
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(32) as pool:
         told = Counter(pool.map(attempt, _listening(site)))
     ran = marker.exists()
     marker.unlink(missing_ok=True)

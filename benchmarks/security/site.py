@@ -22,6 +22,8 @@ _TIMEOUT_S: Final = 120.0
 # After an answer, in seconds: the other end may have kept the connection for a next request.
 _SILENCE_S: Final = 2.0
 _READY_S: Final = 120.0
+# So that a slow machine refuses what is wrong with a request, and not that it took long.
+_DEADLINE = {"X-Argus-Timeout-Ms": "100000"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Site:
         Args:
             key: empty for the first client's; None for none.
         """
-        headers = dict(options.pop("headers", {}))
+        headers = _DEADLINE | options.pop("headers", {})
         if key is not None:
             headers.setdefault("X-API-Key", key or self.key)
         return self._client.request(method, path, headers=headers, **options)
