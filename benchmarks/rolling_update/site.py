@@ -124,6 +124,8 @@ def cluster_file(*, clip: str | None) -> dict[str, Any]:
         "models": models,
         "router": {"replicas": 2, "num_cpus": 0.1},
         "resilience": {"cache": {"enabled": False}},
+        # Ray Serve (2.60) takes a policy of ours from a configuration file only, and then replaces every replica.
+        "autoscaling": {"policy": "queue"},
     }
 
 

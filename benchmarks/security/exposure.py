@@ -6,7 +6,7 @@ import json
 import pickle
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from benchmarks.security.site import Site
 
 GROUP = "exposure"
 _LOOPBACK = ("127.0.0.1", "::1")
+# Seconds for a port to answer in; one that speaks something else may keep silent for so long.
+_ANSWER_S = 3.0
 # Paths of Ray's dashboard, of its agents, of its job API, and of what debuggers like.
 _RAYS = (
     "/",
@@ -31,6 +33,7 @@ _RAYS = (
     "/logs",
     "/api/v0/actors",
 )
+_OF_RAY = ("ray", "job", "node", "actor")
 # Ray's own services: what lives, and the store from which functions are taken and run.
 _GCS = (
     "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
@@ -64,7 +67,7 @@ def _listening(site: Site) -> dict[int, set[str]]:
     """Ports of the cluster's processes, with the addresses that they are bound to."""
     pids, found = site.pids(), dict[int, set[str]]()
     for one in psutil.net_connections("tcp"):
-        if one.status == psutil.CONN_LISTEN and one.pid in pids:
+        if one.status == psutil.CONN_LISTEN and one.pid in pids and one.laddr:
             found.setdefault(one.laddr.port, set()).add(one.laddr.ip.removeprefix("::ffff:"))
     return found
 
@@ -76,42 +79,42 @@ def _beyond(site: Site) -> Got:
 
 
 def _pages(site: Site) -> Got:
-    metrics = int(site.metrics.split(":")[2].split("/")[0])
     found = _listening(site)
-    speaking = _speaking(found)
-    pages = [port for port in speaking if _get(port, "/metrics").startswith("200") or "HAProxy" in _get(port, "/stats")]
+    known = {int(site.metrics.split(":")[2].split("/")[0])} & found.keys()
+    told = _told(sorted(set(found) - known), ("/metrics", "/stats"))
+    pages = known | {
+        port for port, path, text in told if text.startswith("200") or (path == "/stats" and "HAProxy" in text)
+    }
     far = [port for port in pages if found[port] - set(_LOOPBACK)]
-    return Got(
-        f"{len(pages)} ports with metrics or statistics, {len(far)} beyond loopback", metrics in pages and not far
-    )
+    text = f"{len(pages)} ports with metrics or statistics, {len(far)} beyond loopback"
+    return Got(text, bool(known) and not far)
 
 
 def _dashboard(site: Site) -> Got:
     own = {site.port, int(site.grpc.rpartition(":")[2])}
-    told = set()
-    for port in _speaking(sorted(set(_listening(site)) - own)):
-        for path in _RAYS:
-            answer = _get(port, path)
-            # Metrics are on loopback without a key, and answer every path.
-            if (
-                answer.startswith("2")
-                and "# HELP" not in answer
-                and any(word in answer.lower() for word in ("ray", "job", "node", "actor"))
-            ):
-                told.add(f"{port}{path}: {answer[:60]}")
-    return Got("; ".join(sorted(told)) or "none answers", not told)
+    told = [
+        f"{port}{path}: {text[:60]}"
+        for port, path, text in _told(sorted(set(_listening(site)) - own), _RAYS)
+        # Metrics are on loopback without a key, and answer every path.
+        if text.startswith("2") and "# HELP" not in text and any(word in text.lower() for word in _OF_RAY)
+    ]
+    return Got("; ".join(told) or "none answers", not told)
 
 
-def _speaking(ports: Collection[int]) -> list[int]:
-    """Those of the ports that answer HTTP; the others are gRPC's, or Ray's own."""
-    with ThreadPoolExecutor(16) as pool:
-        return [port for port, text in zip(ports, pool.map(lambda port: _get(port, "/"), ports), strict=True) if text]
+def _told(ports: Sequence[int], paths: Sequence[str]) -> list[tuple[int, str, str]]:
+    """What each port says to each path; of ports that do not speak HTTP nothing."""
+    with ThreadPoolExecutor(32) as pool:
+        speaking = [
+            port for port, text in zip(ports, pool.map(lambda port: _get(port, "/"), ports), strict=True) if text
+        ]
+        asked = [(port, path) for port in speaking for path in paths]
+        return [(*one, text) for one, text in zip(asked, pool.map(lambda one: _get(*one), asked), strict=True)]
 
 
 def _get(port: int, path: str) -> str:
     """Status and body; empty where no HTTP is spoken."""
     try:
-        answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=1, trust_env=False)
+        answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=_ANSWER_S, trust_env=False)
     except (httpx.HTTPError, UnicodeError):
         return ""
     return f"{answer.status_code} {answer.text}"
@@ -147,12 +150,12 @@ def _pickled(site: Site, method: str) -> Got:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             call = channel.unary_unary(method, request_serializer=None, response_deserializer=None)
             try:
-                call(message, timeout=1)
+                call(message, timeout=_ANSWER_S)
             except grpc.RpcError as error:
                 return str(error.code().name)
         return "OK"
 
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(32) as pool:
         told = Counter(pool.map(attempt, _listening(site)))
     ran = marker.exists()
     marker.unlink(missing_ok=True)

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import re
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from typing import Final
 from unittest.mock import patch
 
 import websockets.sync.client
 from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 from benchmarks.security.case import Case, Got, answered
 from benchmarks.security.routes import HttpRoute, Rpc, call, http_routes, reflects, rpcs
 from benchmarks.security.site import WRONG, Site
-from serve import auth
 from serve.auth import Authenticator, hash_key
 from serve.config.cluster import ApiKey, Auth
 from serve.errors import Unauthenticated
 
 GROUP = "keys"
+_TIMEOUT_S: Final = 60.0
 
 # What anybody may ask: probes, the API's description and page, and the viewer's static files.
 OPEN_ROUTES = re.compile(r"/v1/(healthz|readyz)|/v2/health/(live|ready)|/openapi\.json|/docs(-assets/.*)?|/viewer/.*")
@@ -54,7 +57,7 @@ def cases(site: Site) -> Iterator[Case]:
 def _ask(site: Site, route: HttpRoute) -> Got:
     if route.method == "websocket":
         return _socket(site, route)
-    wrong = (
+    wrong: tuple[dict[str, str], ...] = (
         {},
         {"X-API-Key": WRONG},
         {"Authorization": f"Bearer {WRONG}"},
@@ -65,14 +68,17 @@ def _ask(site: Site, route: HttpRoute) -> Got:
 
 
 def _socket(site: Site, route: HttpRoute) -> Got:
-    offers = (["argus"], ["argus", "argus.key." + base64.urlsafe_b64encode(WRONG.encode()).decode().rstrip("=")])
+    wrong = "argus.key." + base64.urlsafe_b64encode(WRONG.encode()).decode().rstrip("=")
+    offers = ([Subprotocol("argus")], [Subprotocol("argus"), Subprotocol(wrong)])
     told = []
     for offered in offers:
         address = site.http.replace("http", "ws", 1) + route.filled()
-        with websockets.sync.client.connect(address, subprotocols=offered, open_timeout=20, proxy=None) as socket:
+        with websockets.sync.client.connect(
+            address, subprotocols=offered, open_timeout=_TIMEOUT_S, proxy=None
+        ) as socket:
             try:
-                socket.recv(timeout=20)
-                socket.recv(timeout=20)
+                socket.recv(timeout=_TIMEOUT_S)
+                socket.recv(timeout=_TIMEOUT_S)
                 told.append("open")
             except ConnectionClosed as closed:
                 told.append(f"closed with {closed.rcvd.code if closed.rcvd else 'nothing'}")
@@ -102,7 +108,12 @@ def _rays_own(site: Site) -> Got:
 
 
 def _call(site: Site, rpc: Rpc) -> Got:
-    offers = ([], [("x-api-key", WRONG)], [("authorization", f"Bearer {WRONG}")], [("x-api-key", hash_key(site.key))])
+    offers: tuple[list[tuple[str, str]], ...] = (
+        [],
+        [("x-api-key", WRONG)],
+        [("authorization", f"Bearer {WRONG}")],
+        [("x-api-key", hash_key(site.key))],
+    )
     got = [call(site.grpc, rpc, b"", metadata) for metadata in offers]
     if rpc.streams_in:  # a stream goes on after one of its messages failed, so the refusal is a message
         refused = [status == "OK" and b"API key" in answer for status, answer in got]
@@ -123,7 +134,7 @@ def _compared() -> Got:
     names = ("a", "b", "c")
     known = Authenticator(Auth(keys=tuple(ApiKey(name=name, sha256=hash_key(name)) for name in names)))
     counts = []
-    with patch.object(auth.hmac, "compare_digest", wraps=auth.hmac.compare_digest) as compare:
+    with patch.object(hmac, "compare_digest", wraps=hmac.compare_digest) as compare:
         for key in (*names, "d"):
             before = compare.call_count
             with suppress(Unauthenticated):

@@ -210,4 +210,4 @@ def _tensor(site: Site) -> Got:
 
 
 def _ready(site: Site) -> Got:
-    return answered(site.ask("GET", "/v1/readyz", key=None), (200,))
+    return answered(site.readiness(), (200,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -22,7 +23,7 @@ from serve.resilience.recorder import Silent
 from serve.routed_calls import RoutedCalls
 from serve.services import build_services
 
-_TIMEOUT_S: Final = 10.0
+_TIMEOUT_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +73,19 @@ def http_routes() -> list[HttpRoute]:
 def _flat(routes: list[BaseRoute]) -> Iterator[HttpRoute]:
     for route in routes:
         if isinstance(route, WebSocketRoute):
-            yield HttpRoute("websocket", route.path)
+            yield HttpRoute("websocket", _documented(route.path))
         elif isinstance(route, Mount):
             yield HttpRoute("GET", f"{route.path}/{{path}}")
         elif isinstance(route, Route):
             for method in sorted(route.methods or ()):
-                yield HttpRoute(method, route.path)
+                yield HttpRoute(method, _documented(route.path))
         else:
             raise TypeError(f"{type(route).__name__} is a kind of route that the drill does not know")
+
+
+def _documented(path: str) -> str:
+    """As the API's description has it: parameters without what they are converted by."""
+    return re.sub(r":\w+\}", "}", path)
 
 
 def rpcs(target: str) -> list[Rpc]:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -20,8 +21,9 @@ from serve.config.load import ConfigErrors, parse
 from serve.errors import ArgusError
 
 GROUP = "secrets"
-# Seconds within which logs are written and traces sent.
+# Seconds for logs to be written, and the longest that the first trace may need to arrive.
 _WRITTEN_S: Final = 4.0
+_SENT_S: Final = 120.0
 _MOST_FILE: Final = 256 << 20
 _INFER: Final = Rpc("/inference.GRPCInferenceService/ModelInfer", streams_in=False, streams_out=False)
 _PASTED: Final = "sk-pasted-0123456789"
@@ -71,6 +73,9 @@ def _drive(site: Site, plan: Planted) -> Got:
         call(site.grpc, _INFER, b"", [("x-api-key", key)])
     statuses.append(site.ask("GET", f"/v1/models/{site.key}", headers=traced))  # a key in the wrong place
     statuses.append(site.ask("POST", "/v1/classify", content=b"{", headers={"Content-Type": "application/json"}))
+    deadline = time.monotonic() + _SENT_S
+    while not plan.collector.requests and time.monotonic() < deadline:
+        time.sleep(0.2)
     time.sleep(_WRITTEN_S)
     sent = [plan.provider.requests, plan.collector.requests]
     told = [str(answer.status_code) for answer in statuses]
@@ -83,11 +88,16 @@ def _found(plan: Planted, where: str, data: bytes) -> list[str]:
 
 def _in_files(site: Site, plan: Planted) -> Got:
     found, count = [], 0
-    for path in sorted(site.run_dir.rglob("*")):
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > _MOST_FILE:
-            continue
-        count += 1
-        found += _found(plan, str(path.relative_to(site.run_dir)), path.read_bytes())
+    for folder, _, names in os.walk(site.run_dir):
+        for path in (Path(folder) / name for name in names):
+            try:
+                if path.is_symlink() or not path.is_file() or path.stat().st_size > _MOST_FILE:
+                    continue
+                data = path.read_bytes()
+            except FileNotFoundError:
+                continue  # the cluster goes on
+            count += 1
+            found += _found(plan, str(path.relative_to(site.run_dir)), data)
     return _judged(found, f"{count} files")
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +17,13 @@ import httpx
 from benchmarks.security.sink import Sink
 
 WRONG: Final = "wrong-key-0123456789"
-_TIMEOUT_S: Final = 30.0
+# Longer than the deadline of any request: what takes long is the cluster's to end, not ours.
+_TIMEOUT_S: Final = 120.0
+# After an answer, in seconds: the other end may have kept the connection for a next request.
 _SILENCE_S: Final = 2.0
+_READY_S: Final = 120.0
+# So that a slow machine refuses what is wrong with a request, and not that it took long.
+_DEADLINE = {"X-Argus-Timeout-Ms": "100000"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,7 @@ class Site:
         Args:
             key: empty for the first client's; None for none.
         """
-        headers = dict(options.pop("headers", {}))
+        headers = _DEADLINE | options.pop("headers", {})
         if key is not None:
             headers.setdefault("X-API-Key", key or self.key)
         return self._client.request(method, path, headers=headers, **options)
@@ -118,17 +125,30 @@ class Site:
         return httpx.Response(answer.status, headers=answer.getheaders(), content=content)
 
     def send(self, data: bytes) -> bytes:
-        """Bytes to the HTTP port; what came back before the other end closed, or fell silent."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=_SILENCE_S) as connection:
+        """Bytes to the HTTP port; what came back before the other end closed, or fell silent after an answer."""
+        received = b""
+        with (
+            socket.create_connection(("127.0.0.1", self.port), timeout=_TIMEOUT_S) as connection,
+            suppress(TimeoutError, ConnectionResetError),
+        ):
             connection.sendall(data)
-            received = b""
-            try:
-                while chunk := connection.recv(65536):
-                    received += chunk
-            except TimeoutError:
-                pass
+            while chunk := connection.recv(65536):
+                received += chunk
+                connection.settimeout(_SILENCE_S)
         self.answers.append(received)
         return received
+
+    def readiness(self) -> httpx.Response:
+        """The probe's answer, once it is good; the last one where it does not become so within `_READY_S`.
+
+        What was tried may still be ending, and a model that is at it answers late.
+        """
+        deadline = time.monotonic() + _READY_S
+        while True:
+            answer = self.ask("GET", "/v1/readyz", key=None)
+            if answer.is_success or time.monotonic() > deadline:
+                return answer
+            time.sleep(0.5)
 
     def _keep(self, response: httpx.Response) -> None:
         self.answers.append(response.read())

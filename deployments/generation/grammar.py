@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
+from urllib.parse import unquote
 
 import torch
 import xgrammar
@@ -34,34 +37,69 @@ def grammar_of(constraint: Constraint) -> xgrammar.Grammar:
     """
     schema = _ANY_OBJECT if constraint.json_schema is None else constraint.json_schema
     if len(schema) > _MOST:
-        raise _unusable(f"it has {len(schema)} characters, {_MOST} are allowed")
+        raise unusable(f"it has {len(schema)} characters, {_MOST} are allowed")
     try:
         read = json.loads(schema)
         if not isinstance(read, dict | bool):
             raise ValueError("a schema is an object")
-        if _leads_elsewhere(read):
-            raise ValueError("a $ref must lead to a place in the schema itself (#/...)")
+        _check_references(read)
         return xgrammar.Grammar.from_json_schema(schema, any_whitespace=False, separators=(", ", ": "))
-    except Exception as error:  # whatever it is, it is the schema's: of one that names itself without end, too
-        raise _unusable(str(error)) from error
+    except Exception as error:  # whatever it is, it is the schema's
+        raise unusable(str(error)) from error
 
 
-def _leads_elsewhere(schema: Any) -> bool:
-    """Whether it refers to another document: xgrammar would take that for anything, and answers would not fit it."""
+def _check_references(schema: Any) -> None:
+    """Each `$ref` must mean something.
+
+    xgrammar takes another document for anything, so that answers would not fit it; and of a schema that is defined by
+    itself alone it makes a grammar of no text at all (JSON Schema 2020-12, section 9.4.1, leaves that one undefined).
+
+    Raises:
+        ValueError: one does not.
+    """
+    parts = list(_parts(schema))
+    if any(isinstance(at := part.get("$ref"), str) and not at.startswith("#") for part in parts):
+        raise ValueError("a $ref must lead to a place in the schema itself (#/...)")
+    try:
+        TopologicalSorter({id(part): map(id, _of_the_same_value(part, schema)) for part in parts}).prepare()
+    except CycleError:
+        raise ValueError("a part of it is defined by itself") from None
+
+
+def _parts(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every object in it."""
     left = [schema]
     while left:
         part = left.pop()
         if isinstance(part, dict):
-            reference = part.get("$ref")
-            if isinstance(reference, str) and not reference.startswith("#"):
-                return True
+            yield part
             left += part.values()
         elif isinstance(part, list):
             left += part
-    return False
 
 
-def _unusable(why: str) -> InvalidRequest:
+def _of_the_same_value(part: dict[str, Any], root: Any) -> Iterator[Any]:
+    """The schemas that the very value must fit which must fit this one, rather than something within that value."""
+    if isinstance(at := part.get("$ref"), str):
+        yield _place(at, root)
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        if isinstance(members := part.get(keyword), list):
+            yield from members
+
+
+def _place(reference: str, root: Any) -> Any:
+    """What a JSON pointer (RFC 6901) leads to; None where there is nothing, of which xgrammar tells."""
+    for name in reference.split("/")[1:]:
+        key = unquote(name).replace("~1", "/").replace("~0", "~")
+        if isinstance(root, list) and key.isdecimal() and int(key) < len(root):
+            root = root[int(key)]
+        else:
+            root = root.get(key) if isinstance(root, dict) else None
+    return root
+
+
+def unusable(why: str) -> InvalidRequest:
+    """What is said of a schema that cannot be used."""
     return InvalidRequest(
         f"The JSON schema cannot be used: {_PLACE.sub('', why).strip()[:300]}",
         code="invalid_json_schema",
@@ -92,7 +130,7 @@ class GrammarCompiler:
         try:
             return Matcher(self._compiler.compile_grammar(grammar_of(constraint)), self._vocabulary)
         except RuntimeError as error:
-            raise _unusable(str(error)) from error
+            raise unusable(str(error)) from error
 
 
 class Matcher:
@@ -103,8 +141,14 @@ class Matcher:
         self._mask = xgrammar.allocate_token_bitmask(1, vocabulary)
 
     def restrict(self, scores: torch.Tensor) -> None:
-        """Sets the scores (1, vocabulary) of all tokens that may not come next to minus infinity, in place."""
+        """Sets the scores (1, vocabulary) of all tokens that may not come next to minus infinity, in place.
+
+        Raises:
+            InvalidRequest: `invalid_json_schema`: no token may.
+        """
         if self._matcher.fill_next_token_bitmask(self._mask):
+            if not self._mask.any():
+                raise unusable("nothing that the model can write fits it")
             xgrammar.apply_token_bitmask_inplace(scores, self._mask.to(scores.device))
 
     def accept(self, token: int) -> None:

@@ -170,7 +170,9 @@ class RowChooser(LogitsProcessor):
         return forced  # type: ignore[return-value]
 
 
-def _failed(error: Exception) -> ModelFailed:
+def _failed(error: Exception) -> ArgusError:
+    if isinstance(error, ArgusError):
+        return error
     failure = ModelFailed(f"The model failed on this input: {type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure

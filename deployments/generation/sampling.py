@@ -13,6 +13,7 @@ from deployments.generation.messages import Sampling, TokenLogprob
 
 # Below this a temperature is greedy; dividing by less overflows. vLLM draws the line at the same place.
 _GREEDY = 1e-5
+_NOT_NUMBERS = "the model's logits are not numbers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +59,19 @@ def choose(logits: torch.Tensor, samplers: Sequence[RowSampler], tokenizer: Any)
         As many as rows; an exception in a row's place is that row's alone.
     """
     scores = logits.clone() if any(sampler.matcher for sampler in samplers) else logits
-    broken = torch.isnan(logits).any(-1).tolist()
+    not_numbers = torch.isnan(logits).any(-1).tolist()
+    broken: list[Exception | None] = [ArithmeticError(_NOT_NUMBERS) if is_so else None for is_so in not_numbers]
     results: list[Chosen | Exception] = []
     for row, sampler in enumerate(samplers):
         if sampler.matcher is not None:
-            sampler.matcher.restrict(scores[row : row + 1])
+            try:
+                sampler.matcher.restrict(scores[row : row + 1])
+            except Exception as error:
+                broken[row] = error
     best = scores.argmax(-1).tolist()
     for row, sampler in enumerate(samplers):
-        if broken[row]:
-            results.append(ArithmeticError("the model's logits are not numbers"))
+        if (why := broken[row]) is not None:
+            results.append(why)
             continue
         try:
             token = _draw(scores[row], sampler) if sampler.temperature else int(best[row])

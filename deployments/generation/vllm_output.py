@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deployments.generation.grammar import grammar_of
+from deployments.generation.grammar import grammar_of, unusable
 from deployments.generation.messages import ChatEvent, FinishReason, Sampling, TokenLogprob
 from serve.errors import ModelFailed
 
@@ -46,25 +46,28 @@ def event(completion: CompletionOutput, sampling: Sampling, prompt_tokens: int, 
     """One delta of one answer.
 
     Raises:
-        ModelFailed: the engine gave this answer up.
+        InvalidRequest: `invalid_json_schema`: the engine gave this answer up, whose grammar leaves no token.
+        ModelFailed: it gave it up for another reason.
     """
     return ChatEvent(
         completion.index,
         completion.text,
         tuple(completion.token_ids),
         _logprobs(completion, sampling.logprobs or 0),
-        _finish_reason(completion.finish_reason),
+        _finish_reason(completion.finish_reason, sampling),
         prompt_tokens,
         cached_tokens,
     )
 
 
-def _finish_reason(reason: str | None) -> FinishReason | None:
+def _finish_reason(reason: str | None, sampling: Sampling) -> FinishReason | None:
     match reason:
         case None | "stop" | "length":
             return reason
         case "abort":  # nobody ends a request that is still read but its deadline; see `vllm_engine`
             return "cut"
+        case "error" if sampling.constraint is not None:  # it rejected the token that it had to choose
+            raise unusable("nothing that the model can write fits it")
         case _:
             raise ModelFailed(f"The engine gave the answer up ({reason}).")
 

@@ -34,12 +34,3 @@ def test_attempts_end_as_they_must(site: Site, group: ModuleType, subtests: pyte
         with subtests.test(case.attempt):
             got = try_it(case)
             assert got.ok, f"{case.attempt}: expected {case.expected}, got {got.text}"
-
-
-def test_every_route_is_in_the_drill(site: Site) -> None:
-    """What the running cluster documents is what the drill takes out of the application."""
-    documented = site.ask("GET", "/openapi.json").json()["paths"]
-    found = {(route.method.lower(), route.path) for route in keys.http_routes()}
-    missing = {(method, path) for path, methods in documented.items() for method in methods} - found
-    assert not missing
-    assert ("websocket", "/v1/scenes/{name}/stream") in found

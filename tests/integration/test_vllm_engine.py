@@ -146,10 +146,17 @@ async def test_any_json_object(llava: VllmEngine) -> None:
 
 @pytest.mark.parametrize(
     "schema",
-    ['{"type": "nonsense"}', "{not json", '{"type": "string", "pattern": "("}', "[]", f'{{"title": "{"x" * 70_000}"}}'],
-    ids=["type", "syntax", "pattern", "no object", "long"],
+    [
+        '{"type": "nonsense"}',
+        "{not json",
+        '{"type": "string", "pattern": "("}',
+        "[]",
+        f'{{"title": "{"x" * 70_000}"}}',
+        '{"type": "string", "pattern": "[^\\\\s\\\\S]"}',  # goes no further than the opening quote
+    ],
+    ids=["type", "syntax", "pattern", "no object", "long", "nothing fits"],
 )
-async def test_a_schema_that_cannot_be_compiled(llava: VllmEngine, schema: str) -> None:
+async def test_a_schema_that_cannot_be_used(llava: VllmEngine, schema: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         await answer(llava, ask_about(A), Sampling(constraint=Constraint(schema)))
     assert caught.value.code == "invalid_json_schema"

@@ -26,6 +26,35 @@ def test_a_schema_that_leads_elsewhere_is_refused_not_taken_for_anything(schema:
     assert caught.value.code == "invalid_json_schema"
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#"},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b~1c"}, "b/c": {"$ref": "#/%24defs/a"}}},
+        {"allOf": [{"type": "object"}, {"$ref": "#"}]},
+        {"anyOf": [{"type": "integer"}, {"$ref": "#/anyOf/1"}]},
+        {"type": "object", "properties": {"a": {"oneOf": [{"$ref": "#/properties/a"}]}}, "required": ["a"]},
+    ],
+)
+def test_a_schema_that_is_defined_by_itself_is_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        grammar_of(Constraint(json.dumps(schema)))
+    assert caught.value.code == "invalid_json_schema"
+    assert "defined by itself" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"next": {"$ref": "#"}}},
+        {"type": "array", "items": {"anyOf": [{"type": "integer"}, {"$ref": "#"}]}},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}}}},
+    ],
+)
+def test_a_schema_may_name_itself_within_what_it_describes(schema: dict[str, Any]) -> None:
+    assert "root" in str(grammar_of(Constraint(json.dumps(schema))))
+
+
 def test_a_place_in_the_schema_itself_is_followed() -> None:
     schema = {"$defs": {"a": {"type": "integer"}}, "type": "object", "properties": {"x": {"$ref": "#/$defs/a"}}}
     assert "root" in str(grammar_of(Constraint(json.dumps(schema))))

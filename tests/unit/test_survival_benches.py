@@ -8,8 +8,10 @@ import pytest
 from benchmarks.rolling_update.run import Update, misses
 from benchmarks.rolling_update.traffic import Sample, Traffic
 from benchmarks.security.case import Case, answered, try_it
+from benchmarks.security.routes import http_routes
 from benchmarks.security.run import GROUPS
 from benchmarks.security.sink import Sink
+from tests.unit.fakes import Site
 
 UPDATE = Update("code", lambda site: None, frozenset({"telling"}), lambda site: True)
 BEFORE = {"telling": {1, 2}, "router": {3, 4}}
@@ -66,6 +68,14 @@ def test_an_attempt_that_breaks_is_a_failed_one() -> None:
 def test_groups_are_named_and_secrets_come_last() -> None:
     assert list(GROUPS)[-1] == "secrets"
     assert len(GROUPS) == 9
+
+
+async def test_every_route_of_the_api_is_in_the_drill() -> None:
+    async with Site().client() as client:
+        documented = (await client.get("/openapi.json")).json()["paths"]
+    found = {(route.method.lower(), route.path) for route in http_routes()}
+    assert {(method, path) for path, methods in documented.items() for method in methods} - found == set()
+    assert ("websocket", "/v1/scenes/{name}/stream") in found
 
 
 def test_a_sink_keeps_what_it_is_sent() -> None:
