@@ -1,9 +1,11 @@
-"""A cluster told to listen on every address does, with its keys, and keeps to loopback what nobody outside may see."""
+"""A small cluster that listens on every address and was given secrets: a provider that repeats its key, a collector,
+and no Redis. It asks everyone for a key, keeps to loopback what nobody outside may see, and tells no secret."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import psutil
@@ -11,13 +13,18 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from benchmarks.security import planting, secrets
+from benchmarks.security.case import try_it
+from benchmarks.security.sink import Sink
+from benchmarks.security.site import Site
 from tests.e2e import cluster as clusters
+from tests.e2e.cluster import KEY, OTHER_KEY
 
 pytestmark = pytest.mark.cluster
 MODELS = {
-    "scripted": {
+    "noop": {
         "kind": "custom",
-        "implementation": "tests.e2e.models:Scripted",
+        "implementation": "benchmarks.noop:NoopModel",
         "tasks": ["classify"],
         "placement": {"num_cpus": 0.1},
     }
@@ -34,16 +41,35 @@ def outside_address() -> str | None:
 
 
 @pytest.fixture(scope="module")
-def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Cluster]:
-    content = {
-        "node_pools": {"local": {"cpus": 2}},
-        "models": MODELS,
-        "router": {"num_cpus": 0.1},
-        "server": {"host": "0.0.0.0"},
-    }
-    running = clusters.start("public", content, tmp_path_factory.mktemp("public"))
-    yield running
-    clusters.stop(running)
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[clusters.Cluster, Site]]:
+    folder = tmp_path_factory.mktemp("public")
+    with planting.planted({"client's key": KEY, "other client's key": OTHER_KEY}) as servers, Sink() as trap:
+        content = {
+            "node_pools": {"local": {"cpus": 2}},
+            "models": MODELS,
+            "router": {"num_cpus": 0.1},
+            "server": {"host": "0.0.0.0"},
+            "log_level": "DEBUG",
+            **planting.sections(servers),
+        }
+        running = clusters.start("public", content, folder)
+        run_dir = Path(running.environment["ARGUS_RUN_DIR"]) / running.name
+        addresses = (running.http, running.grpc, running.metrics)
+        config = folder / "public.yaml"
+        made = Site(running.name, *addresses, KEY, OTHER_KEY, run_dir, trap, running.environment, config, servers)
+        yield running, made
+        made.close()
+        clusters.stop(running)
+
+
+@pytest.fixture
+def public(started: tuple[clusters.Cluster, Site]) -> clusters.Cluster:
+    return started[0]
+
+
+@pytest.fixture
+def site(started: tuple[clusters.Cluster, Site]) -> Site:
+    return started[1]
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +116,24 @@ def test_what_listens_in_public_is_the_api(public: clusters.Cluster, address: st
             except httpx.HTTPError:
                 continue  # not HTTP/1.1: gRPC
             assert status in (401, 404, 503), f"port {port} answers {status} without a key"
+
+
+def test_planted_secrets_stand_nowhere(site: Site, subtests: pytest.Subtests) -> None:
+    for case in secrets.cases(site):
+        with subtests.test(case.attempt):
+            got = try_it(case)
+            assert got.ok, f"{case.attempt}: expected {case.expected}, got {got.text}"
+
+
+def test_the_search_finds_what_is_there(site: Site) -> None:
+    """A search that finds nothing proves nothing unless it can find something."""
+    assert site.planted is not None
+    leak = site.run_dir / "leak.log"
+    leak.write_text(site.planted.secrets["provider's key"])
+    try:
+        (case,) = (one for one in secrets.cases(site) if one.attempt == "every file of the cluster")
+        got = try_it(case)
+        assert not got.ok
+        assert "provider's key in leak.log" in got.text
+    finally:
+        leak.unlink()
