@@ -9,12 +9,19 @@ from hypothesis import settings
 settings.register_profile("argus", deadline=None)
 settings.load_profile("argus")
 
+# Most seconds of a test that needs a cluster.
+_CLUSTER_S = 900
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes each as well")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        # The first test of a cluster has its start in its time, which takes minutes on a slow machine.
+        if item.get_closest_marker("cluster") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_CLUSTER_S))
     if config.getoption("--slow"):
         return
     for item in items:

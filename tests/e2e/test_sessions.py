@@ -18,6 +18,7 @@ import pytest
 
 from tests.e2e.cluster import Cluster
 from tests.e2e.routers import CONTEXT, Routers
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
 
@@ -155,12 +156,13 @@ def test_streams_and_readers_who_leave(running: Cluster, client: httpx.Client) -
             client.post(path, json={**body, "content": "leave"}, timeout=2)
     finally:
         model.resume()
-    for _ in range(100):  # the server notices that nobody reads, and gives the turn back
+
+    def said_again() -> bool:
         again = client.post(path, json={**body, "stream": False, "content": "again"})
-        if again.status_code == 200:
-            break
-        assert again.json()["error"]["code"] == "session_busy"
-        time.sleep(0.1)
+        assert again.is_success or again.json()["error"]["code"] == "session_busy", again.text
+        return again.is_success
+
+    assert until(said_again), "the server notices that nobody reads, and gives the turn back"
     assert users_texts(client, session) == ["hello", "again"]
 
 

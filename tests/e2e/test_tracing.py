@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,15 +13,14 @@ import tritonclient.grpc as triton
 from benchmarks.fake_providers import KEY as PROVIDER_KEY
 from tests.e2e.cluster import KEY
 from tests.e2e.routers import COLLECTOR_KEY, LABELS, Routers
-from tests.e2e.test_observability import scrape, total
+from tests.e2e.test_observability import lines_of, scrape, total
 from tests.support.collector import Span, tree
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
 
 PROMPT = "What-nobody-else-may-read"
 PRIVATE = "a private label"
-# For what a process sends, or Ray's agent, every so often, and late on a busy machine.
-PATIENCE_S = 120
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +30,12 @@ def traced(two_routers: Routers) -> Routers:
 
 def trace(traced: Routers, trace_id: str, complete: Callable[[list[Span]], bool]) -> list[Span]:
     """The spans of a trace, once they are complete: each process sends its own."""
-    until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until:
-        found = [span for span in traced.collector.spans() if span.trace_id == trace_id]
-        if complete(found):
-            return found
-        time.sleep(0.1)
-    raise AssertionError(tree(traced.collector.spans(), trace_id) or "nothing came")
+
+    def own() -> list[Span]:
+        return [span for span in traced.collector.spans() if span.trace_id == trace_id]
+
+    assert until(lambda: complete(own()), every_s=0.1), tree(own(), trace_id) or "nothing came"
+    return own()
 
 
 def new_trace() -> tuple[str, str]:
@@ -133,12 +129,7 @@ def test_a_streamed_chat_ends_with_its_last_event_and_its_line_names_the_trace(t
     assert by_name[route].seconds >= by_name["chat gpt-4o"].seconds
     folder = Path(traced.cluster.environment["ARGUS_RUN_DIR"]) / traced.cluster.name
     logs = folder / "ray" / "session_latest" / "logs" / "serve"
-    until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until:
-        lines = [json.loads(line) for file in logs.glob("requests_*router*") for line in file.open()]
-        if found := [line for line in lines if line.get("trace_id") == trace_id]:
-            break
-        time.sleep(0.25)
+    found = until(lambda: [line for line in lines_of(logs, "requests_*router*") if line.get("trace_id") == trace_id])
     assert [line["operation"] for line in found] == ["/v1/chat/completions"]
 
 
@@ -167,10 +158,8 @@ def test_no_secret_has_left_the_cluster(traced: Routers) -> None:
 
 
 def test_what_was_exported_is_counted(traced: Routers) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until:
-        counted = scrape(traced.cluster).get("ray_argus_spans_exported_total", [])
-        if total(counted) >= len(traced.collector.spans()) > 0:
-            break
-        time.sleep(0.5)
-    assert total(counted) == len(traced.collector.spans())
+    def counted() -> float:
+        return total(scrape(traced.cluster).get("ray_argus_spans_exported_total", []))
+
+    assert traced.collector.spans()
+    assert until(lambda: counted() == len(traced.collector.spans()), every_s=0.5), counted()
