@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import settings
+
+# Before anything imports torch or numpy. Threads of OpenMP that share two cores with something else wait for each other
+# at the end of every parallel region: a training of a second took twenty.
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
 
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("argus", deadline=None)
