@@ -31,7 +31,7 @@ from deployments.messages import (
 )
 from deployments.vector_types import Hit, IndexInfo, IndexSpec, Item
 from serve.auth import hash_key
-from serve.config import ClusterFile
+from serve.config.cluster import ClusterFile
 from serve.config.load import parse
 from serve.context import RequestContext
 from serve.errors import Conflict, Forbidden, NotFound
