@@ -27,7 +27,7 @@ from serve.cascade.gears import GearBox
 from serve.cascade.run import Runner
 from serve.cascade.steps import StepCaller
 from serve.cascade.types import Asked
-from serve.config import ClusterFile
+from serve.config.cluster import ClusterFile
 from serve.config.load import parse
 from serve.context import RequestContext
 from serve.resilience.admission import build_admission, lane_of

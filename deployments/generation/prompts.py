@@ -8,7 +8,8 @@ What a client wrote stays text. A placeholder (`<image>`), a special token (`</s
 `ASSISTANT:`) inside it gets a zero-width space after its first character: a reader sees no difference, a tokenizer no
 longer sees the token. Cutting it out instead would change what the client asked about.
 
-`render` is pure; `load_style` reads files. Neither needs torch.
+`render` is pure; `load_style` reads files. Neither needs torch, but transformers imports it, which takes seconds: it is
+imported where it is used, so that a process that only deploys the model is spared.
 """
 
 from __future__ import annotations
@@ -19,9 +20,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jinja2 import TemplateError
-from transformers import AutoConfig, AutoTokenizer
-from transformers.processing_utils import ProcessorMixin
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from deployments.generation.messages import ImagePart, Message, Text, VideoPart
 from serve.errors import ConfigError, InvalidRequest, Unsupported
@@ -115,6 +113,9 @@ def load_style(checkpoint: str, revision: str | None = None) -> PromptStyle:
     Raises:
         ConfigError: an architecture that is not served here.
     """
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers.processing_utils import ProcessorMixin
+
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     config: Any = AutoConfig.from_pretrained(checkpoint, **options)
     family = family_of(config.model_type)
@@ -246,6 +247,8 @@ def _check_count(noun: str, count: int, limit: int, where: str) -> None:
 
 
 def _templated(messages: Sequence[Message], style: PromptStyle) -> str:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
     conversation = [{"role": message.role, "content": _content(message, style)} for message in messages]
     variables: dict[str, Any] = dict(style.variables)
     try:

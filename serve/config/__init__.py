@@ -1,16 +1,4 @@
-"""Typed configuration: the cluster file, its profiles, and the checks that need more than one section."""
+"""Typed configuration: the cluster file, its profiles, and the checks that need more than one section.
 
-from serve.config.cluster import ClusterFile
-from serve.config.load import PROFILES, load_file, load_profile
-from serve.config.models import ClipModel, CustomModel, Model, VectorIndexModel
-
-__all__ = [
-    "PROFILES",
-    "ClipModel",
-    "ClusterFile",
-    "CustomModel",
-    "Model",
-    "VectorIndexModel",
-    "load_file",
-    "load_profile",
-]
+A replica is given its own model's section only, and imports what it needs of this: nothing is imported here.
+"""

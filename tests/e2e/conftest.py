@@ -1,4 +1,5 @@
-"""One main cluster for the session: the demo CLIP, a random ViT-B/32, an index, and a scripted model."""
+"""Two clusters for the session: the demo with a random ViT-B/32 and a scripted model, and that of `routers`. One takes
+a minute or two to start; a test has a cluster of its own where it must be another."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from PIL import Image
 from demo.scenes import render, sample_scene
 from tests.e2e import cluster as clusters
 from tests.e2e.checkpoints import random_vit_b32
+from tests.e2e.routers import Routers, running
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +50,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, vit_b32: Path) -> Iterator
     running = clusters.start("e2e", content, folder)
     yield running
     clusters.stop(running)
+
+
+@pytest.fixture(scope="session")
+def two_routers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routers]:
+    with running(tmp_path_factory.mktemp("routers")) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

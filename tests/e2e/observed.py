@@ -201,6 +201,10 @@ class Clients:
         """Ends the chat model's engine, as a crash does; it is replaced in place."""
         engine_process(self._cluster, "llava").kill()
 
+    def answered(self, act: str) -> int:
+        """How many requests of a kind have succeeded."""
+        return self.statuses.get(act, {}).get(httpx.codes.OK, 0)
+
     def stop(self) -> None:
         """Returns once every loop has ended."""
         self._over.set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from typing import Any
 
 import httpx
@@ -18,6 +17,7 @@ from demo.scenes import Scene, render, sample_scene
 from tests.e2e.cluster import KEY, Cluster
 from tests.e2e.conftest import encode
 from tests.e2e.test_observability import scrape, total
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
 BLOCKED, REVIEWED = {"red", "black"}, {"orange"}
@@ -139,11 +139,7 @@ def test_cascades_are_listed_and_counted(cluster: Cluster) -> None:
         before = counted(cluster)
         moderate(client, png(scene(5)))
     assert cards["moderation"]["uses"] == ["clip", "llava"]
-    for _ in range(60):  # Ray's agent exports every few seconds
-        if counted(cluster) > before:
-            break
-        time.sleep(1)
-    assert counted(cluster) > before
+    assert until(lambda: counted(cluster) > before), "Ray's agent exports every few seconds"
 
 
 def counted(cluster: Cluster) -> float:

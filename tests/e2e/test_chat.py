@@ -8,7 +8,6 @@ import io
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +23,7 @@ from benchmarks.accuracy import lossless_video
 from demo.scenes import MOTIONS, Scene, render, render_video, sample_scene
 from tests.e2e.cluster import KEY, Cluster
 from tests.e2e.test_observability import scrape, total
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
 SCHEMA = {
@@ -270,13 +270,11 @@ def test_a_corrupt_picture_spoils_its_own_request_only(cluster: Cluster) -> None
     assert statuses == [400 if i % 4 == 3 else 200 for i in range(16)]
 
 
-def wait_for_no_generations(cluster: Cluster) -> float:
-    for _ in range(60):  # Ray's agent exports every few seconds
-        running = total(scrape(cluster).get("ray_argus_generations_in_flight", []), model="llava")
-        if running == 0:
-            break
-        time.sleep(0.5)
-    return running
+def no_generation_is_left(cluster: Cluster) -> bool:
+    """In the end: Ray's agent exports every few seconds."""
+    return until(
+        lambda: total(scrape(cluster).get("ray_argus_generations_in_flight", []), model="llava") == 0, every_s=0.5
+    )
 
 
 def long_story(stream: bool) -> dict[str, Any]:
@@ -301,7 +299,7 @@ def test_a_client_that_leaves_ends_its_generation(cluster: Cluster) -> None:
         lines = response.iter_lines()
         for _ in range(5):
             next(lines)
-    assert wait_for_no_generations(cluster) == 0
+    assert no_generation_is_left(cluster)
 
 
 def engine_process(cluster: Cluster, model: str) -> psutil.Process:
@@ -345,4 +343,4 @@ async def test_a_killed_engine_comes_back_and_only_begun_streams_notice(cluster:
         assert late.status_code == 200
         assert (await whole).status_code == 200
     assert engine_process(cluster, "llava").pid != dead.pid
-    assert wait_for_no_generations(cluster) == 0
+    assert no_generation_is_left(cluster)

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from serve.config.load import load_profile
 from serve.runtime.ingress import free_ports
 from tests.e2e import cluster as clusters
 from tests.e2e.cluster import ROOT, Cluster, argus
+from tests.support.waiting import until
 
 SAMPLE = ROOT / "demo" / "samples" / "red_star.png"
 
@@ -185,9 +185,11 @@ def test_the_foreground_shows_an_example_and_stops_cleanly_on_ctrl_c(tmp_path: P
     process.send_signal(signal.SIGINT)
     process.stdout.read()
     assert process.wait(timeout=90) == 0
-    for _ in range(100):
-        left = [pid for pid in family if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
-        if not left:
-            break
-        time.sleep(0.1)
-    assert left == []
+    assert until(lambda: not any(lives(pid) for pid in family))
+
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from grafana.inventory import by_series
 from tests.e2e.cluster import COUNTED_KEY, KEY, Cluster
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
 
@@ -43,12 +44,10 @@ def test_what_was_asked_is_counted(cluster: Cluster, scene_png: bytes) -> None:
             client.post("/v1/classify", files={"image": scene_png}, data={"labels": "a,b"})
         client.post("/v1/classify", files={"image": b"text"}, data={"labels": "a,b"})
         client.get("/v1/no/such/route")
-    for _ in range(240):  # Ray's agent exports every few seconds, on a busy machine late
-        now = scrape(cluster)
-        counted = now.get("ray_argus_requests_total", [])
-        if total(counted, client="counted") >= 7:
-            break
-        time.sleep(0.5)
+    # Ray's agent exports every few seconds, on a busy machine late.
+    until(lambda: total(scrape(cluster).get("ray_argus_requests_total", []), client="counted") >= 7, every_s=0.5)
+    now = scrape(cluster)
+    counted = now.get("ray_argus_requests_total", [])
     assert total(counted, **wanted, outcome="ok") == 5
     assert total(counted, **wanted, outcome="not_an_image") == 1
     assert total(counted, route="unmatched") > 0, "unknown paths share one series"
@@ -109,16 +108,20 @@ def test_no_word_of_a_client_makes_a_series(cluster: Cluster) -> None:
     assert len(after - before) < 20, after - before
 
 
+def lines_of(folder: Path, pattern: str) -> list[dict[str, Any]]:
+    """The JSON lines of log files; one that is being written is left out."""
+    lines = [line for file in folder.glob(pattern) for line in file.read_text(encoding="utf-8").splitlines(True)]
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
 def requests_counted(cluster: Cluster) -> float:
     return total(scrape(cluster).get("ray_argus_requests_total", []))
 
 
 def wait_until_counted(cluster: Cluster, requests: float) -> None:
-    for _ in range(240):  # Ray's agent exports every few seconds, on a busy machine late
-        if requests_counted(cluster) >= requests:
-            return
-        time.sleep(0.5)
-    pytest.fail(f"{requests_counted(cluster):.0f} of {requests:.0f} requests were counted")
+    # Ray's agent exports every few seconds, on a busy machine late.
+    counted = until(lambda: requests_counted(cluster) >= requests, every_s=0.5)
+    assert counted, f"{requests_counted(cluster):.0f} of {requests:.0f} requests were counted"
 
 
 def test_every_series_that_is_exported_is_declared(cluster: Cluster) -> None:
@@ -135,14 +138,11 @@ def test_each_request_is_one_json_line_with_its_id(cluster: Cluster, scene_png: 
         sent = {"image": scene_png}
         client.post("/v1/classify", files=sent, data={"labels": "a,b"}, headers={"X-Request-ID": "find-me-1"})
     folder = Path(cluster.environment["ARGUS_RUN_DIR"]) / cluster.name / "ray" / "session_latest" / "logs" / "serve"
-    for _ in range(40):
-        lines = [json.loads(line) for file in folder.glob("requests_*router*") for line in file.open()]
-        mine = [line for line in lines if line.get("request_id") == "find-me-1"]
-        if mine:
-            break
-        time.sleep(0.25)
-    assert len(mine) == 1
-    record = mine[0]
+
+    def mine() -> list[dict[str, Any]]:
+        return [line for line in lines_of(folder, "requests_*router*") if line.get("request_id") == "find-me-1"]
+
+    (record,) = until(mine)
     assert (record["operation"], record["client"], record["outcome"], record["status"]) == (
         "/v1/classify",
         "tester",

@@ -6,70 +6,29 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-import pytest_asyncio
 
-from benchmarks.fake_providers import KEY, FakeOpenAI
-from benchmarks.redis_server import NotInstalled, redis_server
-from tests.e2e import cluster as clusters
+from benchmarks.fake_providers import FakeOpenAI
 from tests.e2e.cluster import Cluster
+from tests.e2e.routers import ANSWER, TOKENS, USD, USD_A_TOKEN, Routers
 
-pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module")]
-
-# Each answer has four tokens, as many as it may have, so a dollar buys twenty.
-ANSWER, TOKENS, USD_A_TOKEN, USD = "yes it is a cat", 4, 0.0125, 1.0
+pytestmark = pytest.mark.cluster
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def provider() -> AsyncIterator[FakeOpenAI]:
-    async with FakeOpenAI(ANSWER) as server:
-        yield server
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def routers(provider: FakeOpenAI, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
-    folder = tmp_path_factory.mktemp("replicas")
-    try:
-        with redis_server(folder) as redis:
-            content = {
-                "node_pools": {"local": {"cpus": 2}},
-                "models": {
-                    "noop": {
-                        "kind": "custom",
-                        "implementation": "benchmarks.noop:NoopModel",
-                        "tasks": ["classify"],
-                        "placement": {"num_cpus": 0.1},
-                    }
-                },
-                "router": {"replicas": 2, "num_cpus": 0.2},
-                "providers": {
-                    "hosted": {
-                        "kind": "openai",
-                        "model": "gpt-4o",
-                        "base_url": provider.base_url,
-                        "api_key_file": str(key_file(folder)),
-                        "prices": {"input_usd_per_mtok": 0, "output_usd_per_mtok": 1e6 * USD_A_TOKEN},
-                    }
-                },
-                "resilience": {"redis": {"url": redis.url}, "usd_per_day": USD},
-            }
-            running = await asyncio.to_thread(clusters.start, "replicas", content, folder)
-            yield running
-            await asyncio.to_thread(clusters.stop, running)
-    except NotInstalled:
+@pytest.fixture(scope="module")
+def routers(two_routers: Routers) -> Cluster:
+    if not two_routers.shared:
         pytest.skip("redis-server is not installed here (Debian: apt-get install redis-server)")
+    return two_routers.cluster
 
 
-def key_file(folder: Path) -> Path:
-    path = folder / "provider.key"
-    path.write_text(KEY)
-    return path
+@pytest.fixture(scope="module")
+def provider(two_routers: Routers) -> FakeOpenAI:
+    return two_routers.paid
 
 
 def replicas(cluster: Cluster) -> set[int]:

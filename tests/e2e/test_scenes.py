@@ -27,8 +27,6 @@ from deployments.rendering.messages import RasterOptions
 from deployments.splat import formats
 from deployments.splat.rasteriser import make_rasteriser
 from deployments.splat.scene_file import write
-from serve.config.load import DEMO_CHECKPOINTS
-from tests.e2e import cluster as clusters
 from tests.e2e.cluster import KEY, Cluster
 
 pytestmark = pytest.mark.cluster
@@ -38,6 +36,7 @@ EYE, TARGET = (1.5, -1.2, 2.0), (0.0, -0.2, 0.0)
 CAMERA: Camera = look_at(EYE, TARGET, UP, 50.0, WIDTH, HEIGHT)
 WHERE = {"camera": {"look_at": {"eye": EYE, "target": TARGET, "up": UP}}, "width": WIDTH, "height": HEIGHT}
 JOB_S = 120
+TABLE, CAROUSEL = "built-table", "built-carousel"
 
 
 @pytest.fixture(scope="module")
@@ -46,27 +45,14 @@ def world() -> World:
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory, world: World) -> Iterator[Cluster]:
-    folder = tmp_path_factory.mktemp("scenes")
-    content = {
-        "node_pools": {"local": {}},
-        "models": {
-            "scenes": {"kind": "scene_store", "path": str(folder / "scenes"), "placement": {"num_cpus": 0.1}},
-            "splat": {"kind": "splat", "scenes": "scenes", "placement": {"num_cpus": 0.1}},
-            "jobs": {"kind": "job_store", "path": str(folder / "jobs"), "placement": {"num_cpus": 0.1}},
-            "florence2": {
-                "kind": "florence2",
-                "checkpoint": str(DEMO_CHECKPOINTS / "florence2"),
-                "placement": {"num_cpus": 0.1},
-            },
-        },
-    }
-    running = clusters.start("scenes", content, folder)
-    with running.client() as client:
-        put(client, "table", write(world.gaussians))
-        put(client, "carousel", write(build("carousel").gaussians))
-    yield running
-    clusters.stop(running)
+def scenes(cluster: Cluster, world: World) -> Iterator[Cluster]:
+    """The session's cluster, with scenes as they were built: what it is started with went through a lossy format."""
+    with cluster.client() as client:
+        put(client, TABLE, write(world.gaussians))
+        put(client, CAROUSEL, write(build("carousel").gaussians))
+        yield cluster
+        for name in (TABLE, CAROUSEL):
+            good(client.delete(f"/v1/scenes/{name}"))
 
 
 def put(client: httpx.Client, name: str, data: bytes, **fields: str) -> dict[str, Any]:
@@ -93,10 +79,10 @@ def expected(world: World) -> npt.NDArray[np.uint8]:
 
 def test_the_picture_is_the_rasterisers(scenes: Cluster, world: World) -> None:
     with scenes.client() as client:
-        response = client.post("/v1/scenes/table/render", json=WHERE)
+        response = client.post(f"/v1/scenes/{TABLE}/render", json=WHERE)
         assert response.headers["content-type"] == "image/png"
         drawn = pixels(response.content)
-        depth = client.post("/v1/scenes/table/render", json=WHERE | {"outputs": ["depth"], "format": "npy"})
+        depth = client.post(f"/v1/scenes/{TABLE}/render", json=WHERE | {"outputs": ["depth"], "format": "npy"})
     assert np.abs(drawn.astype(int) - expected(world)).max() <= 1
     distances = np.load(io.BytesIO(depth.content), allow_pickle=False)
     assert distances.shape == (HEIGHT, WIDTH) and 1 < distances[HEIGHT // 2, WIDTH // 2] < 4
@@ -104,12 +90,12 @@ def test_the_picture_is_the_rasterisers(scenes: Cluster, world: World) -> None:
 
 def test_every_protocol_draws_the_same(scenes: Cluster) -> None:
     with scenes.client() as client:
-        native = pixels(client.post("/v1/scenes/table/render", json=WHERE).content)
+        native = pixels(client.post(f"/v1/scenes/{TABLE}/render", json=WHERE).content)
 
     def fill(module: Any) -> list[Any]:
         given = []
         for name, array, datatype in (
-            ("SCENE", np.array([b"table"], object), "BYTES"),
+            ("SCENE", np.array([TABLE.encode()], object), "BYTES"),
             ("WORLD_TO_CAMERA", CAMERA.world_to_camera[None], "FP64"),
             ("INTRINSICS", CAMERA.intrinsics[None], "FP64"),
             ("WIDTH", np.array([WIDTH], np.int32), "INT32"),
@@ -140,13 +126,13 @@ def test_a_live_view(scenes: Cluster) -> None:
         key = base64.urlsafe_b64encode(KEY.encode()).decode().rstrip("=")
         offers: Any = ["argus", f"argus.key.{key}"]
         async with asyncio.timeout(60):
-            async with websockets.connect(f"{address}/table/stream", subprotocols=offers) as socket:
+            async with websockets.connect(f"{address}/{TABLE}/stream", subprotocols=offers) as socket:
                 await socket.send(json.dumps(WHERE | {"format": "png"}))
                 pictures = [await socket.recv()]
                 for azimuth in range(5):
                     await socket.send(json.dumps({"camera": {"orbit": {"azimuth_deg": azimuth}}}))
                     pictures.append(await socket.recv())
-            async with websockets.connect(f"{address}/table/stream") as socket:
+            async with websockets.connect(f"{address}/{TABLE}/stream") as socket:
                 error = json.loads(await socket.recv())["error"]
                 await socket.wait_closed()
                 return [bytes(one) for one in pictures if isinstance(one, bytes)], error, socket.close_code
@@ -154,19 +140,19 @@ def test_a_live_view(scenes: Cluster) -> None:
     pictures, error, code = asyncio.run(look())
     assert len(pictures) == 6
     with scenes.client() as client:
-        native = client.post("/v1/scenes/table/render", json=WHERE).content
+        native = client.post(f"/v1/scenes/{TABLE}/render", json=WHERE).content
     np.testing.assert_array_equal(pixels(pictures[0]), pixels(native))
     assert (error["code"], code) == ("unauthenticated", 4401)
 
 
 def test_an_export_is_the_scene(scenes: Cluster, world: World) -> None:
     with scenes.client() as client:
-        whole = client.get("/v1/scenes/table/export", params={"format": "ply"})
+        whole = client.get(f"/v1/scenes/{TABLE}/export", params={"format": "ply"})
         assert whole.status_code == 200, whole.text
         headers = {"range": "bytes=100-199"}
-        part = client.get("/v1/scenes/table/export", params={"format": "ply"}, headers=headers)
+        part = client.get(f"/v1/scenes/{TABLE}/export", params={"format": "ply"}, headers=headers)
         known = {"if-none-match": whole.headers["etag"]}
-        assert client.get("/v1/scenes/table/export", params={"format": "ply"}, headers=known).status_code == 304
+        assert client.get(f"/v1/scenes/{TABLE}/export", params={"format": "ply"}, headers=known).status_code == 304
     assert (part.status_code, part.content) == (206, whole.content[100:200])
     read = formats.read(whole.content, max_gaussians=10**6)
     np.testing.assert_array_equal(read.means, world.gaussians.means)
@@ -200,8 +186,8 @@ def test_a_text_selects(scenes: Cluster, world: World) -> None:
     [cone] = [thing for thing in world.things if thing.label == "green triangle"]
     with scenes.client() as client:
         body = {"where": {"text": cone.label}, "mask": True}
-        found = good(client.post("/v1/scenes/table/select", json=body))
-        nothing = client.post("/v1/scenes/table/select", json={"where": {"text": "green star"}})
+        found = good(client.post(f"/v1/scenes/{TABLE}/select", json=body))
+        nothing = client.post(f"/v1/scenes/{TABLE}/select", json={"where": {"text": "green star"}})
     bits = np.frombuffer(base64.b64decode(found["mask"]["bits"]), np.uint8)
     selected = np.unpackbits(bits, bitorder="little", count=found["mask"]["count"]).astype(bool)
     assert selected[cone.members].mean() > 0.5
@@ -210,11 +196,11 @@ def test_a_text_selects(scenes: Cluster, world: World) -> None:
 
 
 def test_a_film_and_a_mesh(scenes: Cluster) -> None:
-    film = {"scene": "carousel", "width": 64, "height": 48, "seconds": 2, "fps": 10, "background": "#ffffff"}
+    film = {"scene": CAROUSEL, "width": 64, "height": 48, "seconds": 2, "fps": 10, "background": "#ffffff"}
     with scenes.client() as client:
         made = job(client, "scenes.film", film)
         video = client.get(made["artifact"]["url"])
-        mesh = job(client, "scenes.mesh", {"scene": "table", "resolution": 32})
+        mesh = job(client, "scenes.mesh", {"scene": TABLE, "resolution": 32})
         solid = client.get(mesh["artifact"]["url"])
     assert video.headers["content-type"] == "video/mp4"
     with av.open(io.BytesIO(video.content), "r") as opened:
@@ -239,7 +225,7 @@ def job(client: httpx.Client, operation: str, request: dict[str, Any]) -> dict[s
 
 def test_the_command_line_draws(scenes: Cluster, tmp_path: Path) -> None:
     out = tmp_path / "table.png"
-    done = scenes.argus("call", "render", "table", str(out), "--url", scenes.http, "--width", "64", "--height", "48")
+    done = scenes.argus("call", "render", TABLE, str(out), "--url", scenes.http, "--width", "64", "--height", "48")
     assert done.returncode == 0, done.stderr
     assert pixels(out.read_bytes()).shape == (48, 64, 3)
     assert scenes.argus("call", "render", "hall", str(out), "--url", scenes.http).returncode != 0

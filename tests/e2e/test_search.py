@@ -14,6 +14,7 @@ import pytest
 from demo.scenes import render, sample_scene
 from tests.e2e.cluster import Cluster
 from tests.e2e.conftest import encode
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
 
@@ -99,11 +100,7 @@ def test_acknowledged_items_survive_the_death_of_the_index(cluster: Cluster) -> 
             else:
                 assert answer.status_code in (503, 504), answer.text
                 time.sleep(0.1)
-        for _ in range(100):
-            listed = client.get("/v1/indexes/durable", headers={"X-Argus-Timeout-Ms": "2000"})
-            if listed.status_code == 200:
-                break
-            time.sleep(0.2)
+        assert until(lambda: client.get("/v1/indexes/durable", headers={"X-Argus-Timeout-Ms": "2000"}).is_success)
         assert len(acknowledged) >= 100
         for name in acknowledged:
             assert client.get(f"/v1/indexes/durable/items/{name}").status_code == 200, name

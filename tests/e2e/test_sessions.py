@@ -16,64 +16,16 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e import cluster as clusters
 from tests.e2e.cluster import Cluster
-from tests.support import tiny_models
+from tests.e2e.routers import CONTEXT, Routers
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
-# One token a byte, so that a conversation of a few sentences fills it.
-CONTEXT = 1024
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    folder = tmp_path_factory.mktemp("sessions")
-    content: dict[str, Any] = {
-        "node_pools": {"local": {"cpus": 2}},
-        "router": {"num_cpus": 0.3},
-        "limits": {"default_timeout_s": 60},
-        "support": {
-            "knowledge": "docs",
-            "chat_model": "llava",
-            "escalation_model": "stronger",
-            "embedding_model": "clip",
-            "chunks": 2,
-            "max_tokens": 16,
-            # Random weights are sure of nothing, and take every message for some intent and sentiment.
-            "min_confidence": 0.0,
-        },
-        "models": {
-            "llava": {
-                "kind": "llava",
-                "checkpoint": str(tiny_models.llava(folder / "llava", context=CONTEXT)),
-                "engine": "transformers",
-                "placement": {"num_cpus": 0.4},
-            },
-            "stronger": {
-                "kind": "llava",
-                "checkpoint": str(tiny_models.llava(folder / "stronger", seed=1, context=CONTEXT)),
-                "engine": "transformers",
-                "placement": {"num_cpus": 0.3},
-            },
-            "clip": {"kind": "clip", "checkpoint": "demo:clip", "placement": {"num_cpus": 0.3}},
-            "index": {"kind": "vector_index", "path": str(folder / "index"), "placement": {"num_cpus": 0.2}},
-            "docs": {
-                "kind": "knowledge_store",
-                "path": str(folder / "docs"),
-                "chunk_chars": 50,
-                "chunk_overlap": 0,
-                "placement": {"num_cpus": 0.1},
-            },
-            "sessions": {
-                "kind": "session_store",
-                "path": str(folder / "sessions"),
-                "placement": {"num_cpus": 0.1},
-            },
-        },
-    }
-    started = clusters.start("sessions", content, folder)
-    yield started
-    clusters.stop(started)
+def running(two_routers: Routers) -> Cluster:
+    return two_routers.cluster
 
 
 @pytest.fixture
@@ -98,14 +50,16 @@ def users_texts(client: httpx.Client, session: str) -> list[str]:
 
 
 def kill(running: Cluster, deployment: str) -> None:
-    """Ends a replica's process as a crash would."""
-    os.kill(replica(running, deployment), signal.SIGKILL)
+    """Ends every replica's process as a crash would."""
+    found = replicas(running, deployment)
+    assert found
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
 
 
-def replica(running: Cluster, deployment: str) -> int:
-    """The process of a deployment's one replica."""
-    (pid,) = [pid for pid in running.pids() if re.search(rf"ServeReplica:.*:{deployment}\b", title(pid))]
-    return pid
+def replicas(running: Cluster, deployment: str) -> list[int]:
+    """The processes of a deployment's replicas."""
+    return [pid for pid in running.pids() if re.search(rf"ServeReplica:.*:{deployment}\b", title(pid))]
 
 
 def title(pid: int) -> str:
@@ -162,7 +116,7 @@ def test_five_turns_over_restarts_of_store_and_router(running: Cluster, client: 
     for i, (question, answer) in enumerate(zip(questions, answers, strict=True)):
         content: Any = [picture, {"type": "text", "text": question}] if i == 0 else question
         messages += [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
-    body = {"messages": messages[:-1], "max_tokens": 8, "temperature": 0}
+    body = {"model": "llava", "messages": messages[:-1], "max_tokens": 8, "temperature": 0}
     whole = client.post("/v1/chat/completions", json=body).json()
     assert whole["usage"] == fifth["usage"] and whole["choices"] == fifth["choices"]
     assert client.delete(f"/v1/sessions/{session}").json()["deleted"] is True
@@ -194,19 +148,21 @@ def test_streams_and_readers_who_leave(running: Cluster, client: httpx.Client) -
     (answer,) = [m["content"] for m in client.get(path).json()["data"] if m["role"] == "assistant"]
     assert answer == streamed
 
-    model = psutil.Process(replica(running, "llava"))
+    (pid,) = replicas(running, "llava")
+    model = psutil.Process(pid)
     model.suspend()  # so that no answer comes before the reader has left
     try:
         with pytest.raises(httpx.ReadTimeout):
             client.post(path, json={**body, "content": "leave"}, timeout=2)
     finally:
         model.resume()
-    for _ in range(100):  # the server notices that nobody reads, and gives the turn back
+
+    def said_again() -> bool:
         again = client.post(path, json={**body, "stream": False, "content": "again"})
-        if again.status_code == 200:
-            break
-        assert again.json()["error"]["code"] == "session_busy"
-        time.sleep(0.1)
+        assert again.is_success or again.json()["error"]["code"] == "session_busy", again.text
+        return again.is_success
+
+    assert until(said_again), "the server notices that nobody reads, and gives the turn back"
     assert users_texts(client, session) == ["hello", "again"]
 
 

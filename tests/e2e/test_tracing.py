@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,84 +11,31 @@ import pytest
 import tritonclient.grpc as triton
 
 from benchmarks.fake_providers import KEY as PROVIDER_KEY
-from benchmarks.fake_providers import FakeOpenAI, in_thread
-from tests.e2e import cluster as clusters
-from tests.e2e.cluster import KEY, Cluster
-from tests.e2e.test_observability import scrape, total
-from tests.support.collector import Collector, Span, tree
+from tests.e2e.cluster import KEY
+from tests.e2e.routers import COLLECTOR_KEY, LABELS, Routers
+from tests.e2e.test_observability import lines_of, scrape, total
+from tests.support.collector import Span, tree
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
 
-COLLECTOR_KEY = "collector-key-77aa"
 PROMPT = "What-nobody-else-may-read"
-LABELS = ("red", "blue", "a private label")
-
-
-@dataclass(frozen=True)
-class Traced:
-    """A cluster whose spans come to a collector; who does not ask for it is not sampled."""
-
-    cluster: Cluster
-    collector: Collector
-    provider: FakeOpenAI
-
-    def trace(self, trace_id: str, complete: Callable[[list[Span]], bool]) -> list[Span]:
-        """The spans of a trace, once they are complete: each process sends its own."""
-        for _ in range(300):
-            found = [span for span in self.collector.spans() if span.trace_id == trace_id]
-            if complete(found):
-                return found
-            time.sleep(0.1)
-        raise AssertionError(tree(self.collector.spans(), trace_id) or "nothing came")
+PRIVATE = "a private label"
 
 
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
-    folder = tmp_path_factory.mktemp("traced")
-    with ExitStack() as stack:
-        collector = stack.enter_context(Collector())
-        provider = stack.enter_context(in_thread(FakeOpenAI(answer="blue")))
-        for name, value in (("ARGUS_E2E_COLLECTOR", COLLECTOR_KEY), ("ARGUS_E2E_PROVIDER", PROVIDER_KEY)):
-            os.environ[name] = value
-            stack.callback(os.environ.pop, name)
-        content = {
-            "node_pools": {"local": {"cpus": 2}},
-            "models": {"clip": {"kind": "clip", "checkpoint": "demo:clip", "placement": {"num_cpus": 0.2}}},
-            "providers": {
-                "gpt": {
-                    "kind": "openai",
-                    "model": "gpt-4o",
-                    "base_url": provider.base_url,
-                    "api_key_env": "ARGUS_E2E_PROVIDER",
-                }
-            },
-            "cascades": {
-                "colour": {
-                    "answer": "label",
-                    "labels": list(LABELS[:2]),
-                    "steps": [
-                        {
-                            "name": "screen",
-                            "use": "clip",
-                            "task": "classify",
-                            "accept": {"rule": "confidence", "at_least": 1.0},
-                        },
-                        {"name": "analyse", "use": "gpt", "task": "choose"},
-                    ],
-                }
-            },
-            "router": {"num_cpus": 0.2},
-            "tracing": {
-                "endpoint": collector.endpoint,
-                "sample_ratio": 0.0,
-                "export_every_s": 0.2,
-                "headers_env": {"authorization": "ARGUS_E2E_COLLECTOR"},
-                "propagate_to": ["gpt"],
-            },
-        }
-        running = clusters.start("traced", content, folder)
-        stack.callback(clusters.stop, running)
-        yield Traced(running, collector, provider)
+def traced(two_routers: Routers) -> Routers:
+    return two_routers
+
+
+def trace(traced: Routers, trace_id: str, complete: Callable[[list[Span]], bool]) -> list[Span]:
+    """The spans of a trace, once they are complete: each process sends its own."""
+
+    def own() -> list[Span]:
+        return [span for span in traced.collector.spans() if span.trace_id == trace_id]
+
+    assert until(lambda: complete(own()), every_s=0.1), tree(own(), trace_id) or "nothing came"
+    return own()
 
 
 def new_trace() -> tuple[str, str]:
@@ -107,7 +49,7 @@ def names_below(spans: list[Span], parent: Span) -> list[str]:
     return [span.name for span in sorted(own, key=lambda span: span.start_ns)]
 
 
-def test_a_cascade_over_http_is_one_tree(traced: Traced, scene_png: bytes) -> None:
+def test_a_cascade_over_http_is_one_tree(traced: Routers, scene_png: bytes) -> None:
     trace_id, parent = new_trace()
     with traced.cluster.client() as client:
         response = client.post(
@@ -116,7 +58,7 @@ def test_a_cascade_over_http_is_one_tree(traced: Traced, scene_png: bytes) -> No
         assert response.status_code == 200, response.text
         assert response.json()["results"][0]["step"] == "analyse"
         assert response.headers["x-argus-trace-id"] == trace_id
-    spans = traced.trace(trace_id, lambda found: {"POST /v1/cascades/{name}", "clip.classify"} <= names(found))
+    spans = trace(traced, trace_id, lambda found: {"POST /v1/cascades/{name}", "clip.classify"} <= names(found))
     by_name = {span.name: span for span in spans}
     server = by_name["POST /v1/cascades/{name}"]
     assert (server.service, server.parent_id) == ("argus-router", parent.split("-")[2])
@@ -137,7 +79,7 @@ def test_a_cascade_over_http_is_one_tree(traced: Traced, scene_png: bytes) -> No
     assert {"preprocess", "queue", "forward"} <= set(names_below(spans, replica))
     chat = by_name["chat gpt-4o"]
     assert chat.attributes["gen_ai.provider.name"] == "openai"
-    told = [request for request in traced.provider.requests if trace_id in str(request.headers)]
+    told = [request for request in traced.free.requests if trace_id in str(request.headers)]
     assert len(told) == 1, "the provider that is named was told"
     assert chat.span_id in str(told[0].headers)
     passes = {span.span_id: span for span in traced.collector.spans() if span.name == "batch"}
@@ -149,10 +91,10 @@ def names(spans: list[Span]) -> set[str]:
     return {span.name for span in spans}
 
 
-def test_a_request_over_grpc_is_one_tree(traced: Traced, scene_png: bytes) -> None:
+def test_a_request_over_grpc_is_one_tree(traced: Routers, scene_png: bytes) -> None:
     trace_id, parent = new_trace()
     inputs = []
-    for name, values in (("IMAGE", [scene_png]), ("LABELS", [label.encode() for label in LABELS])):
+    for name, values in (("IMAGE", [scene_png]), ("LABELS", [label.encode() for label in (*LABELS, PRIVATE)])):
         made = triton.InferInput(name, [len(values)], "BYTES")
         made.set_data_from_numpy(np.array(values, np.object_))
         inputs.append(made)
@@ -160,7 +102,7 @@ def test_a_request_over_grpc_is_one_tree(traced: Traced, scene_png: bytes) -> No
     client.infer("clip.classify", inputs, headers={"x-api-key": KEY, "traceparent": parent, "tracestate": "v=1"})
     client.close()
     method = "inference.GRPCInferenceService/ModelInfer"
-    spans = traced.trace(trace_id, lambda found: {method, "clip.classify"} <= names(found))
+    spans = trace(traced, trace_id, lambda found: {method, "clip.classify"} <= names(found))
     by_name = {span.name: span for span in spans}
     server = by_name[method]
     assert server.parent_id == parent.split("-")[2]
@@ -171,7 +113,7 @@ def test_a_request_over_grpc_is_one_tree(traced: Traced, scene_png: bytes) -> No
     assert {"preprocess", "queue", "forward"} <= set(names_below(spans, by_name["clip.classify"]))
 
 
-def test_a_streamed_chat_ends_with_its_last_event_and_its_line_names_the_trace(traced: Traced) -> None:
+def test_a_streamed_chat_ends_with_its_last_event_and_its_line_names_the_trace(traced: Routers) -> None:
     trace_id, parent = new_trace()
     body = {"model": "gpt", "stream": True, "messages": [{"role": "user", "content": PROMPT}]}
     with (
@@ -181,20 +123,17 @@ def test_a_streamed_chat_ends_with_its_last_event_and_its_line_names_the_trace(t
         assert response.headers["x-argus-trace-id"] == trace_id
         assert b"[DONE]" in response.read()
     route = "POST /v1/chat/completions"
-    spans = traced.trace(trace_id, lambda found: route in names(found))
+    spans = trace(traced, trace_id, lambda found: route in names(found))
     by_name = {span.name: span for span in spans}
     assert by_name["chat gpt-4o"].attributes["gen_ai.request.stream"] is True
     assert by_name[route].seconds >= by_name["chat gpt-4o"].seconds
-    logs = Path(traced.cluster.environment["ARGUS_RUN_DIR"]) / "traced" / "ray" / "session_latest" / "logs" / "serve"
-    for _ in range(40):
-        lines = [json.loads(line) for file in logs.glob("requests_*router*") for line in file.open()]
-        if found := [line for line in lines if line.get("trace_id") == trace_id]:
-            break
-        time.sleep(0.25)
+    folder = Path(traced.cluster.environment["ARGUS_RUN_DIR"]) / traced.cluster.name
+    logs = folder / "ray" / "session_latest" / "logs" / "serve"
+    found = until(lambda: [line for line in lines_of(logs, "requests_*router*") if line.get("trace_id") == trace_id])
     assert [line["operation"] for line in found] == ["/v1/chat/completions"]
 
 
-def test_what_is_not_sampled_is_not_sent(traced: Traced, scene_png: bytes) -> None:
+def test_what_is_not_sampled_is_not_sent(traced: Routers, scene_png: bytes) -> None:
     trace_id, parent = new_trace()
     with traced.cluster.client() as client:
         for given in (None, parent[:-2] + "00"):
@@ -205,23 +144,22 @@ def test_what_is_not_sampled_is_not_sent(traced: Traced, scene_png: bytes) -> No
             assert "x-argus-trace-id" not in response.headers
         after, traceparent = new_trace()
         client.post("/v1/classify", files=files, data={"labels": "a,b"}, headers={"traceparent": traceparent})
-    traced.trace(after, lambda found: {"POST /v1/classify", "clip.classify"} <= names(found))
+    trace(traced, after, lambda found: {"POST /v1/classify", "clip.classify"} <= names(found))
     assert trace_id not in {span.trace_id for span in traced.collector.spans()}
     assert sum(span.name == "POST /v1/classify" for span in traced.collector.spans()) == 1
 
 
-def test_no_secret_has_left_the_cluster(traced: Traced) -> None:
+def test_no_secret_has_left_the_cluster(traced: Routers) -> None:
     sent = b"".join(traced.collector.bodies)
     assert sent
-    for secret in (KEY, PROVIDER_KEY, COLLECTOR_KEY, PROMPT, *LABELS[2:]):
+    for secret in (KEY, PROVIDER_KEY, COLLECTOR_KEY, PROMPT, PRIVATE):
         assert secret.encode() not in sent
     assert {headers["authorization"] for headers in traced.collector.headers} == {COLLECTOR_KEY}
 
 
-def test_what_was_exported_is_counted(traced: Traced) -> None:
-    for _ in range(60):
-        counted = scrape(traced.cluster).get("ray_argus_spans_exported_total", [])
-        if total(counted) >= len(traced.collector.spans()) > 0:
-            break
-        time.sleep(0.5)
-    assert total(counted) == len(traced.collector.spans())
+def test_what_was_exported_is_counted(traced: Routers) -> None:
+    def counted() -> float:
+        return total(scrape(traced.cluster).get("ray_argus_spans_exported_total", []))
+
+    assert traced.collector.spans()
+    assert until(lambda: counted() == len(traced.collector.spans()), every_s=0.5), counted()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,7 +18,6 @@ from tritonclient.utils import InferenceServerException
 
 from demo.scenes import render, sample_scene
 from serve.config.load import DEMO_CHECKPOINTS
-from tests.e2e import cluster as clusters
 from tests.e2e.cluster import KEY, Cluster
 from tests.e2e.conftest import encode
 
@@ -29,16 +27,10 @@ DEMO = DEMO_CHECKPOINTS / "florence2"
 SCENES = [encode(render(sample_scene(i, split="test", difficulty="medium"), 224), "PNG") for i in range(4)]
 
 
-@pytest.fixture(scope="module")
-def florence2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    content = {
-        "node_pools": {"local": {}},
-        "models": {"florence2": {"kind": "florence2", "checkpoint": str(DEMO), "batching": {"max_items": 8}}},
-        "resilience": {"cache": {"enabled": False}},
-    }
-    running = clusters.start("vision", content, tmp_path_factory.mktemp("vision"))
-    yield running
-    clusters.stop(running)
+@pytest.fixture
+def florence2(cluster: Cluster) -> Cluster:
+    """The session's cluster, where the demo's checkpoint is `florence2`."""
+    return cluster
 
 
 def see(cluster: Cluster, path: str, image: bytes, **fields: Any) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ import psutil
 import pytest
 
 from serve.runtime.ingress import environment, free_ports, haproxy_binary, write_wrapper
+from tests.support.waiting import until
 
 CONFIG = """
 defaults
@@ -54,25 +54,24 @@ def proxy(tmp_path: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     config.write_text(CONFIG.format(main=main, gone=gone, metrics=metrics, stats=stats))
     wrapper = write_wrapper(tmp_path, binary, side_ports=[metrics, stats], headers_s=1)
     process = subprocess.Popen([str(wrapper), "-f", str(config)])
-    for _ in range(600):
-        if len(_listening(process)) == 3:
-            break
-        time.sleep(0.1)
+    assert until(lambda: len(listening(process)) == 3, every_s=0.05)
     yield main, process
     process.terminate()
-    process.wait(timeout=10)
+    process.wait(timeout=60)
 
 
-def _listening(process: subprocess.Popen[bytes]) -> list[Any]:
-    return [c.laddr for c in psutil.Process(process.pid).net_connections() if c.status == psutil.CONN_LISTEN]
+def listening(process: subprocess.Popen[bytes]) -> list[Any]:
+    """Where it listens, once it is more than the wrapper."""
+    found = psutil.Process(process.pid).net_connections()
+    return [one.laddr for one in found if one.status == psutil.CONN_LISTEN]
 
 
 def test_only_what_was_asked_for_listens_beyond_loopback(proxy: tuple[int, subprocess.Popen[bytes]]) -> None:
     main, process = proxy
-    listening = _listening(process)
-    assert len(listening) == 3
-    assert {address.ip for address in listening if address.port != main} == {"127.0.0.1"}
-    assert {address.ip for address in listening if address.port == main} == {"0.0.0.0"}
+    found = listening(process)
+    assert len(found) == 3
+    assert {address.ip for address in found if address.port != main} == {"127.0.0.1"}
+    assert {address.ip for address in found if address.port == main} == {"0.0.0.0"}
 
 
 def test_a_missing_router_is_an_honest_503(proxy: tuple[int, subprocess.Popen[bytes]]) -> None:

@@ -149,7 +149,7 @@ def test_a_master_waits_for_workers_of_other_machines(server: LoadServer) -> Non
         worker.start()
     record = run_load(settings(server), USERS / "asking.py", Processes(bind=bind, remote=2))
     for worker in workers:
-        worker.join(30)
+        worker.join(120)
         assert not worker.is_alive()
     of_schedule(record)
     assert record.generator.workers == 2
@@ -165,7 +165,8 @@ def test_the_web_interface_shows_the_run(server: LoadServer) -> None:
             page = httpx.get(f"http://127.0.0.1:{port}/stats/requests", timeout=10)
             shown.extend(one["name"] for one in page.json()["stats"])
 
-    record = run_load(settings(server), USERS / "asking.py", Processes(ui_port=port), on_progress=look)
+    # Locust tells the same for two seconds, so that a look at the very beginning is all that a short run shows.
+    record = run_load(settings(server, seconds=6.0), USERS / "asking.py", Processes(ui_port=port), on_progress=look)
     of_schedule(record)
     assert {"http", "grpc", "Aggregated"} <= set(shown)
 

@@ -1,10 +1,9 @@
-"""The document reader with its real workers, in this process and in a cluster of its own."""
+"""The document reader with its real workers, in this process. Over HTTP: tests/e2e/test_documents.py."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ from deployments.messages import Call
 from serve.config.models import OcrModel
 from serve.errors import ArgusError, DeadlineExceeded, InvalidMedia, InvalidRequest, Overloaded, PayloadTooLarge
 from serve.media.image import ImageLimits
-from tests.e2e import cluster as clusters
 from tests.e2e.conftest import encode
 from tests.support.documents import (
     Made,
@@ -191,37 +189,3 @@ async def test_a_deadline_ends_the_reading_and_a_full_queue_refuses(reader: Docu
         assert pages(await narrow.read(short, CALL))[0].text == "a line"
     finally:
         await narrow.close()
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Cluster]:
-    content = {
-        "node_pools": {"local": {"cpus": 2}},
-        "router": {"num_cpus": 0.1},
-        "models": {"reader": {"kind": "ocr", "placement": {"num_cpus": 0.1}}},
-        "limits": {"default_timeout_s": 120},
-    }
-    folder: Path = tmp_path_factory.mktemp("documents")
-    running = clusters.start("documents", content, folder)
-    yield running
-    clusters.stop(running)
-
-
-@pytest.mark.cluster
-async def test_documents_over_http(cluster: clusters.Cluster) -> None:
-    made = invoice(21, style="bare")
-    with cluster.client() as http:
-        text = http.post("/v1/documents/text", files={"document": ("a.pdf", made.pdf, "application/pdf")})
-        assert text.status_code == 200, text.text
-        assert [line["text"] for line in text.json()["pages"][0]["lines"]] == made.pages[0]
-        image = picture(made.pdf)
-        found = http.post("/v1/documents/table", content=image, headers={"content-type": "image/png"})
-        assert found.status_code == 200, found.text
-        (read,) = found.json()["tables"]
-        assert cell_f1(made.tables, [[read["headers"], *read["rows"]]]) >= 0.9
-        summary = http.post("/v1/documents/summary", content=made.pdf, headers={"content-type": "application/pdf"})
-        assert summary.json()["type"] == "invoice"
-        broken = http.post("/v1/documents/text", content=b"%PDF-1.7 ?", headers={"content-type": "application/pdf"})
-        assert (broken.status_code, broken.json()["error"]["code"]) == (400, "invalid_document")
-        assert http.get("/v1/readyz").status_code == 200
-        assert http.get("/v1/models/reader").status_code == 200

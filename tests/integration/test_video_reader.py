@@ -111,7 +111,7 @@ async def test_calls_of_one_request_do_not_wait_for_each_other(reader: ServeHand
 
 async def test_a_killed_replica_is_replaced(reader: ServeHandle) -> None:
     os.kill(int(await reader.call("pid", context())), signal.SIGKILL)
-    for _ in range(200):
+    for _ in range(1200):
         try:
             info = await ask(reader, InspectVideo(VIDEO))
             break

@@ -236,7 +236,7 @@ async def test_deadlines(llava: VllmEngine) -> None:
     for within_s in (-1.0, 0.0001):
         with pytest.raises(DeadlineExceeded):
             await answer(llava, ask_about(A), LONG, within_s)
-    cut = await events(llava, ask_about(A), LONG, within_s=2.0)
+    cut = await events(llava, ask_about(A), LONG, within_s=4.0)
     assert cut[-1].finish_reason == "cut"
     assert 0 < sum(len(event.token_ids) for event in cut) < 1900
     assert running(llava) == 0
@@ -253,7 +253,7 @@ async def test_a_cut_answer_keeps_the_text_that_a_stop_text_might_have_begun_in(
 
 async def test_one_deadline_ends_no_other_request_of_the_same_id(llava: VllmEngine) -> None:
     short, long = await asyncio.gather(
-        events(llava, ask_about(A), LONG, within_s=1.5),
+        events(llava, ask_about(A), LONG, within_s=3.0),
         events(llava, ask_about(B), replace(LONG, max_tokens=600), within_s=60),
     )
     assert (short[-1].finish_reason, long[-1].finish_reason) == ("cut", "length")
@@ -277,7 +277,7 @@ async def test_a_killed_engine_fails_its_requests_and_starts_again(llava: VllmEn
     task = await begin(llava)
     process.kill()
     with pytest.raises(Unavailable) as caught:
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 60)
     assert (caught.value.code, caught.value.retry_after_s) == ("engine_died", 1.0)
     with pytest.raises(Unavailable):
         await llava.check(10)

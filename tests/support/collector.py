@@ -74,7 +74,7 @@ class Collector:
         """Of all answers that were good."""
         return [
             Span(
-                resource["service.name"],
+                _plain(part.resource.attributes)["service.name"],
                 span.name,
                 span.trace_id.hex(),
                 span.span_id.hex(),
@@ -85,7 +85,7 @@ class Collector:
                 [link.span_id.hex() for link in span.links],
                 span.status.code == 2,
             )
-            for part, resource in zip(self._parts(), self.resources(), strict=True)
+            for part in self._parts()
             for scope in part.scope_spans
             for span in scope.spans
         ]

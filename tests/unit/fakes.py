@@ -31,7 +31,7 @@ from deployments.messages import (
 )
 from deployments.vector_types import Hit, IndexInfo, IndexSpec, Item
 from serve.auth import hash_key
-from serve.config import ClusterFile
+from serve.config.cluster import ClusterFile
 from serve.config.load import parse
 from serve.context import RequestContext
 from serve.errors import Conflict, Forbidden, NotFound
@@ -102,7 +102,7 @@ class FakeModel:
         context.remaining_s()
         self.calls.append((method, args))
         self.entered.set()
-        await asyncio.wait_for(self.gate.wait(), 10)  # a call that should never have come fails instead of hanging
+        await asyncio.wait_for(self.gate.wait(), 60)  # a call that should never have come fails instead of hanging
         if self.raises is not None:
             raise self.raises
         answer: Any = {"info": self._info, "classify": self._classify, "embed": self._embed}[method]

@@ -198,7 +198,7 @@ class FakeRenderer:
         self.requests.append(request)
         self.affinities.append(affinity)
         self.entered.set()
-        await asyncio.wait_for(self.gate.wait(), 10)
+        await asyncio.wait_for(self.gate.wait(), 60)
         answer: Any = {"render": self._render, "film": self._film, "cover": self._cover}[method]
         return answer(request)
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from serve.config import PROFILES, ClusterFile, load_file, load_profile
 from serve.config.budget import problems
-from serve.config.load import DEMO_CHECKPOINTS, ConfigErrors, parse
+from serve.config.cluster import ClusterFile
+from serve.config.load import DEMO_CHECKPOINTS, PROFILES, ConfigErrors, load_file, load_profile, parse
 from serve.errors import ConfigError
 
 POOLS: dict[str, Any] = {"t4": {"gpu": "T4", "gpus": 1, "gpu_memory_gb": 16, "cpus": 8}}

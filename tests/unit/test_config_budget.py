@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from serve.config import ClusterFile
 from serve.config.budget import budgets, problems
+from serve.config.cluster import ClusterFile
 from serve.config.load import parse
 from serve.config.model_base import Section
 

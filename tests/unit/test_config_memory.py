@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from serve.config import ClusterFile
 from serve.config.budget import problems
+from serve.config.cluster import ClusterFile
 from serve.config.load import load_profile, parse
 from serve.config.memory import memory
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.gpu import Claim, gpu_fraction, pack
-from serve.config import ClusterFile, load_file
 from serve.config.budget import problems
-from serve.config.load import ConfigErrors
+from serve.config.cluster import ClusterFile
+from serve.config.load import ConfigErrors, load_file
 from serve.config.model_base import Section
 from tests.unit.test_config import file, said_of
 from tests.unit.test_config_budget import A100, T4, cluster, llava, replicas, sections

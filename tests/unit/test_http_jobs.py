@@ -103,7 +103,7 @@ async def submit(client: httpx.AsyncClient, **fields: Any) -> str:
 async def until(
     client: httpx.AsyncClient, job: str, *statuses: str, meanwhile: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             found = await done(await client.get(f"{ROOT}/{job}"))
             if found["status"] in statuses:

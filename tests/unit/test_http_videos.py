@@ -286,7 +286,7 @@ def parsed(text: str) -> list[tuple[str, dict[str, Any]]]:
 async def test_a_reader_who_leaves_ends_all_work(client: httpx.AsyncClient, site: VideoSite) -> None:
     site.watcher.released.clear()
     sending = asyncio.create_task(send(client, "describe", stream=True))
-    await asyncio.wait_for(site.watcher.entered.wait(), 20)
+    await asyncio.wait_for(site.watcher.entered.wait(), 60)
     sending.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sending

@@ -117,7 +117,7 @@ class Bench:
 
     async def until(self, job_id: str, is_so: Callable[[Job], bool]) -> Job:
         """The job, once it is so; pauses of the store pass meanwhile."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not is_so(job := await self.job(job_id)):
                 self.clock.now += 0.1
                 await asyncio.sleep(0.01)
@@ -252,7 +252,7 @@ async def test_a_deleted_job_ends(bench: Bench) -> None:
         job_id = await bench.submit()
         await bench.counting.reached.wait()
         await bench.jobs.delete(job_id, context())
-        await asyncio.wait_for(bench.counting.ended.wait(), 20)
+        await asyncio.wait_for(bench.counting.ended.wait(), 60)
         assert (await bench.ended(await bench.submit(1)))[0] == "succeeded"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from deployments.batching import Batcher, BatchLimits
 from deployments.messages import ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult, EncodedImage
-from serve.config import ClusterFile
+from serve.config.cluster import ClusterFile
 from serve.context import RequestContext
 from serve.resilience.build import build_guard
 from serve.resilience.cache_key import CacheKeys

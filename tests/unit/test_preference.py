@@ -8,9 +8,9 @@ import pytest
 from ray.serve.schema import RayActorOptionsSchema
 
 from serve.app import build
-from serve.config import PROFILES, ClusterFile
 from serve.config.budget import budgets, packing_notes, problems
-from serve.config.load import ConfigErrors, load_profile, parse
+from serve.config.cluster import ClusterFile
+from serve.config.load import PROFILES, ConfigErrors, load_profile, parse
 from serve.config.placement_checks import gpu_share, placement_notes
 from serve.kubernetes import serve_config
 from serve.kubernetes.environment import variables

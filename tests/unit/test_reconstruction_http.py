@@ -156,7 +156,7 @@ async def submit(client: httpx.AsyncClient, **fields: str) -> str:
 
 
 async def until(client: httpx.AsyncClient, job: str, seen: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             if seen(found := ok(await client.get(f"{ROOT}/{job}"))):
                 return found
@@ -368,7 +368,7 @@ async def test_progress_and_previews_come_as_events(
         last = len(site.reconstruction.script) - 1
         for step in range(last):
             # The reader has been shown the step before the next one.
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while step not in shown:  # noqa: ASYNC110 - what is waited for is another task's call
                     await asyncio.sleep(0.005)
             site.reconstruction.at[job["id"]] = step + 1

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serve.config import ClusterFile
+from serve.config.cluster import ClusterFile
 from serve.config.load import ConfigErrors
 from tests.unit.fakes import cluster
 from tests.unit.video_site import MODELS, VIDEOS
