@@ -38,7 +38,7 @@ frontend http_frontend
 backend default_backend
     http-request return status 404 content-type text/plain lf-string "Path \\'%[path]\\' not found."
 backend default_grpc_backend
-    http-request return status 200 content-type application/grpc hdr grpc-status 5 hdr grpc-message "Application not set."
+    http-request return status 200 content-type application/grpc hdr grpc-status 5 hdr grpc-message "Application not"
 backend routers
     server gone 127.0.0.1:{gone}
 frontend prometheus
