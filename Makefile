@@ -10,7 +10,7 @@ help:
 	@echo "make test    set up and run the tests"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make bench   run the benchmarks (some need Debian's wrk)"
-	@echo "make chaos   break everything under load and check what became of the requests (about a quarter of an hour)"
+	@echo "make chaos   break everything under load and check what became of the requests (about 20 minutes)"
 	@echo "make setup   make the development environment only"
 	@echo "make lock    renew environment/cpu.txt"
 

@@ -1,6 +1,6 @@
 """The record of all faults and its table in docs/survival.md: `python -m benchmarks.chaos.table RECORD...`.
 
-All faults take a quarter of an hour; whoever runs them in parts (`argus bench chaos --only ... --json RECORD`) puts the
+All faults take about twenty minutes; whoever runs them in parts (`argus bench chaos --only ... --json RECORD`) puts the
 parts together so, the newest last.
 """
 

@@ -12,13 +12,20 @@ from benchmarks.chaos.table import HEAD, PAGE, RECORD, merged, table, with_table
 
 
 def row(fault: str, failed: int, **more: Any) -> dict[str, Any]:
-    figures = {"codes": None, "retried": 2, "lost": 0, "stall_s": 1.234, "recovery_s": None, "misses": []}
+    figures: dict[str, Any] = {
+        "codes": None,
+        "retried": 2,
+        "lost": 0,
+        "stall_s": 1.234,
+        "recovery_s": None,
+        "misses": [],
+    }
     return {"fault": fault, "title": f"the {fault}", "sent": 9, "failed": failed, **figures, **more}
 
 
 def test_parts_become_one_record_with_the_newest_row_of_each_fault() -> None:
     last, first = NAMES[-1], NAMES[0]
-    parts = [
+    parts: list[dict[str, Any]] = [
         {"command": "one --json there", "rows": [row(last, 1), row(first, 1)]},
         {"runs": [{"command": "two"}, {"command": "three"}], "rows": [{**row(first, 2), "run": 1}]},
     ]
