@@ -299,7 +299,11 @@ class GrpcReady(Caller):
                 self._model, headers={"x-api-key": self._key}, client_timeout=self.deadline_s
             )
         except InferenceServerException as error:
-            raise Refused(str(error.status()).removeprefix("StatusCode.").lower(), error.message()) from None
+            told = error.message()
+            # What gRPC says of its own accord when nobody answered on a stream, with status INTERNAL or CANCELLED.
+            if "RST_STREAM" in told or "Stream removed" in told:
+                raise Refused(CUT, told) from None
+            raise Refused(str(error.status()).removeprefix("StatusCode.").lower(), told) from None
         if not ready:
             raise Refused("unavailable", "not ready")
 
