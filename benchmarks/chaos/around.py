@@ -191,7 +191,9 @@ SCENARIOS: Final = (
         "clock",
         "the clock an hour ahead, then behind",
         "clock",
-        lambda: [Classify(6), Adds(3), Turns(2), Chat(2), Jobs(0.5), *neighbours()],
+        # Not over gRPC, whose Python takes time.time() from a deadline that its C knows by the machine's clock: here,
+        # and not where a machine's clock is set, these differ.
+        lambda: [Classify(6), Adds(3), Turns(2), Chat(2), Jobs(0.5), *neighbours()[:1]],
         _clock_jumps,
         seconds=20.0,
         lasts_s=1.0,

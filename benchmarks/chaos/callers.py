@@ -112,11 +112,12 @@ class Adds(Caller):
     async def send(self, client: httpx.AsyncClient, number: int) -> None:
         drawn = np.random.default_rng([self._series, number])
         vector = [float(value) for value in drawn.standard_normal(self._DIMENSION, np.float32)]
-        item = {"id": f"{self._series}-{number}", "vector": vector, "metadata": {"text": "x" * 2000}}
+        name = f"{self._series}-{number}"
+        item = {"id": name, "vector": vector, "metadata": {"text": "x" * 2000}}
         answer = await client.post(f"{self._PATH}/items", json={"items": [item]}, headers=self.headers)
         if answered(answer)["added"] != 1:
             raise Refused(WRONG, answer.text)
-        self._added[item["id"]] = vector
+        self._added[name] = vector
 
     async def lost(self, client: httpx.AsyncClient) -> list[str]:
         async def missing(item: str) -> str | None:
@@ -298,7 +299,11 @@ class GrpcReady(Caller):
                 self._model, headers={"x-api-key": self._key}, client_timeout=self.deadline_s
             )
         except InferenceServerException as error:
-            raise Refused(str(error.status()).removeprefix("StatusCode.").lower(), error.message()) from None
+            told = error.message()
+            # What gRPC says of its own accord when nobody answered on a stream, with status INTERNAL or CANCELLED.
+            if "RST_STREAM" in told or "Stream removed" in told:
+                raise Refused(CUT, told) from None
+            raise Refused(str(error.status()).removeprefix("StatusCode.").lower(), told) from None
         if not ready:
             raise Refused("unavailable", "not ready")
 

@@ -32,7 +32,8 @@ _HEADERS_S = 10
 # What the wrapper changes in the configuration that Ray writes, which has no options for it:
 # statistics and metrics listen on every interface, routers listen where HAProxy does (so both are told loopback, and
 # HAProxy's own address is put in here), errors of HAProxy's own making all become a plain 500, headers may come as
-# slowly as their sender likes, so that a few thousand who send none take every connection, and what `_FRONTEND` says.
+# slowly as their sender likes, so that a few thousand who send none take every connection, an HAProxy that has just
+# been started and knows of no router yet says that there is nothing (of every path 404), and what `_FRONTEND` says.
 # A file that was changed before is changed no further. Ray checks the pid of what it started, hence `exec`.
 _WRAPPER = """#!/bin/sh
 previous=
@@ -42,6 +43,8 @@ for argument in "$@"; do
     -e '/# argus$/d' \\
     -e '/^defaults/a\\    timeout http-request {headers_s}s # argus' \\
     -e '/^defaults/a\\    option http-ignore-probes # argus' \\
+    -e 's|^\\( *http-request\\) return status 404 content-type text/plain .*|\\1 deny deny_status 503|' \\
+    -e 's|grpc-status 5 hdr grpc-message "Application [^"]*"|grpc-status 14 hdr grpc-message "{away}"|' \\
 {public}    -e 's|^\\( *errorfile \\(50[234]\\)\\) .*|\\1 {folder}/\\2.http|' \\
     -e '/^frontend http_frontend/r {folder}/{frontend}' "$argument"
   previous=$argument
@@ -57,9 +60,10 @@ _FRONTEND = r"""    http-request del-header sec-websocket-extensions # argus
 """
 
 # HAProxy's code -> what the client gets: status line, code and message in the one shape of an error.
+_AWAY = "No router is available now; try again."
 _PROXY_ERRORS = {
     502: ("503 Service Unavailable", "unavailable", "The router went away while it answered; try again."),
-    503: ("503 Service Unavailable", "unavailable", "No router is available now; try again."),
+    503: ("503 Service Unavailable", "unavailable", _AWAY),
     504: ("504 Gateway Timeout", "deadline_exceeded", "The router did not answer in time."),
 }
 
@@ -200,6 +204,7 @@ def write_wrapper(
         ports=ports,
         public=_rebound(public),
         frontend=_FRONTEND_FILE,
+        away=_AWAY,
         headers_s=headers_s,
     )
     wrapper.write_text(script, encoding="utf-8")

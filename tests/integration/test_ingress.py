@@ -32,7 +32,13 @@ frontend http_frontend
     http-request set-var(txn.id) req.hdr(x-request-id)
     http-request return status 200 content-type text/plain lf-string "[%[var(txn.offer)]]" if {{ path /offered }}
     http-request return status 200 content-type text/plain lf-string "[%[var(txn.id)]]" if {{ path /id }}
+    use_backend default_backend if {{ path /nobody }}
+    use_backend default_grpc_backend if {{ path /rpc }}
     default_backend routers
+backend default_backend
+    http-request return status 404 content-type text/plain lf-string "Path \\'%[path]\\' not found."
+backend default_grpc_backend
+    http-request return status 200 content-type application/grpc hdr grpc-status 5 hdr grpc-message "Application not"
 backend routers
     server gone 127.0.0.1:{gone}
 frontend prometheus
@@ -78,6 +84,13 @@ def test_a_missing_router_is_an_honest_503(proxy: tuple[int, subprocess.Popen[by
     answer = httpx.get(f"http://127.0.0.1:{proxy[0]}/v1/models", trust_env=False)
     assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
     assert answer.json()["error"]["code"] == "unavailable"
+
+
+def test_before_a_router_is_known_nothing_is_said_to_be_missing(proxy: tuple[int, subprocess.Popen[bytes]]) -> None:
+    answer = httpx.get(f"http://127.0.0.1:{proxy[0]}/nobody", trust_env=False)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+    told = httpx.get(f"http://127.0.0.1:{proxy[0]}/rpc", trust_env=False).headers
+    assert (told["grpc-status"], told["grpc-message"]) == ("14", "No router is available now; try again.")
 
 
 def test_headers_that_do_not_end_are_not_waited_for(proxy: tuple[int, subprocess.Popen[bytes]]) -> None:
