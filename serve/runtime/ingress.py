@@ -148,8 +148,10 @@ def _local_haproxy(run_dir: Path, binary: str, public: Public | None) -> dict[st
     write_wrapper(folder, binary, side_ports=ports[:2], public=public)
     return haproxy(folder, ports) | {
         "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, (os.cpu_count() or 1) // 2))),
-        # Time for load balancers elsewhere to notice a draining replica; here HAProxy is the only one.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        # For how long a router that must end stays reachable, and keeps the idle connections that HAProxy holds. No
+        # load balancer elsewhere has to notice, but HAProxy does: its reload waits 0.1 s for further changes, twice up
+        # to 0.5 s for a process to answer, and for a reload that is on its way already.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
     }
 
 

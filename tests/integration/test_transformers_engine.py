@@ -296,16 +296,24 @@ async def test_any_object_is_an_object(llava: TransformersEngine) -> None:
     assert result.answers[0].text.startswith("{")
 
 
-# The last one's grammar can be compiled, and goes no further than the opening quote.
-@pytest.mark.parametrize(
-    "schema",
-    ['{"type": "nonsense"}', "[1]", "{", '{"$ref": "#/nowhere"}', '{"type": "string", "pattern": "[^\\\\s\\\\S]"}'],
-)
+# Its grammar can be compiled, and goes no further than the opening quote.
+NOTHING_FITS = '{"type": "string", "pattern": "[^\\\\s\\\\S]"}'
+
+
+@pytest.mark.parametrize("schema", ['{"type": "nonsense"}', "[1]", "{", '{"$ref": "#/nowhere"}', NOTHING_FITS])
 async def test_a_schema_that_nothing_fits_is_the_clients_error(llava: TransformersEngine, schema: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         await answer(llava, about("a"), Sampling(constraint=Constraint(schema)))
     assert caught.value.code == "invalid_json_schema"
     assert ".cc" not in caught.value.message
+
+
+async def test_a_schema_that_nothing_fits_hurts_no_neighbour(llava: TransformersEngine, gate: Gate) -> None:
+    prompt = about("describe", 1)
+    results = await together(llava, gate, (prompt, Sampling(constraint=Constraint(NOTHING_FITS))), (prompt, GREEDY))
+    assert isinstance(results[0], InvalidRequest)
+    assert isinstance(results[1], ChatResult)
+    assert results[1].answers == (await answer(llava, prompt)).answers
 
 
 async def test_characters_of_several_bytes_arrive_whole(llava: TransformersEngine) -> None:
