@@ -19,7 +19,7 @@ def rolling_update(
     json: JsonFile = None,
     check: Check = False,
 ) -> None:
-    """Code, a model's revision and settings rolled out under load: no request fails (about 6 minutes)."""
+    """Code, a model's revision and settings rolled out under load: no request fails (about 5 minutes)."""
     from benchmarks.rolling_update import run as benchmark
 
     count = 600 if quick else requests
@@ -33,7 +33,7 @@ def security(
     json: JsonFile = None,
     check: Check = False,
 ) -> None:
-    """Attempts on a cluster's keys, addresses, files, names and secrets, each with what was got (about 2 minutes)."""
+    """Attempts on a cluster's keys, addresses, files, names and secrets, each with what was got (about 3 minutes)."""
     from benchmarks.security import run as benchmark
 
     finish(benchmark.run(only=only or (), progress=errors), json, check)
