@@ -111,7 +111,8 @@ def cluster_file(*, clip: str | None) -> dict[str, Any]:
             "implementation": f"{MODULE}:Model",
             "tasks": ["classify"],
             "placement": {"num_cpus": 0.1},
-            "autoscaling": pair,
+            # The policy for cascades is at work, and nothing that happens here makes it want a third one.
+            "autoscaling": {"min_replicas": 2, "max_replicas": 3, "calls_per_s": 1000, "max_wait_s": 60},
             "batching": {"max_items": 8},
         }
     }
@@ -124,8 +125,6 @@ def cluster_file(*, clip: str | None) -> dict[str, Any]:
         "models": models,
         "router": {"replicas": 2, "num_cpus": 0.1},
         "resilience": {"cache": {"enabled": False}},
-        # Ray Serve (2.60) takes a policy of ours from a configuration file only, and then replaces every replica.
-        "autoscaling": {"policy": "queue"},
     }
 
 
