@@ -67,7 +67,19 @@ def content(folder: Path, redis_url: str, hosted: str, broken: str, collector: s
         },
         "auth": {"keys": [{"name": "tester", "sha256": hash_key(KEY)}, {"name": "batch", "sha256": hash_key(LOW_KEY)}]},
         "models": {
-            "clip": {"kind": "clip", "checkpoint": "demo:clip", "placement": {"num_cpus": 0.3}},
+            # Its number may change, so that the autoscaler decides, and says what it expects; nothing here makes it grow.
+            "clip": {
+                "kind": "clip",
+                "checkpoint": "demo:clip",
+                "placement": {"num_cpus": 0.3},
+                "autoscaling": {
+                    "min_replicas": 1,
+                    "max_replicas": 2,
+                    "target_ongoing_requests": 1000,
+                    "calls_per_s": 1000,
+                    "max_wait_s": 60,
+                },
+            },
             "index": {"kind": "vector_index", "path": str(folder / "indexes"), "placement": small},
             "llava": {"kind": "llava", "checkpoint": "demo:llava", "placement": small},
             "scenes": {

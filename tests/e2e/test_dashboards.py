@@ -38,6 +38,7 @@ EMPTY = {
     "GPU memory of a budget": "no GPU",
     "GPU memory": "no GPU",
     "Batches run again": "no model fails with a whole batch when its inputs are checked",
+    "Decisions that failed": "the autoscaler's do not",
 }
 # Long enough for two exports of Ray's, the breaker, thirty calls before the first hedge, and a gear.
 BUSY_S = 75
