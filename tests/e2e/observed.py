@@ -67,7 +67,7 @@ def content(folder: Path, redis_url: str, hosted: str, broken: str, collector: s
         },
         "auth": {"keys": [{"name": "tester", "sha256": hash_key(KEY)}, {"name": "batch", "sha256": hash_key(LOW_KEY)}]},
         "models": {
-            # Its number may change, so that the autoscaler decides, and says what it expects; nothing here makes it grow.
+            # Its number may change, so the autoscaler says what it expects; nothing here makes it grow.
             "clip": {
                 "kind": "clip",
                 "checkpoint": "demo:clip",
