@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -30,6 +29,7 @@ from benchmarks.traffic.arrivals import parse_arrivals
 from serve.errors import Unavailable
 from tests.support.load_server import LoadServer, load_server
 from tests.support.load_users import stalling
+from tests.support.waiting import until
 
 USERS = Path(stalling.__file__).parent
 ROOT = Path(__file__).parents[2]
@@ -180,10 +180,10 @@ def test_the_web_interface_runs_one_test_after_the_other(server: LoadServer, tmp
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as web:
             for _ in range(2):
-                _until(lambda: _state(web) in ("ready", "stopped"))
+                assert until(lambda: _state(web) in ("ready", "stopped"))
                 web.post("/swarm", data={"user_count": 1, "spawn_rate": 1, "host": server.http}).raise_for_status()
-                _until(path.exists)
-                _until(lambda: _state(web) == "stopped")
+                assert until(path.exists)
+                assert until(lambda: _state(web) == "stopped")
                 assert load_record(path).columns().ok.all()
                 path.unlink()
     finally:
@@ -215,9 +215,9 @@ def test_ctrl_c_keeps_what_was_sent(server: LoadServer, tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     options = ["--host", server.http, "--arrivals", "constant:50", "--duration", "10m", "--warm-up", "0s"]
     command = [sys.executable, "-m", "serve", "load", str(USERS / "stalling.py"), *options, "--json", str(path)]
+    before = server.asked()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    log = Path(os.environ["ARGUS_BENCH_CACHE"]) / "load-stalling.log"
-    _until(lambda: log.exists() and "Shape test updating to 50 users" in log.read_text())
+    assert until(lambda: server.asked() > before + 20)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -231,11 +231,3 @@ def test_ctrl_c_keeps_what_was_sent(server: LoadServer, tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARGUS_BENCH_CACHE", str(tmp_path))
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    """Waits for something that will be so, a minute at most."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

@@ -2,7 +2,8 @@
 
     python -m tests.support.load_server
 
-It prints its two ports. `GET /ask?number=N` answers at once; with `stall=SECONDS` as well it holds up everybody.
+It prints its two ports. `GET /ask?number=N` answers at once; with `stall=SECONDS` as well it holds up everybody. `GET
+/asked` says how often it was asked.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import httpx
 from aiohttp import web
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -26,7 +28,11 @@ class _Live(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ServerLiveResponse(live=True)
 
 
+_ASKED = web.AppKey("asked", list[str])
+
+
 async def _ask(request: web.Request) -> web.Response:
+    request.app[_ASKED].append(request.query["number"])
     if stall := request.query.get("stall"):
         time.sleep(float(stall))  # noqa: ASYNC251 (this is the stall)
     await asyncio.sleep(float(request.query.get("after", "0.001")))
@@ -37,9 +43,15 @@ async def _ask(request: web.Request) -> web.Response:
     return web.json_response({"number": int(request.query["number"]), "key": seen})
 
 
+async def _asked(request: web.Request) -> web.Response:
+    return web.json_response(len(request.app[_ASKED]))
+
+
 async def _serve() -> None:
     app = web.Application()
+    app[_ASKED] = []
     app.router.add_get("/ask", _ask)
+    app.router.add_get("/asked", _asked)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -58,6 +70,10 @@ class LoadServer:
 
     http: str
     grpc: str
+
+    def asked(self) -> int:
+        """How often it was asked over HTTP."""
+        return int(httpx.get(f"{self.http}/asked", trust_env=False, timeout=60).json())
 
 
 @contextmanager
