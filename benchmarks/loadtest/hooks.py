@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import gevent
 
 from benchmarks.loadtest.coordinator import Coordinator
 from benchmarks.loadtest.locust_api import MasterRunner, WorkerRunner, events
@@ -80,8 +83,15 @@ def _coordinate(environment: Any) -> None:
             on_end(error)
             coordinator.finished.set()
 
+    # Python raises KeyboardInterrupt in whichever greenlet runs, and that may be the one that collects the record.
+    gevent.signal_handler(signal.SIGINT, _interrupt)
     environment.events.test_start.add_listener(on_start)
     environment.events.test_stopping.add_listener(lambda **_locust: coordinator.cancel())
+
+
+def _interrupt() -> None:
+    """Where gevent calls it, this reaches the main greenlet alone, where Locust waits for it."""
+    raise KeyboardInterrupt
 
 
 def only_user(classes: list[type[Any]], locustfile: str) -> type[OpenLoopUser] | None:
