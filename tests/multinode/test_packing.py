@@ -14,18 +14,16 @@ WAIT_S = 240.0
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_two_halves_and_three_quarters_on_two_gpus(packed: bool) -> None:
-    """Spread, the halves take one GPU each, and the rest finds no room."""
-    small = model(8, "t4", replicas=2)
-    content = file({"small": small}, pools(2, 0), pack_nodes=packed)
+    """Spread, the halves take one GPU each, and the rest finds no room. All at once: a configuration that changes
+    replaces every replica, which takes room of its own."""
+    content = file({"small": model(8, "t4", replicas=2), "large": model(12, "t4")}, pools(2, 0), pack_nodes=packed)
     with site(content, {"t4": 2}) as nodes:
         nodes.deploy(content)
-        state = nodes.until("the halves", State.all_run, seconds=WAIT_S)
-        assert len({one.node for one in state.deployments["small"].running}) == (1 if packed else 2)
-        nodes.deploy(file({"small": small, "large": model(12, "t4")}, pools(2, 0), pack_nodes=packed))
 
         def settled(found: State) -> bool:
             large = found.deployments.get("large")
             return large is not None and (found.all_run() if packed else "to be scheduled" in large.message)
 
-        state = nodes.until("the rest", settled, seconds=WAIT_S)
+        state = nodes.until("all that has room", settled, seconds=WAIT_S)
         assert len(state.deployments["large"].running) == packed
+        assert len({one.node for one in state.deployments["small"].running}) == (1 if packed else 2)
