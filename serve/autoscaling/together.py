@@ -4,6 +4,9 @@ An application has a policy of its own only where a configuration file deploys i
 one version, so that any change replaces every replica. On a machine of its own Argus deploys by Ray's Python API, which
 keeps a version for each deployment. So there each deployment has a policy of its own (`deployment_policy`), and all of
 them, which live in the one process of Ray's controller, ask the same object, which is here.
+
+One thing is lost by it: of a model without replicas for which a call waits, Ray decides by itself and asks nobody until
+one runs. How long such a start took is not learnt; `start_s` of the file stands for it.
 """
 
 from __future__ import annotations
