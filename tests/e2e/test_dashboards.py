@@ -95,6 +95,12 @@ def answers(server: Prometheus, dashboard: Dashboard, panel: Panel) -> list[str]
     return [expression for expression in asked if not server.query(expression)]
 
 
+def lately(selector: str) -> str:
+    """The last values of the shown time. Ray forgets a gauge that was not told anew for two of its exports, twenty
+    seconds, as happens on a busy machine; it is back with the next."""
+    return f"last_over_time({selector}[{SHOWN}])"
+
+
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda one: one.uid)
 def test_every_panel_has_data(server: Prometheus, dashboard: Dashboard) -> None:
     silent = {panel.title: answers(server, dashboard, panel) for panel in dashboard.panels if panel.title not in EMPTY}
@@ -114,15 +120,24 @@ def test_what_is_said_to_have_no_data_has_none(server: Prometheus) -> None:
 
 
 def test_rays_own_series_are_scraped(server: Prometheus) -> None:
-    assert [name for name in sorted(RAYS) if not server.query(name)] == []
+    assert [name for name in sorted(RAYS) if not server.query(lately(name))] == []
 
 
 def test_what_is_scraped_of_ours_is_declared(server: Prometheus) -> None:
     """Nothing is exported past the inventory, and all of it has the cluster's label."""
-    series = server.query('group by (__name__, cluster) ({__name__=~"ray_argus_.*"})')
+    ours = lately('{__name__=~"ray_argus_.*"}')
+    series = server.query(f"group by (__name__, cluster) ({ours})")
     assert {one["metric"]["__name__"] for one in series} <= set(by_series())
     assert {one["metric"].get("cluster") for one in series} == {"seen"}
-    assert len({by_series()[one["metric"]["__name__"]].name for one in series}) >= len(inventory()) - len(EMPTY)
+    found = {by_series()[one["metric"]["__name__"]].name for one in series}
+    shown_empty = " ".join(
+        query.expr
+        for dashboard in DASHBOARDS
+        for panel in dashboard.panels
+        if panel.title in EMPTY
+        for query in panel.queries
+    )
+    assert [name for name in inventory() if name not in found and name not in shown_empty] == []
 
 
 def test_the_objectives_rules_are_recorded(server: Prometheus) -> None:
@@ -147,10 +162,10 @@ def test_top_tells_the_same(seen: Observed, server: Prometheus) -> None:
     assert targets["hosted"]["usd_per_h"] > 0 and targets["hosted"]["cached"] > 0
     assert targets["broken"]["breaker"] in ("open", "half open")
     assert 0 < found["budget_left_usd"]["*"] < 5
-    # The same question, asked of Prometheus: the mean wait may differ by one export, the state of breakers may not.
+    # The same question, asked of Prometheus.
     worst = {
         one["metric"]["target"]: float(one["value"][1])
-        for one in server.query("max by (target) (ray_argus_breaker_state)")
+        for one in server.query(f"max by (target) ({lately('ray_argus_breaker_state')})")
     }
     assert worst["broken"] > 0 == worst.get("clip", 0)
 
