@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from serve.errors import Unavailable
-from serve.runtime.local import DeploymentState
+from serve.runtime.local import Starting
 
 _HEALTHY = "HEALTHY"
 # A deployment that has not changed for this long, in seconds, is mentioned again.
@@ -36,7 +36,7 @@ class Progress:
             yield
         self._done(name, time.monotonic() - started)
 
-    def deployments(self, updates: Iterable[list[DeploymentState]]) -> None:
+    def deployments(self, updates: Iterable[list[Starting]]) -> None:
         """Follows deployments until all run, or the user stops.
 
         Raises:

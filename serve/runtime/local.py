@@ -22,12 +22,21 @@ from serve.runtime.ingress import inner_host
 
 APPLICATION = "argus"
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
-_POLL_S = 0.25
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Starting:
+    """One deployment while it starts; `status` is Ray Serve's, such as `HEALTHY`."""
+
+    name: str
+    status: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
 class DeploymentState:
-    """One deployment while it starts or runs."""
+    """One deployment as it runs."""
 
     name: str
     status: str
@@ -104,7 +113,7 @@ class LocalCluster:
         free = cast("Callable[[], Mapping[str, float]]", ray.available_resources)
         return free()
 
-    def deploy(self) -> Iterator[list[DeploymentState]]:
+    def deploy(self) -> Iterator[list[Starting]]:
         """Deploys the application, in place of the one that runs, and yields its deployments' states until all run.
 
         Raises:
@@ -112,6 +121,7 @@ class LocalCluster:
             ConfigError: the models do not fit onto the nodes.
         """
         from ray import serve
+        from ray.serve.context import _get_global_client
         from ray.serve.schema import ApplicationStatus
 
         from serve.app import build, logging_config
@@ -123,14 +133,16 @@ class LocalCluster:
             logging_config=logging_config(self._cluster),
         )
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        # Not `serve.status()`: it pickles the class of every deployment's request router at each call, which took a
+        # third of a core for as long as the models loaded.
+        client: Any = _get_global_client()
         while True:
-            application = serve.status().applications.get(APPLICATION)
-            if application is not None:
-                yield states(application)
-                if application.status == ApplicationStatus.RUNNING:
-                    return
-                if application.status == ApplicationStatus.DEPLOY_FAILED:
-                    raise Unavailable(application.message or "The application failed to start.")
+            seen = client.get_serve_status(APPLICATION)
+            yield [Starting(one.name, one.status.value, one.message) for one in seen.deployment_statuses]
+            if seen.app_status.status == ApplicationStatus.RUNNING:
+                return
+            if seen.app_status.status == ApplicationStatus.DEPLOY_FAILED:
+                raise Unavailable(seen.app_status.message or "The application failed to start.")
             time.sleep(_POLL_S)
 
     def stop(self) -> None:

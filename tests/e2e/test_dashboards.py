@@ -40,9 +40,9 @@ EMPTY = {
     "Batches run again": "no model fails with a whole batch when its inputs are checked",
     "Decisions that failed": "the autoscaler's do not",
 }
-# Long enough for two exports of Ray's, the breaker, thirty calls before the first hedge, and a gear.
-BUSY_S = 75
-PATIENCE_S = 60
+# Long enough for two exports of Ray's; what needs more, such as the thirty calls before the first hedge, is waited for.
+BUSY_S = 45
+PATIENCE_S = 180
 PLAN = """
 groups:
   - name: argus_plan

@@ -31,7 +31,7 @@ from tests.unit import planner_cases as cases
 
 @pytest.fixture(scope="module")
 def solution() -> Solution:
-    asked = cases.problem(60, "p99=3s", "failed=0.5%", flows=cases.SCREENED, seconds=30.0)
+    asked = cases.problem(60, "p99=3s", "failed=0.5%", flows=cases.SCREENED, seconds=10.0)
     return solve(asked, growth=1.5)
 
 
