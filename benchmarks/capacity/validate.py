@@ -15,6 +15,8 @@ from benchmarks.traffic.arrivals import Arrivals
 
 # Largest relative error of each figure that counts as predicted.
 BOUNDS = {"throughput": 0.02, "mean": 0.05, "p95": 0.10, "p99": 0.10}
+# By how much the pace of a run may be told wrong; the record says what that would make of the mean.
+DOUBT = 0.05
 GOAL = "at each load, over all seeds: throughput within 2 %, mean within 5 %, P95 and P99 within 10 % of the measured"
 _COLUMNS = (
     Column("workload", "workload"),
@@ -37,6 +39,9 @@ _COLUMNS = (
             Column(f"{name}_error", "error", "+.1%"),
         )
     ),
+    Column("mean_faster", f"mean, pace -{DOUBT:.0%}", "+.0%"),
+    Column("mean_slower", f"mean, pace +{DOUBT:.0%}", "+.0%"),
+    Column("mean_spread", "runs apart", ".0%"),
 )
 
 
@@ -98,17 +103,35 @@ def measure(trial: Trial, run: RunReal, simulate: Simulate) -> tuple[list[dict[s
         runs = [run(process, seed) for seed in trial.seeds]
         records, paces = [one.record for one in runs], [one.pace for one in runs]
         real = [record.outcome() for record in records]
-        simulated = [
-            one
-            for seed, outcome, ran in zip(trial.seeds, real, runs, strict=True)
-            for one in predict(trial.scenario(ran.pace), outcome, seed=seed, simulate=simulate, paces=ran.each_second)
-        ]
-        figures = compare(real, simulated)
-        rows.append(_row(trial, load, real, figures) | {"paces": paces, "pace": sum(paces) / len(paces)})
+        figures = compare(real, _predicted(trial, runs, simulate))
+        doubt = {
+            f"mean_{word}": _mean_error(compare(real, _predicted(trial, runs, simulate, factor)))
+            for word, factor in (("faster", 1 - DOUBT), ("slower", 1 + DOUBT))
+        }
+        rows.append(_row(trial, load, real, figures) | doubt | {"paces": paces, "pace": sum(paces) / len(paces)})
         where = f"{trial.workload} at {load:.0%}"
         misses += [f"{where}: {fault}" for record in records for fault in record.generator.faults]
         misses += [f"{where}: {miss}" for miss in _misses(figures)]
     return rows, misses
+
+
+def _predicted(trial: Trial, runs: Sequence[Real], simulate: Simulate, factor: float = 1.0) -> list[Outcome]:
+    """All simulations of real runs, each at its own pace times `factor`."""
+    return [
+        one
+        for seed, ran in zip(trial.seeds, runs, strict=True)
+        for one in predict(
+            trial.scenario(factor * ran.pace),
+            ran.record.outcome(),
+            seed=seed,
+            simulate=simulate,
+            paces=ran.each_second,
+        )
+    ]
+
+
+def _mean_error(figures: Sequence[Figure]) -> float:
+    return next(one.error for one in figures if one.name == "mean")
 
 
 def capacity(scenario: Scenario, arrivals: Arrivals, simulate: Simulate) -> float:
@@ -133,8 +156,9 @@ def report(trials: Sequence[Trial], rows: list[dict[str, Any]], misses: list[str
             "Load: share of the rate that the simulated cluster sustains, or of a plan's rate.",
             "Pace: processor time of a fixed piece of work beside the runs, over that at which profiles are written.",
             f"Both sides have the same requests at the same times, and each real run has {DRAWS} simulations.",
+            f"Mean, pace -{DOUBT:.0%} and +{DOUBT:.0%}: its error, had the pace of the runs been told so much wrong.",
+            "Runs apart: means of the real runs of one load, (most - least) / pooled; the record has all figures'.",
             "Throughput: right answers that ended in the window; latencies: of answered requests that were due in it.",
-            "The record also has `*_spread`: how far the real runs of one load lie apart, (most - least) / pooled.",
         ],
         misses=misses,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -61,6 +62,29 @@ def test_what_is_no_answer_says_so_and_is_not_unanswered(answer: Any, code: str,
     assert says in driver.recorder.examples[code]
     assert (driver.done, driver.failed) == (0, 10)
     assert not columns.usd.any() and not columns.tokens.any() and not columns.escalated.any()
+
+
+def _may_go_first() -> bool:
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, usual - 1)
+    except PermissionError:
+        return False
+    os.setpriority(os.PRIO_PROCESS, 0, usual)
+    return True
+
+
+def test_who_sends_goes_first_for_as_long_as_it_sends() -> None:
+    """Where that is allowed; where not, everything is sent all the same."""
+    usual, seen = os.getpriority(os.PRIO_PROCESS, 0), []
+
+    def send(_due: Due) -> Answer:
+        seen.append(os.getpriority(os.PRIO_PROCESS, 0))
+        return Answer("ask")
+
+    assert driven(send).done == 10
+    assert all(one < usual for one in seen) if _may_go_first() else seen == [usual] * 10
+    assert os.getpriority(os.PRIO_PROCESS, 0) == usual
 
 
 def test_processor_time_is_shared_out_over_the_part_that_sends() -> None:

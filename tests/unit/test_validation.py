@@ -24,7 +24,7 @@ from benchmarks.capacity.pace import UNIT_S, Pace
 from benchmarks.capacity.planner.plan import Plan
 from benchmarks.capacity.scenario import Scenario
 from benchmarks.capacity.simulator.program import STEADY
-from benchmarks.capacity.validate import BOUNDS, Real, Trial, measure, report
+from benchmarks.capacity.validate import BOUNDS, DOUBT, Real, Trial, measure, report
 from benchmarks.loadtest import run as engine
 from benchmarks.loadtest import target as targets
 from benchmarks.loadtest.record import LoadRecord
@@ -206,10 +206,21 @@ def test_every_load_is_run_once_a_seed_at_its_share_of_the_capacity() -> None:
 def test_each_run_is_predicted_at_the_pace_that_it_had() -> None:
     simulate = Simulator()
     rows, _, _ = measured(trial(), simulate)
-    assert simulate.scenarios == [pace for _ in (0.3, 0.6) for pace in (1.1, 1.2) for _ in range(DRAWS)]
-    assert simulate.paces == [seed for _ in (0.3, 0.6) for seed in (1.0, 2.0) for _ in range(DRAWS)]
+    factors = (1.0, 1 - DOUBT, 1 + DOUBT)
+    asked = [factor * pace for _ in (0.3, 0.6) for factor in factors for pace in (1.1, 1.2) for _ in range(DRAWS)]
+    assert simulate.scenarios == pytest.approx(asked)
+    assert simulate.paces == [seed for _ in (0.3, 0.6) for _ in factors for seed in (1.0, 2.0) for _ in range(DRAWS)]
     assert [row["pace"] for row in rows] == [pytest.approx(1.15)] * 2
     assert rows[0]["paces"] == [1.1, 1.2]
+
+
+def test_the_row_says_what_a_pace_told_wrong_would_do() -> None:
+    def simulate(scenario: Any, *given: Any, **more: Any) -> Outcome:
+        return Simulator(slower=scenario / 1.15)(scenario, *given, **more)
+
+    [row], _, _ = measured(trial(loads=(0.3,)), simulate)
+    assert row["mean_faster"] == pytest.approx(row["mean_error"] - 0.05, abs=0.01)
+    assert row["mean_slower"] == pytest.approx(row["mean_error"] + 0.05, abs=0.01)
 
 
 def test_a_prediction_that_is_off_is_a_miss_for_each_figure_that_has_a_bound() -> None:

@@ -126,11 +126,11 @@ def _model(cluster: ClusterFile, name: str) -> Model:
 
 
 def _alone(wish: Wish, model: Model) -> Alone | Batched | Stepped:
-    """At a pace of 1."""
-    start = time.monotonic()
+    """At a pace of 1. How fast the cores were while the model loaded does not count."""
     with pacing() as pace:
         found = _timed(wish, model)
-    return found.at_pace(1 / pace.between(start, time.monotonic())) if not model.gpu_memory_gb else found
+        ended = time.monotonic()
+    return found.at_pace(1 / pace.between(found.began, ended)) if not model.gpu_memory_gb else found
 
 
 def _timed(wish: Wish, model: Model) -> Alone | Batched | Stepped:
@@ -238,7 +238,8 @@ def _profile(wish: Wish, model: Model, alone: Alone | Batched | Stepped, runs: L
     provenance = Provenance(
         kind="measured",
         date=datetime.now(UTC).date(),
-        machine=f"{wish.machine['cpu']}, {wish.machine['cores']} cores; others used {runs.idle.others:.2f} of them",
+        machine=f"{wish.machine['cpu']}, {wish.machine['cores']} cores; others used {runs.idle.others:.2f} of them; "
+        f"pace {runs.idle.pace:.2f} idle, {runs.reference.pace:.2f} loaded",
         command=this_command(),
     )
     on_cpu = not model.gpu_memory_gb

@@ -40,12 +40,14 @@ class Stepped:
     Attributes:
         image_tokens: prompt tokens that one image becomes.
         start_s: by stage.
+        began: when observing did, on `time.monotonic()`.
     """
 
     fit: StepFit
     image_tokens: int
     start_s: dict[str, float]
     observations: int
+    began: float = 0.0
 
     def at_pace(self, factor: float) -> Stepped:
         """With every duration of the fit times `factor`."""
@@ -54,11 +56,12 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True)
 class Batched:
-    """An engine with static batches, its answers of `_STATIC_TOKENS` tokens at most."""
+    """An engine with static batches, its answers of `_STATIC_TOKENS` tokens at most; observed since `began`."""
 
     preprocess: Distribution
     forward: tuple[ForwardPass, ...]
     start_s: dict[str, float]
+    began: float = 0.0
 
     def at_pace(self, factor: float) -> Batched:
         """With every duration but the start's times `factor`."""
@@ -151,11 +154,11 @@ async def steps(engine: Engine, asker: Asker, concurrency: Sequence[int], effort
     without = await hear(engine, asker.prompt(_WORDS[0], image=False), 1)
     image_tokens = max(0, with_image.prompt_tokens - without.prompt_tokens)
     found: list[Observation] = []
-    began = time.perf_counter()
+    began = time.monotonic()
     for number, order in enumerate(rounds(range(2 * len(_WORDS) + len(concurrency)))):
         counted = number - effort.warm_up
-        if counted >= effort.most or (counted >= effort.least and time.perf_counter() - began >= effort.seconds):
-            return Stepped(fit_steps(found), image_tokens, info.start_s, len(found))
+        if counted >= effort.most or (counted >= effort.least and time.monotonic() - began >= effort.seconds):
+            return Stepped(fit_steps(found), image_tokens, info.start_s, len(found), began)
         for what in order:
             seen = await _observe(engine, asker, what, concurrency)
             found += seen if counted >= 0 else []
@@ -189,11 +192,11 @@ async def batches(engine: Engine, passes: Passes, asker: Asker, most: int, effor
     sizes = [size for size in (1, 2, 4, 8, 16, 32, 64) if size < most] + [most]
     by_size: dict[tuple[int, float], list[float]] = {}
     beside: list[float] = []
-    began = time.perf_counter()
+    began = time.monotonic()
     for number, order in enumerate(rounds(sizes)):
         counted = number - effort.warm_up
-        if counted >= effort.most or (counted >= effort.least and time.perf_counter() - began >= effort.seconds):
-            return Batched(distribution(beside), _passes(by_size), info.start_s)
+        if counted >= effort.most or (counted >= effort.least and time.monotonic() - began >= effort.seconds):
+            return Batched(distribution(beside), _passes(by_size), info.start_s, began)
         for size in order:
             passes.ran.clear()
             prompts = [asker.prompt(_WORDS[0]) for _ in range(size)]

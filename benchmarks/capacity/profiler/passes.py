@@ -54,11 +54,13 @@ class Alone:
     Attributes:
         forward: by batch size.
         memory_bytes: that torch took of an accelerator at most; None for a model that has no budget there.
+        began: when timing did, on `time.monotonic()`.
     """
 
     preprocess: Distribution
     forward: tuple[ForwardPass, ...]
     memory_bytes: int | None = None
+    began: float = 0.0
 
     def at_pace(self, factor: float) -> Alone:
         """With every duration times `factor`."""
@@ -82,6 +84,7 @@ def measure(subject: Subject, effort: Effort) -> Alone:
     def prepared(size: int) -> None:
         ready[size] = subject.batch(size)
 
+    began = time.monotonic()
     first = subject.batch(1)[0]
     passes = time_by_size(run, sizes, effort, clock=subject.clock, before=prepared)
     # Preparing is processor work in one thread, whatever the model runs on.
@@ -91,6 +94,7 @@ def measure(subject: Subject, effort: Effort) -> Alone:
         distribution(items),
         tuple(ForwardPass(items=size, cost=size * cost, seconds=distribution(passes[size])) for size in sorted(passes)),
         peak_bytes() if subject.accelerator else None,
+        began,
     )
 
 
