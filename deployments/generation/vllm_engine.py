@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from deployments.generation import vllm_plugin, vllm_process, vllm_settings
 from deployments.generation.engine import EngineInfo, Prompt
-from deployments.generation.messages import ChatEvent, Sampling
+from deployments.generation.messages import ChatEvent, Constraint, Sampling
 from deployments.generation.vllm_output import event, sampling_params
 from serve import tracing
 from serve.config.models import GenerativeModel
@@ -43,6 +43,12 @@ if TYPE_CHECKING:
 STALL_S = 120.0
 # What a dying engine process gets to end by itself, in seconds.
 _CLOSE_S = 3.0
+# vLLM compiles and imports what log-probabilities, drawing and grammars need when they are first asked for.
+_WARM_UPS = (
+    Sampling(max_tokens=2, temperature=0.0, logprobs=1),
+    Sampling(max_tokens=2, top_p=0.9, logprobs=1),
+    Sampling(max_tokens=2, temperature=0.0, constraint=Constraint('{"enum": ["yes", "no"]}')),
+)
 
 
 class VllmEngine:
@@ -104,10 +110,10 @@ class VllmEngine:
         return EngineInfo("vllm", device, llm.model_config.max_model_len, int(report["weights_bytes"]), stages)
 
     async def _warm_up(self, llm: AsyncLLM) -> None:
-        """One short answer, so that the first client finds every lazy import and allocation done."""
-        sampling = Sampling(max_tokens=2, temperature=0.0)
-        async for _ in self.generate(Prompt("Hello"), sampling, "warm-up", time.monotonic() + STALL_S):
-            pass
+        """A short answer of each sort, so that the first client finds every lazy import and compilation done."""
+        for sampling in _WARM_UPS:
+            async for _ in self.generate(Prompt("Hello"), sampling, "warm-up", time.monotonic() + STALL_S):
+                pass
 
     async def generate(
         self, prompt: Prompt, sampling: Sampling, request_id: str, deadline: float

@@ -43,7 +43,16 @@ def environment(model: GenerativeModel, device: Device) -> dict[str, str]:
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "OMP_NUM_THREADS": str(model.placement.threads),
         }
+        if runs_eagerly(model, device):
+            # vLLM compiles small functions of its sampler even then, when an answer first wants them: the first one
+            # with log-probabilities waited four seconds for it, ten under load.
+            variables["TORCHDYNAMO_DISABLE"] = "1"
     return variables
+
+
+def runs_eagerly(model: GenerativeModel, device: Device) -> bool:
+    """Whether the model is run as it is, not compiled nor captured in graphs."""
+    return model.eager if model.eager is not None else device == "cpu"
 
 
 def is_local(checkpoint: str) -> bool:
@@ -57,7 +66,6 @@ def engine_arguments(model: GenerativeModel, device: Device, gpu_memory_gb: floa
     Args:
         gpu_memory_gb: total memory of one GPU in GB; on a CPU None.
     """
-    eager = model.eager if model.eager is not None else device == "cpu"
     arguments: dict[str, Any] = {
         "model": model.checkpoint,
         "revision": model.revision,
@@ -66,7 +74,7 @@ def engine_arguments(model: GenerativeModel, device: Device, gpu_memory_gb: floa
         "load_format": "safetensors",
         "dtype": model.dtype,
         "max_model_len": model.max_model_len,
-        "enforce_eager": eager,
+        "enforce_eager": runs_eagerly(model, device),
         "limit_mm_per_prompt": media_limits(model),
         "mm_processor_cache_gb": _MEDIA_CACHE_GB,
         "max_num_seqs": model.batching.max_items,

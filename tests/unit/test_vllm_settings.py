@@ -65,6 +65,9 @@ def test_four_bit_weights() -> None:
 def test_the_environment(tmp_path: Path) -> None:
     assert environment(section(placement={"threads": 3}), "cpu")["OMP_NUM_THREADS"] == "3"
     assert "OMP_NUM_THREADS" not in environment(section(), "cuda")
+    # A sampler's function that is compiled when it is first wanted keeps that answer waiting for seconds.
+    assert environment(section(), "cpu")["TORCHDYNAMO_DISABLE"] == "1"
+    assert "TORCHDYNAMO_DISABLE" not in environment(section(eager=False), "cpu") | environment(section(), "cuda")
     assert "HF_HUB_OFFLINE" not in environment(section(), "cpu")
     assert environment(section(checkpoint=str(tmp_path)), "cpu")["HF_HUB_OFFLINE"] == "1"
     assert environment(section(), "cpu")["VLLM_NO_USAGE_STATS"] == "1"
