@@ -77,6 +77,21 @@ def test_routers_and_stores_must_have_room_on_the_nodes_that_are_left() -> None:
     assert large is None, "one core has no room for a router's and a store's half"
 
 
+def test_there_are_routers_for_the_busiest_second_of_a_burst() -> None:
+    """Models that could take a burst are of no use when nobody lets it in."""
+    pool = Pool("t4", 2, (), ({}, {}), (30.0, 30.0))
+
+    def routers(arrivals: str) -> int:
+        candidate = assemble(problem(flows=(CALLED,), arrivals=parse_arrivals(arrivals)), (pool,), (), {})
+        assert candidate is not None
+        return candidate.routers
+
+    # One takes half a millisecond of its core for a request.
+    assert routers("poisson:1000") == 1
+    assert routers("mmpp:low=500,high=5500,low_s=18,high_s=2") == 4
+    assert routers("poisson:4000") == 4
+
+
 def test_what_is_spread_over_nodes_is_no_room() -> None:
     """A router asks for one core, and each of four nodes has three quarters of one."""
     asked = problem(10, "p99=3s", flows=(CALLED,))

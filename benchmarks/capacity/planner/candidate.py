@@ -17,8 +17,9 @@ from serve.config.cascades import Cascade, CascadeStep
 from serve.config.cluster import ClusterFile, NodePool
 from serve.config.model_base import StoreModel
 
-# A router's process does requests one after the other: above this use of its core they wait for each other.
-_ROUTER_USE = 0.6
+# A router's process does requests one after the other: above this use of its core they wait for each other. In the
+# busiest second of a burst they may, as long as they are not turned away.
+_ROUTER_USE, _ROUTER_USE_AT_PEAK = 0.6, 0.9
 # Share of the time that an objective leaves which calls may spend in the queue of a model that overflows.
 _OVERFLOW_WAIT = 0.25
 
@@ -90,8 +91,7 @@ def assemble(
         within: seconds that a call of a stage may take by its objectives.
     """
     home = _home(problem, pools[0].node)
-    busy = problem.rate_per_s * (home.router.cpu.mean + home.router.ingress_cpu_s)
-    routers = max(problem.cluster.router.replicas if home.cores == 0 else 1, math.ceil(busy / _ROUTER_USE))
+    routers = max(problem.cluster.router.replicas if home.cores == 0 else 1, _routers(problem, home))
     if routers > 64 or _stores_at(problem.cluster, _spare(pools), routers) is None:
         return None
     queues = {
@@ -104,6 +104,13 @@ def assemble(
         if one.option.overflow is not None
     }
     return Candidate(pools, called, queues, routers)
+
+
+def _routers(problem: Problem, home: HardwareProfile) -> int:
+    """As many as the mean rate takes, and the busiest second: a plan that has models for a burst must let it in."""
+    each_s = home.router.cpu.mean + home.router.ingress_cpu_s
+    peak_per_s = problem.arrivals.peak_rate(problem.seconds)
+    return math.ceil(each_s * max(problem.rate_per_s / _ROUTER_USE, peak_per_s / _ROUTER_USE_AT_PEAK))
 
 
 def kept_stores(cluster: ClusterFile) -> dict[str, Any]:

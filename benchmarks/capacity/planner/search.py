@@ -102,7 +102,9 @@ def search(problem: Problem, judge: Judge, progress: Progress | None = None) -> 
     }
     found.needs = needs
     idle = Idle(problem)
-    assignments = [one for one in itertools.product(*_choices(problem, needs, found)) if _possible(idle, one, found)]
+    # The fastest first: where an idle cluster is too slow, the first reason that is given is that of the best.
+    products = sorted(itertools.product(*_choices(problem, needs, found)), key=_idle_s)
+    assignments = [one for one in products if _possible(idle, one, found)]
     heap = _Heap(problem, needs, assignments, found)
     best: tuple[float, Candidate, Verdict] | None = None
     while (entry := heap.pop()) is not None:
@@ -218,6 +220,10 @@ def _does_enough(option: Hosted, wanted: Need, node: NodeType, found: Found) -> 
     nodes = math.ceil(wanted.least_per_s / option.capacity_per_s / max(1, node.gpus))
     found.refuse(option.stage, f"would take {nodes} {option.node} nodes; the catalogue has {node.max_nodes}")
     return False
+
+
+def _idle_s(assignment: Assignment) -> float:
+    return sum(option.idle_s for option in assignment)
 
 
 def _possible(idle: Idle, assignment: Assignment, found: Found) -> bool:
