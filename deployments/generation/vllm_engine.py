@@ -112,8 +112,10 @@ class VllmEngine:
     async def _warm_up(self, llm: AsyncLLM) -> None:
         """A short answer of each sort, so that the first client finds every lazy import and compilation done."""
         for sampling in _WARM_UPS:
-            async for _ in self.generate(Prompt("Hello"), sampling, "warm-up", time.monotonic() + STALL_S):
-                pass
+            # A model that takes no grammar is refused one when a client asks for it, and serves everything else.
+            with suppress(InvalidRequest):
+                async for _ in self.generate(Prompt("Hello"), sampling, "warm-up", time.monotonic() + STALL_S):
+                    pass
 
     async def generate(
         self, prompt: Prompt, sampling: Sampling, request_id: str, deadline: float

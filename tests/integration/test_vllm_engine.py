@@ -73,6 +73,14 @@ async def test_pictures_under_one_prompt_are_told_apart(llava: VllmEngine) -> No
     assert (await only(llava, ask_about(A))).token_ids != (await only(llava, ask_about(B))).token_ids
 
 
+async def test_no_answer_waits_for_a_compiler(llava: VllmEngine) -> None:
+    """vLLM's sampler has functions that torch would compile when an answer first asks for log-probabilities."""
+    (process,) = engine_processes()
+    # The engine's own title lies over its environment; it is that of the fork server.
+    forked_by = process.parent()
+    assert forked_by is not None and forked_by.environ()["TORCHDYNAMO_DISABLE"] == "1"
+
+
 async def test_a_repeated_prompt_is_cached_and_answered_alike(llava: VllmEngine) -> None:
     asked = ask_about(A, B, text="a question that is long enough to fill a block of the prefix cache")
     first, second = await answer(llava, asked), await answer(llava, asked)
