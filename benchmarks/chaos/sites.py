@@ -20,7 +20,7 @@ from benchmarks.chaos.two_nodes import two_nodes
 from benchmarks.fake_providers import KEY as PROVIDER_KEY
 from benchmarks.fake_providers import FakeOpenAI, in_thread
 from benchmarks.redis_server import NotInstalled, RedisServer, redis_server
-from benchmarks.servers import answers, free_port, server
+from benchmarks.servers import free_port, server, up
 from serve.auth import hash_key
 
 DISK_BYTES: Final = 8 * 1024 * 1024
@@ -159,8 +159,7 @@ def _one_node(
     path = _write(name, file, folder, ports, tuned)
     command = [sys.executable, "-m", "serve", "up", "--config", str(path)]
     ours = {**_EXPORT, FOLDER: str(folder), "ARGUS_RUN_DIR": str(folder / "run"), **(environment or {})}
-    http = f"http://127.0.0.1:{ports[0]}"
-    with server(f"chaos-{name}", command, answers(f"{http}/v1/readyz"), ours) as process:
+    with server(f"chaos-{name}", command, up(name, folder / "run"), ours) as process:
         site = _site(name, ports, process.pid, folder, parts)
         try:
             yield site

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import yaml
 
-from benchmarks.servers import ROOT, answers, free_port, replica_ports, server
+from benchmarks.servers import ROOT, free_port, replica_ports, server, up
 from serve.errors import Unavailable
 
 NAME: Final = "rolling"
@@ -143,7 +143,7 @@ def running(*, checkpoint: Path | None) -> Iterator[Site]:
         site.write_code(1)
         site.write()
         command = [sys.executable, "-m", "serve", "up", "--config", str(site.file)]
-        with server(NAME, command, answers(f"{site.http}/v1/readyz"), site.environment):
+        with server(NAME, command, up(NAME, folder), site.environment):
             yield site
     finally:
         shutil.rmtree(folder, ignore_errors=True)

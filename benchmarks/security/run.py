@@ -23,7 +23,7 @@ from benchmarks.security import secrets as planted_secrets
 from benchmarks.security.case import try_it
 from benchmarks.security.sink import Sink
 from benchmarks.security.site import Site
-from benchmarks.servers import answers, free_port, replica_ports, server
+from benchmarks.servers import free_port, replica_ports, server, up
 from serve.auth import hash_key
 from serve.errors import ConfigError
 
@@ -95,7 +95,7 @@ def cluster() -> Iterator[Site]:
             environment = {"ARGUS_RUN_DIR": str(folder), **replica_ports(29_000)}
             command = [sys.executable, "-m", "serve", "up", "--config", str(config)]
             http = f"http://127.0.0.1:{ports['http_port']}"
-            with server(NAME, command, answers(f"{http}/v1/readyz"), environment):
+            with server(NAME, command, up(NAME, folder), environment):
                 site = Site(
                     NAME,
                     http,

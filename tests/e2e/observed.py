@@ -130,6 +130,7 @@ def content(folder: Path, redis_url: str, hosted: str, broken: str, collector: s
             "targets": {"hosted": {"hedge": {"quantile": 0.9, "max_extra": 0.5, "min_samples": 10}}},
         },
         "tenants": {"batch": {"priority": "low"}},
+        "overload": {},  # it sheds as a cluster does by default
     }
 
 
