@@ -57,6 +57,8 @@ class Outcome:
         start_s, end_s: the measured window; what arrives before is warm-up.
         stages: by deployment or provider.
         changes: of their numbers of replicas, by deployment; those that scale have an entry.
+        woken: how often event loops began after a pause, by whose they are: `router`, `replica` (of all models),
+            `ingress`, `client` (the load generator). Nothing of a real run.
     """
 
     arrived_s: Float64
@@ -71,6 +73,7 @@ class Outcome:
     end_s: float
     stages: Mapping[str, StageUse] = field(default_factory=dict)
     changes: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)
+    woken: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def measured(self) -> npt.NDArray[np.bool_]:

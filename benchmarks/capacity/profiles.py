@@ -130,6 +130,8 @@ class ModelProfile(Record):
         cores: of the node that a forward pass, or an engine's step, keeps busy while it runs; 0 on an accelerator.
         cpu_s: processor time of one request in the replica's processes beyond preprocess and forward pass: its event
             loop reads, batches and answers, one request at a time. It is a part of `overhead`.
+        wake_s: processor time of that event loop beyond `cpu_s` each time that it begins after a pause: a request that
+            meets nobody wakes it twice, to be read and to be answered.
         router_cpu_s: processor time of one request in the router's process beyond `RouterProfile.cpu`: what a larger
             body, or a streamed answer, costs there.
     """
@@ -146,6 +148,7 @@ class ModelProfile(Record):
     start_s: float = Field(ge=0)
     cores: float = Field(0, ge=0)
     cpu_s: float = Field(0, ge=0)
+    wake_s: float = Field(0, ge=0)
     router_cpu_s: float = Field(0, ge=0)
     provenance: Provenance
 
@@ -167,12 +170,18 @@ class RouterProfile(Record):
         cpu: processor time of one request in the router's process: one replica does at most 1/mean a second.
         ingress_cpu_s: processor time of one request in HAProxy, on the router's node.
         client_cpu_s: processor time of one request in the load generator, where that shares the node; else 0.
+        wake_s: processor time beyond `cpu` each time that the router's event loop begins after a pause: twice for a
+            request that meets nobody.
+        ingress_wake_s, client_wake_s: the same of HAProxy and load generator, once for such a request.
     """
 
     latency: Distribution
     cpu: Distribution
     ingress_cpu_s: float = Field(0, ge=0)
     client_cpu_s: float = Field(0, ge=0)
+    wake_s: float = Field(0, ge=0)
+    ingress_wake_s: float = Field(0, ge=0)
+    client_wake_s: float = Field(0, ge=0)
     provenance: Provenance
 
 
@@ -220,6 +229,7 @@ class HardwareProfile(Record):
     providers: dict[str, ProviderProfile] = {}
 
 
+_ROUTER_WORK = ("ingress_cpu_s", "client_cpu_s", "wake_s", "ingress_wake_s", "client_wake_s")
 SHIPPED = Path(__file__).parent / "profiles"
 
 
@@ -287,8 +297,7 @@ def at_pace(profile: HardwareProfile, pace: float) -> HardwareProfile:
                 update={
                     "latency": scaled(router.latency, pace),
                     "cpu": scaled(router.cpu, pace),
-                    "ingress_cpu_s": router.ingress_cpu_s * pace,
-                    "client_cpu_s": router.client_cpu_s * pace,
+                    **{name: getattr(router, name) * pace for name in _ROUTER_WORK},
                 }
             ),
             "models": {key: _model_at_pace(model, pace) for key, model in profile.models.items()},
@@ -300,8 +309,7 @@ def _model_at_pace(model: ModelProfile, pace: float) -> ModelProfile:
     changed: dict[str, Any] = {
         "preprocess": scaled(model.preprocess, pace),
         "overhead": scaled(model.overhead, pace),
-        "cpu_s": model.cpu_s * pace,
-        "router_cpu_s": model.router_cpu_s * pace,
+        **{name: getattr(model, name) * pace for name in ("cpu_s", "wake_s", "router_cpu_s")},
     }
     if model.cores:
         changed["forward"] = scaled_passes(model.forward, pace)

@@ -44,6 +44,7 @@ class Flow(Record):
         lane: items of different lanes never share a batch (`Adapter.lane`): image and text, two resolutions.
         prompt_tokens, output_tokens: for generative models, without the images' tokens; a trace's own take their place.
         images: in one request, for generative models.
+        streamed: each token of its answer is passed on as it comes.
         deadline_s: after which it is refused, in seconds.
         escalated: share that each step of the cascade hands on, by the step's name; by default what the cascade's
             calibration says at its threshold.
@@ -56,6 +57,7 @@ class Flow(Record):
     cost: float = Field(1.0, gt=0)
     lane: str = ""
     images: int = Field(1, ge=0)
+    streamed: bool = False
     prompt_tokens: int = Field(0, ge=0)
     output_tokens: int = Field(0, ge=0)
     deadline_s: float = Field(30.0, gt=0)

@@ -46,7 +46,7 @@ def profile(
             f"--out: {out} is of {found.hardware}, --hardware says {hardware}; give another file", param="out"
         )
     for name in _names(model, every, build.profilable(loaded)):
-        found = build.combined(found, build.profile(wish, name))
+        found = build.combined(found, build.profile(wish, name, found))
         if out is not None:
             save_profile(out, found, _head(found))
     assert found is not None
@@ -87,7 +87,7 @@ def _table(found: HardwareProfile) -> Table:
     router = found.router
     title = (
         f"{found.hardware}: router {1e3 * router.latency.mean:.2f} ms there and back, "
-        f"{1e3 * router.cpu.mean:.2f} ms of a core a request"
+        f"{1e3 * router.cpu.mean:.2f} ms of a core a request, {1e3 * router.wake_s:.2f} a wake-up"
     )
     table = Table(*("model", "preprocess ms", "hop ms", "pass or step", "memory GB", "start s"), title=title)
     for name, one in found.models.items():

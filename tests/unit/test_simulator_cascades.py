@@ -272,6 +272,23 @@ def test_an_engine_shares_its_steps() -> None:
     assert nine.latency_s.max() == pytest.approx(0.2), "eight places: the ninth waits for the first to end"
 
 
+def test_each_token_wakes_the_replica_and_where_it_is_streamed_the_whole_way() -> None:
+    def woken(*, streamed: bool, together: int) -> dict[str, float]:
+        profile = made_up.engine().model_copy(update={"cores": 1.0, "cpu_s": 1e-4, "wake_s": 1e-4})
+        names = ("wake_s", "ingress_wake_s", "client_wake_s")
+        router = made_up.router(1e-4).model_copy(update=dict.fromkeys(names, 1e-4))
+        flow = Flow(name="all", entry="llava", prompt_tokens=4, output_tokens=5, streamed=streamed)
+        made = made_up.scenario(made_up.stage("llava", profile=profile), flows=(flow,), router=router, cores=4.0)
+        came = np.repeat(np.arange(1.0, 5.0), together)
+        found = simulate(made, came, seed=1).woken
+        return {whose: count / len(came) for whose, count in found.items()}
+
+    assert woken(streamed=False, together=1) == {"router": 2, "replica": 6, "ingress": 1, "client": 1}
+    assert woken(streamed=True, together=1) == {"router": 6, "replica": 6, "ingress": 5, "client": 5}
+    crowd = woken(streamed=True, together=4)
+    assert all(1 < crowd[whose] < 3 for whose in ("router", "replica", "ingress", "client")), "they share their steps"
+
+
 def test_a_long_prompt_is_read_in_chunks_beside_those_who_write() -> None:
     stage = made_up.stage("llava", profile=made_up.engine(prompt_tokens_a_step=100, prompt_token_s=1e-4))
     flows = (Flow(name="all", entry="llava", prompt_tokens=1000, output_tokens=1),)

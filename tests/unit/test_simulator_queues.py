@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.capacity.planner.queueing import BatchService
 from benchmarks.capacity.profiles import PROBABILITIES, Distribution
-from benchmarks.capacity.scenario import Flow
+from benchmarks.capacity.scenario import Flow, Scenario
 from benchmarks.capacity.simulator import simulate
 from benchmarks.capacity.simulator.draws import CELLS, table
 from benchmarks.simulator import (
@@ -47,6 +47,33 @@ def test_several_servers_with_one_queue(servers: int) -> None:
 def test_service_that_is_always_as_long(load: float) -> None:
     done = simulate(one_stage(constant(0.01), max_items=1), poisson(load / 0.01, _COUNT, 3), seed=3)
     assert done.summary().mean_s == pytest.approx(0.01 * (1 + load / (2 * (1 - load))), rel=0.02)
+
+
+def test_a_server_is_woken_as_often_as_arrivals_find_it_idle() -> None:
+    """M/D/1 with an exceptional first service (Welch 1964): idle for (1 - rho) / (1 + rate * what is exceptional)."""
+    rate, each_s, wake_s = 100.0, 0.004, 0.002
+    costs = made_up.router().model_copy(update={"ingress_cpu_s": each_s, "ingress_wake_s": wake_s})
+    made = made_up.scenario(made_up.stage(seconds=0.0), router=costs, cores=100.0)
+    done = simulate(made, poisson(rate, _COUNT, 5), seed=5)
+    assert done.woken["ingress"] / _COUNT == pytest.approx((1 - rate * each_s) / (1 + rate * wake_s), rel=0.01)
+
+
+@pytest.mark.parametrize("cores", [0.0, 4.0])
+def test_waking_is_a_part_of_what_a_request_takes_alone_and_saved_where_requests_meet(cores: float) -> None:
+    def made(wake_s: float) -> Scenario:
+        profile = made_up.model(made_up.passes((1, 0.01), (64, 0.01))).model_copy(
+            update={"overhead": constant(0.004), "cpu_s": 0.001, "wake_s": wake_s}
+        )
+        costs = made_up.router(0.002).model_copy(update={"latency": constant(0.008), "wake_s": wake_s})
+        return made_up.scenario(made_up.stage(profile=profile), router=costs, cores=cores)
+
+    rare = np.arange(1.0, 20.0)
+    alone = simulate(made(0.001), rare, seed=6)
+    assert alone.latency_s == pytest.approx(simulate(made(0.0), rare, seed=6).latency_s)
+    assert alone.woken["router"] == alone.woken["replica"] == 2 * len(rare)
+    crowd = simulate(made(0.001), poisson(300, 3000, 6), seed=6)
+    assert crowd.ok.all()
+    assert crowd.woken["router"] < 1.5 * 3000
 
 
 @pytest.mark.parametrize("load", [0.2, 0.5, 0.8])

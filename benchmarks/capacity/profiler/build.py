@@ -4,37 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.capacity.pace import pacing
-from benchmarks.capacity.profiler import contention, engines, measured, passes, served
+from benchmarks.capacity.profiler import busy, engines, measured, passes, served, wakes
 from benchmarks.capacity.profiler.engines import Batched, Stepped
 from benchmarks.capacity.profiler.instance import Instance, serving
 from benchmarks.capacity.profiler.passes import Alone
-from benchmarks.capacity.profiler.served import ENGINE, REPLICA, ROUTER, Loads, Served
+from benchmarks.capacity.profiler.served import ENGINE, REPLICA, Loads, Served
 from benchmarks.capacity.profiler.timing import Effort
+from benchmarks.capacity.profiler.wakes import Spent
 from benchmarks.capacity.profiles import (
-    ForwardPass,
     Generation,
     HardwareClass,
     HardwareProfile,
     ModelProfile,
     Provenance,
     RouterProfile,
-    at_pace,
     merged,
     profile_key,
     scaled,
 )
-from benchmarks.capacity.scenario import Flow, Scenario, scenario
+from benchmarks.capacity.scenario import Flow
 from benchmarks.loadtest.settings import Settings
 from benchmarks.report import this_command, this_machine
+from benchmarks.targets import load_targets
 from benchmarks.traffic.arrivals import parse_arrivals
 from deployments.generation.engine import Engine
 from deployments.generation.engines import choose_engine
@@ -93,8 +94,11 @@ def profilable(cluster: ClusterFile) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: cluster.models[name].kind != SHARED_KIND))
 
 
-def profile(wish: Wish, name: str) -> HardwareProfile:
+def profile(wish: Wish, name: str, known: HardwareProfile | None = None) -> HardwareProfile:
     """Measures one model.
+
+    Args:
+        known: what is known of this hardware; what all models share is not measured anew, but for `SHARED_KIND`.
 
     Raises:
         ConfigError: there is no such model, or its kind cannot be profiled.
@@ -106,9 +110,22 @@ def profile(wish: Wish, name: str) -> HardwareProfile:
     wish.tell(f"{name}: served")
     runs = _served(wish, model, alone)
     found = _profile(wish, model, alone, runs)
-    if model.kind != SHARED_KIND or not found.cores:
-        return found
-    return found.model_copy(update={"lost_share": _lost_share(wish, name, found, runs)})
+    spent = partial(_spent, rest=runs.rest, alone=alone, known=found.models[profile_key(model)])
+    if not found.cores:
+        return busy.with_works(found, wakes.steady(spent(runs.reference)))
+    loaded = [spent(run) for run in runs.loaded]
+    flows = _flows(WORKLOADS[model.kind][0], name, wish.hardware)
+    return busy.loaded_figures(
+        wish.cluster, name, found, flows, spent(runs.idle), loaded, known=None if model.kind == SHARED_KIND else known
+    )
+
+
+def _flows(workload: str, name: str, hardware: HardwareClass) -> tuple[Flow, ...]:
+    """What a workload asks of a model by this name; what is not declared for the hardware is one plain request."""
+    known = load_targets().workloads.get(workload)
+    if known is None or hardware not in known.places:
+        return (Flow(name="asked", entry=name),)
+    return tuple(flow.model_copy(update={"entry": name}) for flow in known.flows(hardware))
 
 
 def _model(cluster: ClusterFile, name: str) -> Model:
@@ -235,6 +252,7 @@ def _dumped(section: Any) -> dict[str, Any]:
 
 
 def _profile(wish: Wish, model: Model, alone: Alone | Batched | Stepped, runs: Loads) -> HardwareProfile:
+    """All but what a request costs router, replica, ingress and load generator in processor time."""
     provenance = Provenance(
         kind="measured",
         date=datetime.now(UTC).date(),
@@ -245,14 +263,8 @@ def _profile(wish: Wish, model: Model, alone: Alone | Batched | Stepped, runs: L
     on_cpu = not model.gpu_memory_gb
     parts, inside = _figures(model, alone, runs.idle)
     around = measured.hop(runs.idle, inside)
-    shared = measured.shared_cpu(runs.reference, runs.rest)
-    router = RouterProfile(
-        latency=around.latency,
-        cpu=scaled(around.latency, shared[ROUTER] / max(1e-9, around.latency.mean)),
-        ingress_cpu_s=shared["ingress"],
-        client_cpu_s=shared["client"],
-        provenance=provenance,
-    )
+    # Its processor time is spread as its latency is; how much it is comes last, with that of all others.
+    router = RouterProfile(latency=around.latency, cpu=around.latency, provenance=provenance)
     known = ModelProfile(
         model=profile_key(model),
         kind=model.kind,
@@ -262,7 +274,6 @@ def _profile(wish: Wish, model: Model, alone: Alone | Batched | Stepped, runs: L
         memory_gb=_memory_gb(model, alone, runs.idle),
         start_s=runs.ready_s,
         cores=float(model.placement.threads) if on_cpu else 0.0,
-        cpu_s=_replica_cpu_s(runs, alone, parts["preprocess"].mean, parts.get("forward", ())),
         provenance=provenance,
         **parts,
     )
@@ -351,28 +362,9 @@ def _memory_gb(model: Model, alone: Alone | Batched | Stepped, idle: Served) -> 
     return model.gpu_memory_gb
 
 
-def _replica_cpu_s(
-    runs: Loads, alone: Alone | Batched | Stepped, preprocess_s: float, passes: Sequence[ForwardPass]
-) -> float:
-    """What a request costs in its replica beside preprocessing and pass."""
-    run = runs.reference
-    mine = measured.each(run, runs.rest, REPLICA) - preprocess_s
-    if isinstance(alone, Stepped):
-        return max(0.0, mine)  # its engine is a process of its own
-    mine += measured.each(run, runs.rest, ENGINE)
-    return max(0.0, mine - measured.passes_s(passes, run))
-
-
-def _lost_share(wish: Wish, name: str, profile: HardwareProfile, runs: Loads) -> float | None:
-    """See `contention`."""
-    only = wish.cluster.model_copy(
-        update={"models": {name: wish.cluster.models[name]}, "cascades": {}, "providers": {}}
-    )
-    flows = (Flow(name="asked", entry=name),)
-
-    def asked(pace: float, lost: float) -> Scenario:
-        there = at_pace(profile.model_copy(update={"lost_share": lost}), pace)
-        return scenario(only, {only.pool_of(name): there}, flows)
-
-    quiet = [run for run in runs.loaded if run.sound and run.others <= measured.QUIET_CORES]
-    return contention.lost_share(asked, quiet)
+def _spent(run: Served, *, rest: Mapping[str, float], alone: Alone | Batched | Stepped, known: ModelProfile) -> Spent:
+    """What a request of a run cost whom; its replica beside preprocessing and pass."""
+    mine = measured.each(run, rest, REPLICA) - known.preprocess.mean
+    if not isinstance(alone, Stepped):  # an engine that steps is a process of its own
+        mine += measured.each(run, rest, ENGINE) - measured.passes_s(known.forward, run)
+    return Spent(run, measured.shared_cpu(run, rest) | {REPLICA: max(0.0, mine)})

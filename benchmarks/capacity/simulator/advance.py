@@ -172,7 +172,7 @@ def _reach(w: Any, slot: int) -> None:
     replica = replicas(w)[place]
     replica.ongoing += 1
     one.replica, one.phase = place, AT_REPLICA
-    if target.cpu_s == 0.0:
+    if target.cpu_s + target.wake_s == 0.0:
         _submit(w, slot)
     else:
         server = w.routers + place

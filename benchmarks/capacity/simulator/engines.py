@@ -12,17 +12,20 @@ from typing import Any
 import numpy as np
 
 from benchmarks.capacity.simulator import draws
-from benchmarks.capacity.simulator.events import work
+from benchmarks.capacity.simulator.events import served, work
 from benchmarks.capacity.simulator.memory import (
+    flows,
     heads,
     items,
     replicas,
     running,
+    servers,
+    slots,
     tails,
     targets,
 )
 from benchmarks.capacity.simulator.parts import part
-from benchmarks.capacity.simulator.records import IDLE, NONE, PASSED, RUNNING
+from benchmarks.capacity.simulator.records import IDLE, NONE, PASSED, RUNNING, SHARED, SPENT
 from benchmarks.capacity.simulator.requests import item_done
 from benchmarks.capacity.simulator.slots import dead, free_item
 
@@ -113,9 +116,30 @@ def step_ended(w: Any, place: int) -> None:
                 item_done(w, item.slot)
             free_item(w, index)
         else:
+            if item.prompt == 0 and not dead(w, index):
+                _tell(w, place, item.slot)
             running(w)[place * w.run_width + kept] = index
             kept += 1
     replica.sequences = kept
+
+
+@part
+def _tell(w: Any, place: int, slot: int) -> None:
+    """A token that is not the last: the replica is told of it, and whoever waits for it where it is streamed."""
+    if w.mode != SHARED:
+        return
+    _wake(w, w.routers + place)
+    if flows(w)[slots(w)[slot].flow].streamed:
+        _wake(w, slots(w)[slot].router)
+        _wake(w, w.ingress)
+        _wake(w, w.client)
+
+
+@part
+def _wake(w: Any, server: int) -> None:
+    """What a token costs is counted with its request; only that somebody must be woken for it is not."""
+    if servers(w)[server].wake_s > 0.0:
+        served(w, server, 0.0, SPENT, 0, 0)
 
 
 @part

@@ -157,7 +157,10 @@ def end_work(w: Any) -> None:
 
 @part
 def served(w: Any, server: int, seconds: float, what: int, who: int, stamp: int) -> None:
-    """A job of a single-threaded server, after those that it has; an event when it is done."""
+    """A job of a single-threaded server, after those that it has; an event when it is done.
+
+    A server that had none is woken for it: its thread is switched to, its loop asks the kernel what has come.
+    """
     if w.mode == FREE:
         push(w, served_at(w, server, seconds), what, who, stamp)
         return
@@ -171,7 +174,8 @@ def served(w: Any, server: int, seconds: float, what: int, who: int, stamp: int)
     else:
         queue.head = index
         queue.busy = 1
-        work(w, seconds, 1.0, SERVED, server, 0)
+        queue.woken += 1
+        work(w, seconds + queue.wake_s, 1.0, SERVED, server, 0)
     queue.tail = index
 
 
@@ -179,6 +183,9 @@ def served(w: Any, server: int, seconds: float, what: int, who: int, stamp: int)
 def served_at(w: Any, server: int, seconds: float) -> float:
     """When a job is done that comes now, where cores are never short."""
     queue = servers(w)[server]
+    if queue.free <= w.now:
+        queue.woken += 1
+        seconds += queue.wake_s
     queue.free = max(w.now, queue.free) + seconds
     return queue.free
 
@@ -200,7 +207,7 @@ def next_job(w: Any, server: int) -> None:
 
 
 @part
-def spend(w: Any, seconds: float) -> None:
+def spend(w: Any, server: int, seconds: float) -> None:
     """Processor work of the node that no request waits for in our reckoning: ingress, load generator."""
-    if seconds > 0.0 and w.mode == SHARED:
-        work(w, seconds, 1.0, SPENT, 0, 0)
+    if w.mode == SHARED and seconds + servers(w)[server].wake_s > 0.0:
+        served(w, server, seconds, SPENT, 0, 0)

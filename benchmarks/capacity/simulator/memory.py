@@ -39,7 +39,7 @@ ARRAYS: dict[str, Any] = {
     "head_times": np.float64,  # when each lane's head came, as `batch_policy.oldest` wants it
     "running": np.int32,  # (replicas, run_width) items in an engine, in order of admission
     "rooms": records.Room,  # (routers, targets) limiters
-    "servers": records.Server,  # event loops of routers, then of replicas
+    "servers": records.Server,  # event loops of routers, then of replicas, of the ingress and of the load generator
     "slots": records.Slot,
     "items": records.Item,
     "jobs": records.Job,
@@ -85,6 +85,9 @@ StateRecord = np.dtype(
         ("pace_at", "i8"),
         ("pace_count", "i8"),
         ("routers", "i8"),
+        # Places among the servers.
+        ("ingress", "i8"),
+        ("client", "i8"),
         ("target_count", "i8"),
         ("places", "i8"),
         ("shadow_most", "i8"),

@@ -90,7 +90,6 @@ def program(
     nodes = _nodes(scenario, way.nodes, names, paths, lanes)
     flows = _flows(scenario)
     gear_count = len(way.starts[0])
-    servers = scenario.router_replicas + replicas.size
     world = World(
         {
             "flows": flows,
@@ -105,11 +104,12 @@ def program(
             "ready": _ready(targets),
             "replicas": replicas,
             "rooms": _rooms(scenario.router_replicas * len(names)),
-            "servers": _servers(servers),
+            "servers": _servers(scenario, targets, replicas),
             "paces": paces,
         }
     )
     _settle(world, scenario, tables, seed)
+    world["ingress"], world["client"] = world["servers"].size - 2, world["servers"].size - 1
     world["target_count"], world["flow_count"], world["gear_count"] = len(names), flows.size, gear_count
     world["watched"] = watched
     world["ready_width"] = max(1, int(targets["most"].max()))
@@ -201,7 +201,7 @@ def _flows(scenario: Scenario) -> npt.NDArray[np.void]:
         record["until"] = until
         record["prompt"], record["output"] = flow.prompt_tokens, flow.output_tokens
         record["deadline"] = min(flow.deadline_s, _LONGEST_S)
-        record["best_answer"] = True
+        record["best_answer"], record["streamed"] = True, flow.streamed
         if cascade is not None:
             record["deadline"] = min(record["deadline"], cascade.deadline_s)
             record["best_answer"] = cascade.on_failure == "best_answer"
@@ -257,7 +257,7 @@ def _fill_stage(record: np.void, stage: Stage, tables: _Tables) -> None:
     record["max_cost"], record["max_wait"] = limits.max_cost, limits.max_wait_s
     record["workers"], record["max_pending"] = stage.preprocess_workers, _PENDING_PER_WORKER * stage.preprocess_workers
     record["preprocess"], record["overhead"] = tables.add(profile.preprocess), tables.add(profile.overhead)
-    record["cpu_s"], record["router_cpu_s"] = profile.cpu_s, profile.router_cpu_s
+    record["cpu_s"], record["wake_s"], record["router_cpu_s"] = profile.cpu_s, profile.wake_s, profile.router_cpu_s
     record["cores"], record["slowdown"] = profile.cores, stage.slowdown
     record["residual"] = NONE
     if profile.generation is None:
@@ -339,7 +339,11 @@ def _rooms(count: int) -> npt.NDArray[np.void]:
     return rooms
 
 
-def _servers(count: int) -> npt.NDArray[np.void]:
-    servers = np.zeros(count, records.Server)
+def _servers(scenario: Scenario, targets: npt.NDArray[np.void], replicas: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    routers, router = scenario.router_replicas, scenario.router
+    servers = np.zeros(routers + replicas.size + 2, records.Server)
     servers["head"] = servers["tail"] = NONE
+    servers["wake_s"][:routers] = router.wake_s
+    servers["wake_s"][routers:-2] = targets["wake_s"][replicas["target"]]
+    servers["wake_s"][-2:] = router.ingress_wake_s, router.client_wake_s
     return servers

@@ -43,6 +43,7 @@ FlowRecord = np.dtype(
         ("prompt", "i4"),
         ("output", "i4"),
         ("best_answer", "i4"),
+        ("streamed", "i4"),
         ("shadow", "f8"),
         ("shadow_deadline", "f8"),
         ("cut", "f8"),  # level of shedding, see serve/resilience/shedding.py
@@ -90,6 +91,7 @@ Target = np.dtype(
         ("pass_row", "i4"),
         ("pass_rows", "i4"),
         ("cpu_s", "f8"),
+        ("wake_s", "f8"),
         ("router_cpu_s", "f8"),
         ("cores", "f8"),
         ("slowdown", "f8"),
@@ -234,7 +236,17 @@ Room = np.dtype(
 )
 
 Server = np.dtype(
-    [("free", "f8"), ("in_flight", "i4"), ("busy", "i4"), ("head", "i4"), ("tail", "i4"), ("shadows", "i4")]
+    [
+        ("free", "f8"),
+        ("wake_s", "f8"),  # what it costs to begin after a pause
+        ("woken", "i8"),
+        ("in_flight", "i4"),
+        ("busy", "i4"),
+        ("head", "i4"),
+        ("tail", "i4"),
+        ("shadows", "i4"),
+    ],
+    align=True,
 )
 
 Event = np.dtype([("time", "f8"), ("cores", "f8"), ("stamp", "i8"), ("what", "i4"), ("who", "i4")], align=True)

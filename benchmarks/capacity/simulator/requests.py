@@ -77,7 +77,7 @@ def arrive(w: Any, number: int) -> None:
     kind = _flow(w, number)
     flow(w)[number] = kind
     own = flows(w)[kind]
-    spend(w, w.client_s)
+    spend(w, w.client, w.client_s)
     router = _least_busy(w)
     if _shed(w, number, kind, router):
         ended(w)[number] = now
@@ -91,7 +91,7 @@ def arrive(w: Any, number: int) -> None:
         one.prompt, one.output = prompts(w)[number], outputs(w)[number]
     else:
         one.prompt, one.output = own.prompt, own.output
-    spend(w, w.ingress_s)
+    spend(w, w.ingress, w.ingress_s)
     through_router(w, slot, draws.ROUTER_IN, CALL)
 
 
@@ -246,7 +246,7 @@ def item_done(w: Any, slot: int) -> None:
     leave_replica(w, slot)
     one.phase = COMING_BACK
     target = targets(w)[nodes(w)[one.node].target]
-    if target.cpu_s == 0.0:
+    if target.cpu_s + target.wake_s == 0.0:
         push(w, w.now + half_overhead_s(w, slot), BACK, slot, one.stamp)
     else:
         server = w.routers + one.replica

@@ -116,7 +116,15 @@ def outcome(scenario: Scenario, built: Program, start_s: float, end_s: float) ->
         start_s=start_s,
         end_s=end_s,
         stages={name: _use(world, place) for place, name in enumerate(built.targets)},
+        woken=_woken(world),
     )
+
+
+def _woken(world: World) -> dict[str, int]:
+    """Times that event loops began after a pause, by whose they are."""
+    counts, routers = world["servers"]["woken"], int(world["routers"])
+    parts = {"router": counts[:routers], "replica": counts[routers:-2], "ingress": counts[-2], "client": counts[-1]}
+    return {whose: int(part.sum()) for whose, part in parts.items()}
 
 
 def _use(world: World, place: int) -> StageUse:

@@ -7,7 +7,17 @@ from typing import Any
 
 from benchmarks.capacity.simulator import draws
 from benchmarks.capacity.simulator.events import push, served
-from benchmarks.capacity.simulator.memory import free_items, items, nodes, replicas, slots, targets, waits, wheel
+from benchmarks.capacity.simulator.memory import (
+    free_items,
+    items,
+    nodes,
+    replicas,
+    servers,
+    slots,
+    targets,
+    waits,
+    wheel,
+)
 from benchmarks.capacity.simulator.parts import part
 from benchmarks.capacity.simulator.records import DUE, NONE
 
@@ -69,7 +79,7 @@ def rest_s(w: Any, slot: int, purpose: int) -> float:
     one = slots(w)[slot]
     u = draws.uniform(w.seed, purpose, one.key * 64 + one.node)
     rest = draws.drawn(w, w.router_latency, u) - draws.drawn(w, w.router_cpu, u)
-    return _INWARD * max(0.0, rest)
+    return max(0.0, _INWARD * rest - servers(w)[one.router].wake_s)
 
 
 @part
@@ -79,7 +89,7 @@ def half_overhead_s(w: Any, slot: int) -> float:
     target = targets(w)[nodes(w)[one.node].target]
     key = one.key * 64 + one.node
     whole = draws.drawn(w, target.overhead, draws.uniform(w.seed, draws.OVERHEAD, key))
-    return 0.5 * max(0.0, whole - target.cpu_s)
+    return max(0.0, 0.5 * (whole - target.cpu_s) - target.wake_s)
 
 
 @part

@@ -1,0 +1,75 @@
+"""What becomes of a model's profile on cores that are short: the figures that only loaded runs tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from benchmarks.capacity.profiler import contention, measured, wakes
+from benchmarks.capacity.profiler.served import CLIENT, INGRESS, REPLICA, ROUTER
+from benchmarks.capacity.profiler.wakes import Spent, Work
+from benchmarks.capacity.profiles import HardwareProfile, at_pace, scaled
+from benchmarks.capacity.scenario import Flow, Scenario, scenario
+from serve.config.cluster import ClusterFile
+
+# Costs and what is lost depend on each other.
+_ROUNDS = 2
+
+
+def loaded_figures(
+    cluster: ClusterFile,
+    name: str,
+    profile: HardwareProfile,
+    flows: tuple[Flow, ...],
+    idle: Spent,
+    loaded: Sequence[Spent],
+    *,
+    known: HardwareProfile | None,
+) -> HardwareProfile:
+    """A profile with what requests and wake-ups cost.
+
+    Args:
+        cluster: with the model `name`, the only one of `profile`.
+        flows: what it was asked.
+        idle, loaded: its runs; those that were not answered, or not alone on the machine, do not count.
+        known: what all models share is as it is there; None where it is to be fitted too.
+    """
+    only = cluster.model_copy(update={"models": {name: cluster.models[name]}, "cascades": {}, "providers": {}})
+
+    def losing(made: HardwareProfile, pace: float, lost: float | None) -> Scenario:
+        there = at_pace(made.model_copy(update={"lost_share": lost}), pace)
+        return scenario(only, {only.pool_of(name): there}, flows)
+
+    def costing(lost: float | None, works: Mapping[str, Work], pace: float) -> Scenario:
+        return losing(with_works(profile, works), pace, lost)
+
+    sound = [one for one in loaded if one.run.sound]
+    quiet = [one.run for one in sound if one.run.others <= measured.QUIET_CORES]
+    if known is not None:
+        router = known.router
+        waking = {ROUTER: router.wake_s, INGRESS: router.ingress_wake_s, CLIENT: router.client_wake_s}
+        return with_works(profile, wakes.works(partial(costing, known.lost_share), idle, sound, waking))
+    found, lost = profile, profile.lost_share
+    for _ in range(_ROUNDS):
+        found = with_works(profile, wakes.works(partial(costing, lost), idle, sound))
+        lost = contention.lost_share(partial(losing, found), quiet)
+    return found.model_copy(update={"lost_share": lost})
+
+
+def with_works(profile: HardwareProfile, works: Mapping[str, Work]) -> HardwareProfile:
+    """The profile of one model with these costs."""
+    router = profile.router
+    factor = works[ROUTER].request_s / router.cpu.mean if router.cpu.mean else 0.0
+    changed = router.model_copy(
+        update={
+            "cpu": scaled(router.cpu, factor),
+            "wake_s": works[ROUTER].wake_s,
+            "ingress_cpu_s": works[INGRESS].request_s,
+            "ingress_wake_s": works[INGRESS].wake_s,
+            "client_cpu_s": works[CLIENT].request_s,
+            "client_wake_s": works[CLIENT].wake_s,
+        }
+    )
+    own = {"cpu_s": works[REPLICA].request_s, "wake_s": works[REPLICA].wake_s}
+    models = {key: model.model_copy(update=own) for key, model in profile.models.items()}
+    return profile.model_copy(update={"router": changed, "models": models})
