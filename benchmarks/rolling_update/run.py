@@ -25,6 +25,7 @@ GOAL: Final = (
 )
 # Traffic before an update begins, and after it is through, in seconds.
 _BEFORE_S, _AFTER_S = 2.0, 2.0
+_ANSWER_S: Final = 60.0
 _COLUMNS: Final = (
     Column("kind", "update"),
     Column("replaced", "deployments replaced"),
@@ -100,6 +101,7 @@ def _ask(site: Site, labels: str) -> dict[str, int]:
         content=picture(),
         headers={"content-type": "image/png"},
         trust_env=False,
+        timeout=_ANSWER_S,
     )
     if not answer.is_success:
         return {"status": answer.status_code}
@@ -112,7 +114,7 @@ def _refuses_four_labels(site: Site) -> bool:
 
 def _names_the_copy(site: Site) -> bool:
     def checkpoint() -> str | None:
-        cards = httpx.get(f"{site.http}/v1/models", trust_env=False).json()["data"]
+        cards = httpx.get(f"{site.http}/v1/models", trust_env=False, timeout=_ANSWER_S).json()["data"]
         return next((card["checkpoint"] for card in cards if card["id"] == "clip"), None)
 
     return {checkpoint() for _ in range(20)} == {"clip-2"}

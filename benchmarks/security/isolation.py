@@ -82,5 +82,5 @@ def _key(site: Site, job: str) -> Got:
 
 
 def _ids(site: Site, session: str, job: str) -> Got:
-    lengths = [len(id.rpartition("_")[2]) for id in (session, job)]
+    lengths = [len(id.partition("_")[2]) for id in (session, job)]
     return Got(f"{lengths} characters of base64 or hexadecimal", min(lengths) >= 16)

@@ -6,6 +6,7 @@ is imported, in the process from which all others descend.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import socket
@@ -14,11 +15,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from serve import loopback
+from serve.errors import ConfigError
 from serve.plain_proxy import error_body
 
 # Largest message between two deployments. Ray's default of 4 MiB refuses a large photo on its way to a model.
 _MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 _LOOPBACK = "127.0.0.1"
+# HAProxy takes socket paths of at most 97 bytes. Below our folder there is one for the node, by its id of 56 digits.
+_LONGEST_FOLDER = 97 - len("/admin") - 1 - 56
 Public = tuple[str, Sequence[int]]
 """A host, and ports."""
 
@@ -95,10 +99,13 @@ def environment(
     """Environment of a cluster on this machine.
 
     Args:
-        run_dir: private folder of this cluster; its path must be short, since unix sockets lie below it.
+        run_dir: private folder of this cluster, below one that is private too.
         binary: HAProxy; without it Ray Serve's own proxy is used.
         drain_s: seconds that requests in progress may take when the ingress changes its configuration.
         public: where HAProxy listens, when that is not loopback.
+
+    Raises:
+        ConfigError: the path of `run_dir` is too long for the unix sockets that lie below it.
     """
     settings = {
         # Ray would otherwise make a token of its own in the home folder, or none, depending on how it is started.
@@ -142,7 +149,7 @@ def inner_host(host: str) -> str:
 
 
 def _local_haproxy(run_dir: Path, binary: str, public: Public | None) -> dict[str, str]:
-    folder = run_dir / "ha"
+    folder = socket_folder(run_dir)
     folder.mkdir(mode=0o700, exist_ok=True)
     ports = free_ports(4)
     write_wrapper(folder, binary, side_ports=ports[:2], public=public)
@@ -153,6 +160,23 @@ def _local_haproxy(run_dir: Path, binary: str, public: Public | None) -> dict[st
         # to 0.5 s for a process to answer, and for a reload that is on its way already.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
     }
+
+
+def socket_folder(run_dir: Path) -> Path:
+    """Where HAProxy's files of a cluster are: in its own folder, or beside that where its name makes the path too long.
+
+    Raises:
+        ConfigError: the path is too long all the same.
+    """
+    digest = hashlib.sha256(run_dir.name.encode()).hexdigest()[:8]
+    for folder in (run_dir / "ha", run_dir.parent / f"ha-{digest}"):
+        if len(os.fsencode(folder)) <= _LONGEST_FOLDER:
+            return folder
+    longest = _LONGEST_FOLDER - len(f"/ha-{digest}")
+    raise ConfigError(
+        f"{run_dir.parent} is too long a path for the sockets below it; it must be of at most {longest} bytes",
+        param="ARGUS_RUN_DIR",
+    )
 
 
 def haproxy(folder: Path, ports: Sequence[int]) -> dict[str, str]:

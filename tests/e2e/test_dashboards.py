@@ -26,7 +26,7 @@ from tests.support.waiting import until
 
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1500),
     pytest.mark.skipif(not installed(), reason="prometheus is not installed; on Debian: apt-get install prometheus"),
     pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed"),
 ]

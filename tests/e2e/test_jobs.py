@@ -256,7 +256,11 @@ def test_a_video_is_watched_to_its_end_over_kills(cinema: tuple[Cluster, Path]) 
 
         # What came of it is what the route answers: no part is missing, none stands twice.
         direct = client.post(
-            "/v1/videos/describe", data={k: str(v) for k, v in request.items()}, files={"video": video}
+            "/v1/videos/describe",
+            data={k: str(v) for k, v in request.items()},
+            files={"video": video},
+            headers={"X-Argus-Timeout-Ms": "280000"},
+            timeout=300,
         )
         assert direct.status_code == 200, direct.text
         segments = last["result"]["segments"]

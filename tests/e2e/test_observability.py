@@ -104,8 +104,9 @@ def test_no_word_of_a_client_makes_a_series(cluster: Cluster) -> None:
     wait_until_counted(cluster, asked + sent)
     after = own_series(cluster)
     assert not [series for series in after if mark in str(series)]
-    # A request that is shed, or slower than its deadline, for the first time makes series of its route: a few.
-    assert len(after - before) < 20, after - before
+    # A request that is shed, or slower than its deadline, for the first time makes series of its route: a few;
+    # a leak makes one a request.
+    assert len(after - before) < 100, after - before
 
 
 def lines_of(folder: Path, pattern: str) -> list[dict[str, Any]]:
@@ -125,9 +126,10 @@ def wait_until_counted(cluster: Cluster, requests: float) -> None:
 
 
 def test_every_series_that_is_exported_is_declared(cluster: Cluster) -> None:
+    # Ray's agent forgets what it was not told for 20 s, and remembers it with the next word.
+    assert until(lambda: "ray_argus_build_info" in scrape(cluster)), "what is set once at the start is still exported"
     found = {name for name in scrape(cluster) if name.startswith("ray_argus_")}
     assert found and found <= set(by_series())
-    assert "ray_argus_build_info" in found, "what is set once at the start is still exported"
     for name, samples in scrape(cluster).items():
         if name in by_series():
             assert all(set(by_series()[name].labels) <= set(labels) for labels, _ in samples), name

@@ -269,7 +269,14 @@ async def test_a_client_that_leaves_cancels_the_model(cluster: Cluster, scene_pn
 
 def test_a_replica_that_dies_is_replaced(cluster: Cluster, scene_png: bytes) -> None:
     with cluster.client() as client:
-        died = client.post("/v1/classify", files={"image": scene_png}, data={"labels": "die,x", "model": "scripted"})
+        # Each try kills a replica, and the next one waits for another.
+        died = client.post(
+            "/v1/classify",
+            files={"image": scene_png},
+            data={"labels": "die,x", "model": "scripted"},
+            headers={"X-Argus-Timeout-Ms": "240000"},
+            timeout=270,
+        )
         assert (died.status_code, died.json()["error"]["code"]) == (503, "unavailable")
         fields = {"labels": "a red star,a cat"}
         assert client.post("/v1/classify", files={"image": scene_png}, data=fields).status_code == 200

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.rolling_update import run as bench
 from benchmarks.rolling_update.site import Site, running
 from serve.errors import Unavailable
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
 # Enough that each update meets requests of every kind, also long ones; little, so that a slow machine keeps up.
@@ -27,6 +28,8 @@ def test_no_request_fails_and_only_what_must_is_replaced(site: Site, update: ben
     before = site.processes()
     assert {name: len(found) for name, found in before.items()} == {"telling": 2, "router": 2}
     traffic, _ = asyncio.run(bench.under_load(site, update, REQUESTS, RATE_PER_S, seed=1))
+    # An update has ended when the new ones run; the old ones may still answer what they have.
+    until(lambda: {name: len(found) for name, found in site.processes().items()} == {"telling": 2, "router": 2})
     assert len(traffic.samples) >= REQUESTS
     assert bench.misses(update, traffic, before, site.processes(), arrived=update.arrived(site)) == []
 

@@ -56,7 +56,9 @@ async def ask(client: httpx.AsyncClient, question: str) -> httpx.Response:
 async def test_what_one_replica_has_asked_the_other_knows(routers: Cluster, provider: FakeOpenAI) -> None:
     before = provider.calls
     async with httpx.AsyncClient(base_url=routers.http, headers=routers.headers, timeout=60, trust_env=False) as client:
-        for _ in range(20):
+        assert (await ask(client, "Is it a cat?")).json()["choices"][0]["message"]["content"] == ANSWER
+        await asyncio.sleep(2)  # an answer is kept after it was given
+        for _ in range(19):
             assert (await ask(client, "Is it a cat?")).json()["choices"][0]["message"]["content"] == ANSWER
     assert provider.calls == before + 1
 
@@ -81,7 +83,7 @@ async def test_both_spend_one_budget_which_outlives_them(routers: Cluster, provi
 
 async def once_up(client: httpx.AsyncClient, question: str) -> httpx.Response:
     """The first answer of a router that is there again."""
-    for _ in range(300):
+    for _ in range(3000):
         try:
             answer = await ask(client, question)
         except httpx.TransportError:
@@ -89,4 +91,4 @@ async def once_up(client: httpx.AsyncClient, question: str) -> httpx.Response:
         if answer is not None and answer.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
             return answer
         await asyncio.sleep(0.2)
-    raise AssertionError("no router came back within a minute")
+    raise AssertionError("no router came back")

@@ -94,30 +94,31 @@ def ask(client: httpx.Client, image: bytes, timeout_ms: int) -> httpx.Response:
 
 def test_a_model_sleeps_wakes_and_sleeps_again(sleepy: Cluster, scene_png: bytes) -> None:
     with sleepy.client() as client:
+        client.timeout = 270
         # Ready without it, and asking whether wakes nobody.
         assert client.get("/v1/readyz").status_code == 200
         assert client.get("/v2/models/rare.classify/ready").status_code == 200
         assert replicas(sleepy) == 0
 
         # Who cannot wait so long is told at once, and when to come again.
-        refused = ask(client, scene_png, 3000)
+        refused = ask(client, scene_png, 8000)
         assert refused.status_code == 503, refused.text
         assert refused.json()["error"]["code"] == "model_starting"
         assert START_S - 3 <= int(refused.headers["Retry-After"]) <= START_S
 
         # A cascade gives what it has: the second step could not answer in the second's share of the time.
         image = {"image": ("a.png", scene_png, "image/png")}
-        degraded = client.post("/v1/cascades/unsure", files=image, headers={"X-Argus-Timeout-Ms": "3000"})
+        degraded = client.post("/v1/cascades/unsure", files=image, headers={"X-Argus-Timeout-Ms": "8000"})
         assert degraded.status_code == 200, degraded.text
         (result,) = degraded.json()["results"]
         assert result["degraded"] is True
         assert result["trace"][1]["failure"] == "unavailable"
 
         # Who can wait is answered when the replica that the first call wished is there.
-        answered = ask(client, scene_png, 60_000)
+        answered = ask(client, scene_png, 240_000)
         assert answered.status_code == 200, answered.text
         assert replicas(sleepy) == 1
-        assert ask(client, scene_png, 3000).status_code == 200, "now it is awake"
+        assert ask(client, scene_png, 8000).status_code == 200, "now it is awake"
 
         # Asked whether they are ready all the time, as Kubernetes asks, it goes to sleep all the same.
         def asleep() -> bool:

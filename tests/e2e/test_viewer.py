@@ -156,8 +156,9 @@ async def test_keys_move_the_camera_and_buttons_say_their_state(viewer: Tab) -> 
     looked = await viewer.picture()
     assert likeness(before, looked) < 0.97
     await expect(page).to_have_url(re.compile("#eye=0.5,-1,4&"))
-    await page.keyboard.press("w", delay=300)
+    await page.keyboard.down("w")
     await expect(page).not_to_have_url(re.compile("#eye=0.5,-1,4&"))
+    await page.keyboard.up("w")
     await page.get_by_role("button", name="Help").click()
     await expect(page.get_by_role("heading", name="Keys and gestures")).to_be_visible()
 

@@ -289,7 +289,7 @@ async def test_a_large_view_does_not_keep_a_small_one_waiting(gate: Gate, site: 
 
 async def test_a_deadline_ends_a_view_between_its_chunks(gate: Gate, site: Site) -> None:
     ref = site.put(field_of(14))
-    task = asyncio.create_task(site.replica.render(raw(ref, camera(width=120, height=100)), Call("late", 1.0)))
+    task = asyncio.create_task(site.replica.render(raw(ref, camera(width=120, height=100)), Call("late", 5.0)))
     await until(lambda: gate.batches)
     view = (await task).views[0]
     assert isinstance(view, DeadlineExceeded)

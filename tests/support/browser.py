@@ -14,13 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page, async_playwright, expect
 
 from serve.protocol.viewer import FOLDER
 
 WEBGL: Final = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 NO_WEBGL: Final = ("--disable-gpu", "--disable-3d-apis")
 UInt8 = npt.NDArray[np.uint8]
+
+# Its own default is five seconds, whatever a page's is.
+expect.set_options(timeout=120_000)
 
 _CHROMIUM: Final = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(_CHROMIUM is None, reason="no Chromium here: as root, apt-get install chromium")

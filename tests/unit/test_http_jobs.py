@@ -181,7 +181,7 @@ async def test_events_end_at_the_deadline_and_before_that_only_with_the_job(
     client: httpx.AsyncClient, site: JobSite
 ) -> None:
     job = await submit(client)
-    response = await client.get(f"{ROOT}/{job}/events", headers={"X-Argus-Timeout-Ms": "700"})
+    response = await client.get(f"{ROOT}/{job}/events", headers={"X-Argus-Timeout-Ms": "3000"})
     assert response.text.startswith("retry: 1000\n\n")
     (event,) = events_of(response)
     assert (event["event"], event["data"]["status"]) == ("progress", "queued")

@@ -146,6 +146,7 @@ async def test_cameras_that_came_too_fast_are_left_out(address: str, site: Scene
             await tell(socket, camera={"orbit": {"azimuth_deg": angle}}, width=20, height=16)
         await asyncio.wait_for(site.splat.entered.wait(), 60)
         await tell(socket, camera={"orbit": {"azimuth_deg": 99}})
+        await (await socket.ping())
         await asyncio.sleep(0.1)
         site.splat.gate.set()
         await picture(socket)

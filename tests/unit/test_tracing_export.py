@@ -120,7 +120,7 @@ def test_a_collector_that_is_not_there_costs_the_spans_and_nothing_else(protocol
 def test_a_collector_that_fails_costs_the_spans() -> None:
     counts = Counts()
     with Collector(status=500) as collector:
-        set_up(collector.endpoint, counts, timeout_s=0.2)
+        set_up(collector.endpoint, counts, timeout_s=5)
         spans(5)
         until(lambda: counts["export_failed"] == 5)
         collector.status = 200

@@ -17,7 +17,7 @@ from serve.errors import InvalidMedia, InvalidRequest, Overloaded, Unavailable
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SECONDS = 3.0
+SECONDS = 10.0
 PAGES = Subject("document reader", "document", "page")
 
 

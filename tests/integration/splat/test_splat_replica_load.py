@@ -168,7 +168,7 @@ async def test_drawing_waits_for_encoders_that_are_slower(slow: Slow, encoder: B
 
 async def test_a_deadline_that_passes_while_a_picture_waits_to_be_encoded(site: Site, encoder: Blocked) -> None:
     ref = site.put(random_scene(20))
-    late = await site.replica.render(raw(ref, camera()), Call("late", 0.3))
+    late = await site.replica.render(raw(ref, camera()), Call("late", 3.0))
     assert isinstance(late.views[0], DeadlineExceeded)
     encoder.go.set()
     assert isinstance((await site.replica.render(raw(ref, camera()), CALL)).views[0], ViewFiles)
