@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import yaml
 
+from benchmarks.servers import free_port
 from serve.auth import hash_key
-from serve.runtime.ingress import free_ports
 
 KEY = "test-key-0123456789"
 OTHER_KEY = "other-key-9876543210"
@@ -75,9 +75,15 @@ def up(file: Path, environment: dict[str, str]) -> None:
     assert started.returncode == 0, f"{started.stdout}\n{started.stderr}"
 
 
+def ports() -> tuple[int, int, int]:
+    """Of HTTP, gRPC and metrics: below those that the kernel gives to connections, of which Ray opens many before
+    HAProxy binds these."""
+    return free_port(22_400), free_port(23_400), free_port(24_400)
+
+
 def start(name: str, content: dict[str, Any], folder: Path) -> Cluster:
     """Starts a cluster from a cluster file's content and waits until it is ready; it sheds nothing by default."""
-    http_port, grpc_port, metrics_port = free_ports(3)
+    http_port, grpc_port, metrics_port = ports()
     server = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
     keys = [{"name": client, "sha256": hash_key(key)} for client, key in _CLIENTS.items()]
     file = folder / f"{name}.yaml"

@@ -19,7 +19,6 @@ import yaml
 
 from serve.auth import hash_key
 from serve.config.load import load_profile
-from serve.runtime.ingress import free_ports
 from tests.e2e import cluster as clusters
 from tests.e2e.cluster import ROOT, Cluster, argus
 from tests.support.waiting import until
@@ -159,7 +158,7 @@ def test_the_plain_proxy_serves_the_same(plain: Cluster, scene_png: bytes) -> No
 
 @pytest.mark.cluster
 def test_the_foreground_shows_an_example_and_stops_cleanly_on_ctrl_c(tmp_path: Path) -> None:
-    http, rpc, metrics = free_ports(3)
+    http, rpc, metrics = clusters.ports()
     file = tmp_path / "fg.yaml"
     server = {"http_port": http, "grpc_port": rpc, "metrics_port": metrics}
     file.write_text(yaml.safe_dump({**CLIP_ALONE, "name": "fg", "server": server}))
