@@ -197,7 +197,8 @@ def profiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The models that were measured."""
     names: list[str] = []
 
-    def profile(wish: build.Wish, name: str) -> HardwareProfile:
+    def profile(wish: build.Wish, name: str, known: HardwareProfile | None) -> HardwareProfile:
+        assert known is None or "demo:other" in known.models, "what the file has is known"
         names.append(name)
         return hardware(clip=one()).model_copy(update={"hardware": wish.hardware})
 
