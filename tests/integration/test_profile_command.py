@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, HardwareProfile]:
     """The file, which had another model in it before, and what the command printed."""
     path = tmp_path_factory.mktemp("profile") / "mine.yaml"
-    command = [sys.executable, "-m", "serve", "profile", "clip", "--seconds", "2", "--out", str(path), "--json"]
+    command = [sys.executable, "-m", "serve", "profile", "clip", "--seconds", "6", "--out", str(path), "--json"]
     done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return path, HardwareProfile.model_validate(json.loads(done.stdout.splitlines()[-1]))
