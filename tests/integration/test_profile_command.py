@@ -51,10 +51,8 @@ def test_everything_around_the_model_was_measured(written: tuple[Path, HardwareP
     assert 0.1 < clip.memory_gb < 8
     assert clip.start_s > 1
     assert clip.cores == 1 and profile.cores == (os.cpu_count() or 1)
-    router = profile.router
-    # Of so short a measurement either part may take all of it.
-    assert 0 < router.cpu.mean + router.wake_s < 0.1
-    assert router.ingress_cpu_s + router.ingress_wake_s > 0 and router.client_cpu_s + router.client_wake_s > 0
+    assert 0 < profile.router.cpu.mean < 0.1
+    assert profile.router.ingress_cpu_s > 0 and profile.router.client_cpu_s > 0
     # None where other programs were busy meanwhile.
     assert profile.lost_share is None or 0 <= profile.lost_share < 1
 

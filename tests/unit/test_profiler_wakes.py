@@ -75,7 +75,7 @@ def test_without_loaded_runs_a_request_costs_what_it_does_alone() -> None:
 
 def test_a_cost_that_rises_with_the_load_is_no_wake_up_that_pays() -> None:
     found = fitted([0.002, 0.003], [2.0, 1.2])
-    assert found.wake_s == 0.0 and 0.002 < found.request_s < 0.003
+    assert found.wake_s == pytest.approx(0.0, abs=1e-9) and 0.002 < found.request_s < 0.003
 
 
 def test_what_is_known_of_waking_is_not_fitted_anew() -> None:
@@ -83,7 +83,13 @@ def test_what_is_known_of_waking_is_not_fitted_anew() -> None:
     assert found[ROUTER].wake_s == 0.0005
     assert found[ROUTER].request_s == pytest.approx(0.0028, rel=0.05), "the nearest to both runs"
     assert found[REPLICA].wake_s == pytest.approx(TRUE[REPLICA].wake_s, rel=0.1)
-    assert fitted([0.001], [2.0], 0.01) == Work(0.0, 0.01), "nothing is less than nothing"
+
+
+def test_a_request_has_a_cost_of_its_own_whatever_the_runs_look_like() -> None:
+    """In proportion to the wake-ups, all of it could be theirs; then no load would ever be too much."""
+    found = fitted([0.004, 0.002], [2.0, 1.0])
+    assert found.request_s == pytest.approx(0.001, rel=1e-3) and found.wake_s > 0.001
+    assert fitted([0.001], [2.0], 0.01) == Work(0.0005, 0.01)
 
 
 def test_runs_that_were_not_answered_do_not_count() -> None:

@@ -273,10 +273,12 @@ def test_an_engine_shares_its_steps() -> None:
 
 
 def test_each_token_wakes_the_replica_and_where_it_is_streamed_the_whole_way() -> None:
-    def woken(*, streamed: bool, together: int) -> dict[str, float]:
-        profile = made_up.engine().model_copy(update={"cores": 1.0, "cpu_s": 1e-4, "wake_s": 1e-4})
+    def woken(*, streamed: bool, together: int, wake_s: float = 1e-4) -> dict[str, float]:
+        profile = made_up.engine().model_copy(update={"cores": 1.0, "cpu_s": 1e-4, "wake_s": wake_s})
         names = ("wake_s", "ingress_wake_s", "client_wake_s")
-        router = made_up.router(1e-4).model_copy(update=dict.fromkeys(names, 1e-4))
+        router = made_up.router(1e-4).model_copy(
+            update={**dict.fromkeys(names, wake_s), "ingress_cpu_s": 1e-5, "client_cpu_s": 1e-5}
+        )
         flow = Flow(name="all", entry="llava", prompt_tokens=4, output_tokens=5, streamed=streamed)
         made = made_up.scenario(made_up.stage("llava", profile=profile), flows=(flow,), router=router, cores=4.0)
         came = np.repeat(np.arange(1.0, 5.0), together)
@@ -285,6 +287,8 @@ def test_each_token_wakes_the_replica_and_where_it_is_streamed_the_whole_way() -
 
     assert woken(streamed=False, together=1) == {"router": 2, "replica": 6, "ingress": 1, "client": 1}
     assert woken(streamed=True, together=1) == {"router": 6, "replica": 6, "ingress": 5, "client": 5}
+    free = woken(streamed=True, together=1, wake_s=0.0)
+    assert free == {"router": 6, "replica": 6, "ingress": 5, "client": 5}, "the count does not hang on the cost"
     crowd = woken(streamed=True, together=4)
     assert all(1 < crowd[whose] < 3 for whose in ("router", "replica", "ingress", "client")), "they share their steps"
 

@@ -19,7 +19,6 @@ from benchmarks.capacity.simulator.memory import (
     items,
     replicas,
     running,
-    servers,
     slots,
     tails,
     targets,
@@ -137,9 +136,9 @@ def _tell(w: Any, place: int, slot: int) -> None:
 
 @part
 def _wake(w: Any, server: int) -> None:
-    """What a token costs is counted with its request; only that somebody must be woken for it is not."""
-    if servers(w)[server].wake_s > 0.0:
-        served(w, server, 0.0, SPENT, 0, 0)
+    """What a token costs is counted with its request; only that somebody must be woken for it is not. It counts as a
+    wake-up also where that costs nothing yet: what it costs is found by the count."""
+    served(w, server, 0.0, SPENT, 0, 0)
 
 
 @part
