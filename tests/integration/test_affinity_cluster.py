@@ -101,11 +101,13 @@ async def test_an_overloaded_favourite_is_passed_over_until_it_is_free(model: Se
             busy[await anext(stream)] += 1
         assert len(busy) == REPLICAS
         assert FLOOR <= max(busy.values()) == busy[favourite] <= math.ceil((1 + SLACK) * many / REPLICAS)
-    for _ in range(1000):  # Ray Serve counts the streams off as their ends arrive
-        if await where(model, image) == favourite:
-            break
+    in_a_row = 0
+    for _ in range(1000):  # Ray Serve counts the streams off one by one as their ends arrive
+        in_a_row = in_a_row + 1 if await where(model, image) == favourite else 0
+        if in_a_row == 20:
+            return
         await asyncio.sleep(0.05)
-    assert [await where(model, image) for _ in range(5)] == [favourite] * 5
+    raise AssertionError("its requests did not come back to the favourite")
 
 
 async def test_images_of_a_replica_that_dies_move_and_no_request_is_lost(model: ServeHandle) -> None:

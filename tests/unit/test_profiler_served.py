@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -47,10 +48,17 @@ def refused(run: Served, share: float) -> Served:
 
 
 class Load:
-    """Stands in for a served cluster and its load generator: answers all, or a share, and keeps what was asked."""
+    """Stands in for a served cluster and its load generator, and keeps what was asked.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, refused_share: float = 0.0) -> None:
+    Args:
+        refused_share: of the requests of a run, given its arrival process and its number among those of that process.
+    """
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, refused_share: Callable[[str, int], float] = lambda process, number: 0.0
+    ) -> None:
         self.rates: list[float] = []
+        self.asked: Counter[str] = Counter()
         self.refused_share = refused_share
         monkeypatch.setattr(build, "_instance", self.instance)
         monkeypatch.setattr(loads, "rest", lambda instance, seconds: {})
@@ -63,8 +71,9 @@ class Load:
 
     def load(self, instance: Any, settings: Settings) -> Served:
         self.rates.append(settings.arrivals.mean_rate(settings.seconds))
-        loaded = settings.arrivals.process == "poisson"
-        return refused(idle(), self.refused_share if loaded else 0.0)
+        process = settings.arrivals.process
+        self.asked[process] += 1
+        return refused(idle(), self.refused_share(process, self.asked[process]))
 
 
 def served(name: str, what: Alone | Batched | Stepped) -> Loads:
@@ -83,10 +92,17 @@ def test_a_model_slower_than_the_cores_is_not_asked_more_than_it_can_do(monkeypa
     assert load.rates[2:] == pytest.approx([8 * share for share in build.LOADS], rel=1e-3)
 
 
-def test_a_load_that_is_mostly_refused_is_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    Load(monkeypatch, refused_share=0.75)
+def test_a_model_that_refuses_single_requests_cannot_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    Load(monkeypatch, lambda process, number: 0.75 if process == "constant" else 0.0)
     with pytest.raises(Unavailable, match="25% were answered: overloaded"):
         served("clip", alone(0.001))
+
+
+def test_above_a_load_that_is_refused_nothing_more_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Load(monkeypatch, lambda process, number: 0.75 if (process, number) == ("poisson", 2) else 0.0)
+    runs = served("clip", alone(0.001))
+    assert [run.sound for run in runs.loaded] == [True, False]
+    assert load.rates[2:] == pytest.approx([share * 16 * 12 / 0.9 for share in build.LOADS[:2]], rel=1e-3)
 
 
 def test_an_engine_is_not_asked_more_than_its_steps_can_do(monkeypatch: pytest.MonkeyPatch) -> None:

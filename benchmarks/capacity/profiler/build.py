@@ -192,20 +192,20 @@ def _served(wish: Wish, model: Model, alone: Alone | Batched | Stepped) -> Loads
                 seconds=seconds,
                 warm_up_s=_WARM_UP_S,
             )
-            ran = served.load(instance, settings)
-            if len(ran.requests):
-                _check(ran, workload)
-            return ran
+            return served.load(instance, settings)
 
         rest = served.rest(instance, min(_REST_S, wish.seconds))
         first = run("constant:1", min(4.0, wish.seconds))
         took = max(float(first.requests.latency_s.mean()), 1e-3) if len(first.requests) else 1.0
         idle = run(f"constant:{min(_FASTEST_IDLE_PER_S, _IDLE_SHARE / took):.3f}", wish.seconds)
+        _check(idle, workload)
         most = _most_per_s(model, alone, idle, rest)
         loaded = []
         for share in LOADS if model.kind == SHARED_KIND else LOADS[:1]:
             wish.tell(f"{name}: served, {share:.0%} of what cores and model can do")
             loaded.append(run(f"poisson:{max(0.2, share * most):.3f}", wish.seconds))
+            if not loaded[-1].sound:  # of more it would refuse more
+                break
         return Loads(instance.ready_s[name], rest, idle, tuple(loaded))
 
 
@@ -219,12 +219,12 @@ def _most_per_s(model: Model, alone: Alone | Batched | Stepped, idle: Served, re
 
 
 def _check(run: Served, workload: str) -> None:
-    """Whether requests are answered; what refuses most of them is not measured.
+    """Whether requests that do not meet are answered; what refuses most of them cannot be measured.
 
     Raises:
         Unavailable: with the refusals' codes.
     """
-    if (answered := run.answered_share) < _BROKEN:
+    if len(run.requests) and (answered := run.answered_share) < _BROKEN:
         codes = ", ".join(run.requests.errors)
         raise Unavailable(f"Of the requests of {workload!r} {answered:.0%} were answered: {codes}.")
 
