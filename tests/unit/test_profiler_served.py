@@ -126,6 +126,20 @@ def test_costs_are_taken_from_the_lowest_load_that_was_answered() -> None:
     assert Loads(1.0, {}, small, (refused(large, 0.1),)).reference is small
 
 
+def test_what_an_answer_took_inside_goes_by_its_own_length() -> None:
+    run = idle(3)
+    run = replace(run, pace=2.0, requests=replace(run.requests, tokens=np.array([1, 21, 11], np.int32)))
+    # The first request was due before the window began: its call was heard all the same.
+    late = replace(run, requests=replace(run.requests, due_s=run.requests.due_s + np.array([0.5, 0, 0])))
+    first = 0.003 + 0.004 + 0.010 + 0.0001 * (80 + 20)  # asked, picture, a step, prompt
+    assert measured.answering_s(run, stepped()) == pytest.approx(
+        [2 * first, 2 * (first + 20 * 0.011), 2 * (first + 10 * 0.011)]
+    )
+    assert measured.answering_s(late, stepped()) == pytest.approx(
+        [0.0, 2 * (first + 20 * 0.011), 2 * (first + 10 * 0.011)]
+    )
+
+
 def test_memory_of_an_accelerator_is_counted_from_the_loading_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

@@ -293,17 +293,14 @@ def _figures(model: Model, alone: Alone | Batched | Stepped, idle: Served) -> tu
         unseen = alone.preprocess.mean if isinstance(model, VideoClassifierModel) else None
         inside = measured.inside_calls(idle, unseen)
         return {"preprocess": alone.preprocess, "forward": measured.in_place(alone.forward, idle)}, inside
-    calls = idle.of("call")
     if isinstance(alone, Batched):
-        took = alone.forward[0].seconds.mean + alone.preprocess.mean
-        return {"preprocess": alone.preprocess, "forward": alone.forward}, [took] * len(calls)
-    spent = measured.answering_s(idle, alone)
-    usual = sum(spent) / max(1, len(spent))
+        took = idle.pace * (alone.forward[0].seconds.mean + alone.preprocess.mean)
+        return {"preprocess": alone.preprocess, "forward": alone.forward}, [took] * len(idle.of("call"))
     assert isinstance(model, GenerativeModel)
     return {
         "preprocess": scaled(alone.fit.residual, alone.fit.asked_s),
         "generation": _generation(model, alone),
-    }, [*spent, *[usual] * len(calls)][: len(calls)]
+    }, measured.answering_s(idle, alone)
 
 
 def _generation(model: GenerativeModel, alone: Stepped) -> Generation:

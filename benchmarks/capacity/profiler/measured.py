@@ -78,12 +78,21 @@ def _within(inner: Event, outer: Event) -> bool:
 
 
 def answering_s(idle: Served, stepped: Stepped) -> list[float]:
-    """What the fit says that each right answer took in its engine, alone there, at the pace of that run."""
+    """What the fit says that each call's answer took in its engine, alone there, at the pace of that run.
+
+    A call belongs to the request in whose time it ended; one whose request is not known, or was not answered, has 0.
+    """
     fit = stepped.fit
     step = fit.step_s + fit.sequence_s
     prefill = fit.encode_s + fit.step_s + fit.prompt_token_s * (stepped.image_tokens + _TEXT_TOKENS)
-    tokens = np.maximum(1, idle.requests.tokens[idle.requests.ok])
-    return [idle.pace * (fit.asked_s + prefill + step * (int(count) - 1)) for count in tokens]
+    tokens = np.maximum(1, idle.requests.tokens[idle.requests.ok]).tolist()
+    answers = list(zip(idle.spans(), tokens, strict=True))
+
+    def inside(call: Event) -> float:
+        count = next((count for (start, end), count in answers if start <= call.ended <= end), None)
+        return 0.0 if count is None else idle.pace * (fit.asked_s + prefill + step * (int(count) - 1))
+
+    return [inside(call) for call in idle.of("call")]
 
 
 def in_place(alone: Sequence[ForwardPass], idle: Served) -> tuple[ForwardPass, ...]:
