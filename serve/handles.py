@@ -17,9 +17,6 @@ from ray.serve.handle import DeploymentHandle
 from serve.context import RequestContext
 from serve.errors import ArgusError, DeadlineExceeded, ModelFailed, Overloaded, Unavailable
 
-# A generating replica ends an answer at the deadline by itself; its last event needs this long, in seconds, to arrive.
-_GRACE_S = 1.0
-
 
 class ModelHandle(Protocol):
     """One model, as the data plane sees it."""
@@ -59,14 +56,14 @@ class ServeHandle:
     async def stream(
         self, method: str, context: RequestContext, *args: Any, affinity: str | None = None
     ) -> AsyncGenerator[Any, None]:
-        """See `ModelHandle.stream`. The deadline holds for each item: the replica ends what takes longer."""
+        """See `ModelHandle.stream`."""
         streaming = self._handle.options(stream=True, session_id=affinity or "")
         response: Any = None
         try:
             with _as_its_own():
                 response = getattr(streaming, method).remote(*args)
             while True:
-                async with asyncio.timeout(context.left_s() + _GRACE_S):
+                async with asyncio.timeout(context.left_s()):
                     try:
                         item = await anext(response)
                     except StopAsyncIteration:

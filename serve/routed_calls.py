@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from deployments.generation.messages import ChatEvent, ChatRequest, ChatResult
-from deployments.messages import ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult, TaskRequest
+from deployments.messages import Call, ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult, TaskRequest
 from serve.calls import Called, Usage
 from serve.context import RequestContext
 from serve.handles import ModelHandle
@@ -23,6 +23,9 @@ T = TypeVar("T")
 
 # What models of ours use costs their nodes' price, not a call's; their tokens are in their answers.
 _FREE = Usage()
+# An engine ends an answer at its deadline by itself. Of the request's time this much, in seconds, and at most this
+# share is kept for what has been written to come home: through replica, router and data plane.
+_HOME_S, _HOME_SHARE = 0.5, 0.2
 
 
 class RoutedCalls:
@@ -70,7 +73,8 @@ class RoutedCalls:
 
             async def attempt(timeout_s: float) -> Attempted[ChatResult]:
                 within = _within(context, timeout_s)
-                result: ChatResult = await handle.call("chat", within, request, within.call(), affinity=affinity)
+                call = _answering(within, context)
+                result: ChatResult = await handle.call("chat", within, request, call, affinity=affinity)
                 return Attempted(result, _used(result))
 
             job = Job(name, attempt, cache_key=key, codec=codec.CHAT)
@@ -94,7 +98,7 @@ class RoutedCalls:
 
             async def events(timeout_s: float) -> AsyncGenerator[ChatEvent | Usage, None]:
                 within = _within(context, timeout_s)
-                pieces = handle.stream("chat_stream", within, request, within.call(), affinity=affinity)
+                pieces = handle.stream("chat_stream", within, request, _answering(within, context), affinity=affinity)
                 async with aclosing(pieces):
                     async for piece in pieces:
                         yield piece
@@ -204,6 +208,16 @@ def _within(context: RequestContext, timeout_s: float) -> RequestContext:
     """The context of one attempt, which may last less than its request."""
     deadline = time.monotonic() + timeout_s
     return context if context.deadline <= deadline else replace(context, deadline=deadline)
+
+
+def _answering(within: RequestContext, request: RequestContext) -> Call:
+    """What a generating model is told: it ends sooner than its request, so that what was written is not lost.
+
+    An attempt that may last less than its request is given up as a whole instead: another one may answer all of it.
+    """
+    left = request.remaining_s()
+    call = within.call()
+    return replace(call, timeout_s=min(call.timeout_s, left - min(_HOME_S, _HOME_SHARE * left)))
 
 
 def _used(result: ChatResult) -> Usage:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from graphlib import CycleError, TopologicalSorter
 from typing import Any
-from urllib.parse import unquote
 
 import torch
 import xgrammar
 
+from deployments.generation import json_schema
 from deployments.generation.messages import Constraint
 from serve.errors import InvalidRequest
 
@@ -39,63 +37,10 @@ def grammar_of(constraint: Constraint) -> xgrammar.Grammar:
     if len(schema) > _MOST:
         raise unusable(f"it has {len(schema)} characters, {_MOST} are allowed")
     try:
-        read = json.loads(schema)
-        if not isinstance(read, dict | bool):
-            raise ValueError("a schema is an object")
-        _check_references(read)
+        json_schema.check(json.loads(schema))
         return xgrammar.Grammar.from_json_schema(schema, any_whitespace=False, separators=(", ", ": "))
     except Exception as error:  # whatever it is, it is the schema's
         raise unusable(str(error)) from error
-
-
-def _check_references(schema: Any) -> None:
-    """Each `$ref` must mean something.
-
-    xgrammar takes another document for anything, so that answers would not fit it; and of a schema that is defined by
-    itself alone it makes a grammar of no text at all (JSON Schema 2020-12, section 9.4.1, leaves that one undefined).
-
-    Raises:
-        ValueError: one does not.
-    """
-    parts = list(_parts(schema))
-    if any(isinstance(at := part.get("$ref"), str) and not at.startswith("#") for part in parts):
-        raise ValueError("a $ref must lead to a place in the schema itself (#/...)")
-    try:
-        TopologicalSorter({id(part): map(id, _of_the_same_value(part, schema)) for part in parts}).prepare()
-    except CycleError:
-        raise ValueError("a part of it is defined by itself") from None
-
-
-def _parts(schema: Any) -> Iterator[dict[str, Any]]:
-    """Every object in it."""
-    left = [schema]
-    while left:
-        part = left.pop()
-        if isinstance(part, dict):
-            yield part
-            left += part.values()
-        elif isinstance(part, list):
-            left += part
-
-
-def _of_the_same_value(part: dict[str, Any], root: Any) -> Iterator[Any]:
-    """The schemas that the very value must fit which must fit this one, rather than something within that value."""
-    if isinstance(at := part.get("$ref"), str):
-        yield _place(at, root)
-    for keyword in ("allOf", "anyOf", "oneOf"):
-        if isinstance(members := part.get(keyword), list):
-            yield from members
-
-
-def _place(reference: str, root: Any) -> Any:
-    """What a JSON pointer (RFC 6901) leads to; None where there is nothing, of which xgrammar tells."""
-    for name in reference.split("/")[1:]:
-        key = unquote(name).replace("~1", "/").replace("~0", "~")
-        if isinstance(root, list) and key.isdecimal() and int(key) < len(root):
-            root = root[int(key)]
-        else:
-            root = root.get(key) if isinstance(root, dict) else None
-    return root
 
 
 def unusable(why: str) -> InvalidRequest:

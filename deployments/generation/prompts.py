@@ -58,8 +58,9 @@ _MISTRAL = (
     "{% set ns = namespace(system='') %}"
     "{% for message in messages %}"
     "{% if message.role == 'system' %}"
-    "{% set ns.system = '<<SYS>>\\n' + message.content[0].text + '\\n<</SYS>>\\n\\n' %}"
-    "{% elif message.role == 'user' %}{{ '[INST] ' + ns.system }}{% set ns.system = '' %}"
+    "{% set ns.system = (ns.system + '\\n' if ns.system else '') + message.content[0].text %}"
+    "{% elif message.role == 'user' %}{{ '[INST] ' }}"
+    "{% if ns.system %}{{ '<<SYS>>\\n' + ns.system + '\\n<</SYS>>\\n\\n' }}{% endif %}{% set ns.system = '' %}"
     "{% for part in message.content if part.type != 'text' %}{{ '<' + part.type + '>\\n' }}{% endfor %}"
     "{% for part in message.content if part.type == 'text' %}{{ part.text + ' ' }}{% endfor %}{{ '[/INST]' }}"
     "{% else %}{{ ' ' + message.content[0].text + '</s>' }}{% endif %}"
@@ -268,10 +269,13 @@ def _content(message: Message, style: PromptStyle) -> list[dict[str, str]]:
     for part in message.parts:
         if not isinstance(part, Text):
             content.append({"type": "image" if isinstance(part, ImagePart) else "video"})
-        elif content and content[-1]["type"] == "text":
-            content[-1]["text"] += "\n" + part.text
+            continue
+        # An answer begins with the space that templates put before it themselves.
+        text = part.text.strip() if message.role == "assistant" else part.text
+        if content and content[-1]["type"] == "text":
+            content[-1]["text"] += "\n" + text
         else:
-            content.append({"type": "text", "text": part.text})
+            content.append({"type": "text", "text": text})
     texts = [piece for piece in content if piece["type"] == "text"]
     for piece, text in zip(texts, guard([piece["text"] for piece in texts], style), strict=True):
         piece["text"] = text

@@ -11,8 +11,8 @@ import torch
 from deployments.generation.grammar import Matcher
 from deployments.generation.messages import Sampling, TokenLogprob
 
-# Below this a temperature is greedy; dividing by less overflows. vLLM draws the line at the same place.
-_GREEDY = 1e-5
+# Lowest temperature but 0, which is greedy: dividing by less overflows. vLLM raises what is lower to the same.
+_COLDEST = 1e-2
 _NOT_NUMBERS = "the model's logits are not numbers"
 
 
@@ -35,7 +35,7 @@ class RowSampler:
     """
 
     def __init__(self, sampling: Sampling, seed: int | None, matcher: Matcher | None, device: torch.device) -> None:
-        self.temperature = sampling.temperature if sampling.temperature >= _GREEDY else 0.0
+        self.temperature = max(sampling.temperature, _COLDEST) if sampling.temperature else 0.0
         self.top_p = sampling.top_p
         self.logprobs = sampling.logprobs
         self.matcher = matcher

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
     from vllm.sampling_params import SamplingParams
 
+# vLLM takes a seed of -1 for none, and gives each further answer of a request the next one.
+_SEEDS = 2**63
+
 
 def sampling_params(sampling: Sampling, room: int) -> SamplingParams:
     """vLLM's form of our parameters; each output holds what is new.
@@ -33,7 +36,7 @@ def sampling_params(sampling: Sampling, room: int) -> SamplingParams:
         n=sampling.n,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
-        seed=sampling.seed,
+        seed=None if sampling.seed is None else sampling.seed % _SEEDS,
         stop=list(sampling.stop),
         max_tokens=room if sampling.max_tokens is None else min(room, sampling.max_tokens),
         logprobs=sampling.logprobs,

@@ -54,6 +54,12 @@ class Fields(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class JsonFields(Fields):
+    """Base of bodies that come as JSON only: no text stands for a number there, and no number for a yes."""
+
+    model_config = ConfigDict(strict=True)
+
+
 def _split(value: Any) -> Any:
     """Lists from forms and queries: repeated fields, a JSON array, or values with commas between them."""
     if isinstance(value, str):

@@ -230,16 +230,18 @@ def _usage(prompt: int, written: int, cached: int) -> dict[str, Any]:
 
 
 def _logprobs(tokens: tuple[TokenLogprob, ...], *, wanted: bool) -> dict[str, Any] | None:
-    if not wanted:
-        return None
-    content = [
+    return {"content": logprobs_content(tokens), "refusal": None} if wanted else None
+
+
+def logprobs_content(tokens: tuple[TokenLogprob, ...]) -> list[dict[str, Any]]:
+    """Tokens and their alternatives, as OpenAI writes them."""
+    return [
         {
             **_token(token.token, token.logprob),
             "top_logprobs": [_token(text, logprob) for text, logprob in token.top],
         }
         for token in tokens
     ]
-    return {"content": content, "refusal": None}
 
 
 def _token(text: str, logprob: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from deployments.generation.messages import Constraint, Role, Sampling
 from serve.chat import Medium, Turn
 from serve.errors import InvalidRequest, Unsupported
 from serve.media.admit import Reference
-from serve.protocol.bodies import Fields, validate
+from serve.protocol.bodies import JsonFields, validate
 
 _MOST_ANSWERS = 8
 _MOST_STOPS = 4
@@ -42,36 +42,40 @@ _NOT_OFFERED: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-class MediaUrl(Fields):
+Detail = Literal["auto", "low", "high"]
+Nothing = Annotated[list[Any], Field(max_length=0)] | None
+
+
+class MediaUrl(JsonFields):
     """Where an image is."""
 
     url: str = Field(min_length=1, description="http(s) URL or data URI.")
-    detail: Literal["auto", "low", "high"] = Field(
+    detail: Detail = Field(
         "auto", description="`low` caps the longer side at 512 pixels; `auto` and `high` leave the size to the model."
     )
 
 
-class VideoUrl(Fields):
+class VideoUrl(JsonFields):
     """Where a video is."""
 
     url: str = Field(min_length=1, description="http(s) URL or data URI.")
 
 
-class TextPart(Fields):
+class TextPart(JsonFields):
     """A text."""
 
     type: Literal["text"]
     text: str
 
 
-class ImagePart(Fields):
+class ImagePart(JsonFields):
     """An image."""
 
     type: Literal["image_url"]
     image_url: MediaUrl
 
 
-class VideoPart(Fields):
+class VideoPart(JsonFields):
     """A video."""
 
     type: Literal["video_url"]
@@ -81,7 +85,7 @@ class VideoPart(Fields):
 UserContent = str | list[Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]]
 
 
-class SystemMessage(Fields):
+class SystemMessage(JsonFields):
     """Instructions."""
 
     role: Literal["system", "developer"]
@@ -89,7 +93,7 @@ class SystemMessage(Fields):
     name: str | None = None
 
 
-class UserMessage(Fields):
+class UserMessage(JsonFields):
     """What the user says and shows."""
 
     role: Literal["user"]
@@ -97,16 +101,20 @@ class UserMessage(Fields):
     name: str | None = None
 
 
-class AssistantMessage(Fields):
-    """An earlier answer."""
+class AssistantMessage(JsonFields):
+    """An earlier answer; what OpenAI's clients give of one fits, with the fields that are empty here."""
 
     role: Literal["assistant"]
     content: str | list[TextPart]
     name: str | None = None
     refusal: None = None
+    annotations: Nothing = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Nothing = None
 
 
-class JsonSchema(Fields):
+class JsonSchema(JsonFields):
     """A named schema."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
@@ -115,26 +123,26 @@ class JsonSchema(Fields):
     strict: bool | None = Field(None, description="The answer always fits, whatever is said here.")
 
 
-class TextFormat(Fields):
+class TextFormat(JsonFields):
     """No constraint."""
 
     type: Literal["text"]
 
 
-class JsonObjectFormat(Fields):
+class JsonObjectFormat(JsonFields):
     """Any JSON object."""
 
     type: Literal["json_object"]
 
 
-class JsonSchemaFormat(Fields):
+class JsonSchemaFormat(JsonFields):
     """JSON that fits a schema."""
 
     type: Literal["json_schema"]
     json_schema: JsonSchema
 
 
-class StreamOptions(Fields):
+class StreamOptions(JsonFields):
     """Details of a stream."""
 
     include_usage: bool = Field(False, description="A last chunk with the usage of the whole request.")
@@ -148,7 +156,7 @@ Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discri
 Format = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
-class AnswerFields(Fields):
+class AnswerFields(JsonFields):
     """What is wanted of an answer, whatever it answers."""
 
     model: str | None = Field(None, description="A chat model; the cluster's first one when left out.")
@@ -233,8 +241,17 @@ def _constraint(given: TextFormat | JsonObjectFormat | JsonSchemaFormat | None) 
     if isinstance(given, JsonObjectFormat):
         return Constraint()
     if isinstance(given, JsonSchemaFormat):
-        return Constraint(orjson.dumps(given.json_schema.schema_).decode())
+        return Constraint(_text_of(given.json_schema.schema_))
     return None
+
+
+def _text_of(schema: dict[str, Any]) -> str:
+    try:
+        return orjson.dumps(schema).decode()
+    except TypeError as error:  # it writes 254 levels, and reads more
+        message = f"The JSON schema cannot be used: {error}."
+        param = "response_format.json_schema.schema"
+        raise InvalidRequest(message, code="invalid_json_schema", param=param) from None
 
 
 def turns(messages: list[SystemMessage | UserMessage | AssistantMessage]) -> list[Turn]:

@@ -8,25 +8,34 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from deployments.generation.messages import ChatResult
+from deployments.generation.messages import ChatResult, TokenLogprob
 from serve.chat import ChatService, Medium, Prepared, Turn
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest
-from serve.protocol.chat_bodies import ChatFields, chat_fields, sampling, turns
+from serve.protocol.bodies import JsonFields, validate
+from serve.protocol.chat import logprobs_content
+from serve.protocol.chat_bodies import ChatFields, Detail, chat_fields, sampling, turns
 from serve.protocol.oip_inputs import check_names, files, texts
 from serve.protocol.tensors import InferRequest, ModelSpec, Tensor, TensorSpec, int_tensor, text_tensor
 
 _INPUTS = ("MESSAGES", "TEXT", "IMAGE", "VIDEO")
 # Parameters of the request under OpenAI's names; `response_format` and a list in `stop` are JSON texts here.
-_NUMBERS = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "seed")
+_NUMBERS = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "seed", "logprobs", "top_logprobs")
 _TEXTS = ("stop", "response_format")
+# Of IMAGE, since there is no place for it beside the bytes; see `chat_bodies.MediaUrl`.
+_DETAIL = "detail"
 _PLACEHOLDER = [{"role": "user", "content": "-"}]
 
 Outputs = dict[str, Tensor]
+
+
+class _DetailFields(JsonFields):
+    detail: Detail
 
 
 class ChatFunction:
@@ -44,19 +53,22 @@ class ChatFunction:
             TensorSpec("INDEX", "INT32", (-1,)),
             TensorSpec("PROMPT_TOKENS", "INT32", (1,)),
             TensorSpec("COMPLETION_TOKENS", "INT32", (1,)),
+            TensorSpec("CACHED_TOKENS", "INT32", (1,)),
+            TensorSpec("LOGPROBS", "BYTES", (-1,)),
         )
         return ModelSpec(name, "argus", inputs, outputs)
 
     async def infer(self, model: str, request: InferRequest, context: RequestContext) -> Outputs:
         """All answers at once."""
-        result: ChatResult = await self._chat.complete(await self._prepare(model, request, context), context)
-        answers = result.answers
+        prepared = await self._prepare(model, request, context)
+        result: ChatResult = await self._chat.complete(prepared, context)
         return _outputs(
-            [answer.text for answer in answers],
-            [answer.finish_reason for answer in answers],
-            range(len(answers)),
-            result.prompt_tokens,
-            result.completion_tokens,
+            [
+                _Piece(answer.text, answer.finish_reason, index, answer.logprobs)
+                for index, answer in enumerate(result.answers)
+            ],
+            (result.prompt_tokens, result.completion_tokens, result.cached_tokens),
+            prepared,
         )
 
     async def stream(
@@ -69,28 +81,44 @@ class ChatFunction:
             async for event in events:
                 tokens = tokens + len(event.token_ids) if event.written is None else event.written
                 open_answers -= event.finish_reason is not None
-                outputs = _outputs(
-                    [event.text], [event.finish_reason or ""], [event.index], event.prompt_tokens, tokens
-                )
-                yield outputs, open_answers == 0
+                piece = _Piece(event.text, event.finish_reason or "", event.index, event.logprobs)
+                yield _outputs([piece], (event.prompt_tokens, tokens, event.cached_tokens), prepared), open_answers == 0
 
     async def _prepare(self, model: str, request: InferRequest, context: RequestContext) -> Prepared:
-        check_names(request, _INPUTS, (*_NUMBERS, *_TEXTS))
+        check_names(request, _INPUTS, (*_NUMBERS, *_TEXTS, _DETAIL))
         fields = _fields(request)
         conversation = _one_turn(request) if "MESSAGES" not in request.inputs else turns(fields.messages)
         return await self._chat.prepare(conversation, sampling(fields), context, model)
 
 
-def _outputs(
-    answers: list[str], reasons: list[Any], indexes: Any, prompt_tokens: int, completion_tokens: int
-) -> Outputs:
-    tensors = (
-        text_tensor("TEXT", answers),
-        text_tensor("FINISH_REASON", reasons),
-        int_tensor("INDEX", list(indexes)),
-        int_tensor("PROMPT_TOKENS", [prompt_tokens]),
-        int_tensor("COMPLETION_TOKENS", [completion_tokens]),
-    )
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """An answer, or what it gained."""
+
+    text: str
+    finish_reason: str
+    index: int
+    logprobs: tuple[TokenLogprob, ...]
+
+
+def _outputs(pieces: list[_Piece], counts: tuple[int, int, int], prepared: Prepared) -> Outputs:
+    """The tensors of these pieces.
+
+    Args:
+        counts: tokens of the prompt, of all answers so far, and of the prompt in the engine's cache.
+    """
+    tensors = [
+        text_tensor("TEXT", [piece.text for piece in pieces]),
+        text_tensor("FINISH_REASON", [piece.finish_reason for piece in pieces]),
+        int_tensor("INDEX", [piece.index for piece in pieces]),
+        *(
+            int_tensor(f"{name}_TOKENS", [n])
+            for name, n in zip(("PROMPT", "COMPLETION", "CACHED"), counts, strict=True)
+        ),
+    ]
+    if prepared.request.sampling.logprobs is not None:
+        told = [orjson.dumps(logprobs_content(piece.logprobs)).decode() for piece in pieces]
+        tensors.append(text_tensor("LOGPROBS", told))
     return {tensor.name: tensor for tensor in tensors}
 
 
@@ -138,8 +166,9 @@ def _only(items: list[str], name: str) -> str:
 
 def _one_turn(request: InferRequest) -> list[Turn]:
     media: list[str | Medium] = []
+    detail = validate({"detail": request.parameters.get(_DETAIL, "auto")}, _DetailFields).detail
     if "IMAGE" in request.inputs:
-        media += [Medium("image", one, f"IMAGE[{i}]") for i, one in enumerate(files(request, "IMAGE"))]
+        media += [Medium("image", one, f"IMAGE[{i}]", detail) for i, one in enumerate(files(request, "IMAGE"))]
     if "VIDEO" in request.inputs:
         media += [Medium("video", one, f"VIDEO[{i}]") for i, one in enumerate(files(request, "VIDEO"))]
     if "TEXT" in request.inputs:

@@ -258,6 +258,13 @@ async def test_a_reader_who_leaves_stops_the_model(site: Site) -> None:
     assert site.llava.closed == 1
 
 
+def deep(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "integer"}
+    for _ in range(levels):
+        schema = {"properties": {"a": schema}}
+    return schema
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -286,6 +293,11 @@ async def test_a_reader_who_leaves_stops_the_model(site: Site) -> None:
         ({"presence_penalty": 0.5}, (400, "unsupported_parameter", "presence_penalty")),
         ({"colour": "red"}, (400, "unknown_field", "colour")),
         ({"n": 9}, (400, "invalid_field", "n")),
+        ({"n": True}, (400, "invalid_field", "n")),
+        ({"max_tokens": "5"}, (400, "invalid_field", "max_tokens")),
+        ({"stream": "no"}, (400, "invalid_field", "stream")),
+        ({"logprobs": 1}, (400, "invalid_field", "logprobs")),
+        ({"temperature": "0.5"}, (400, "invalid_field", "temperature")),
         ({"temperature": 2.5}, (400, "invalid_field", "temperature")),
         ({"top_p": 0}, (400, "invalid_field", "top_p")),
         ({"max_tokens": 0}, (400, "invalid_field", "max_tokens")),
@@ -299,6 +311,14 @@ async def test_a_reader_who_leaves_stops_the_model(site: Site) -> None:
             {"response_format": {"type": "json_schema", "json_schema": {"name": "x y", "schema": {}}}},
             (400, "invalid_field", "response_format.json_schema.name"),
         ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "deep", "schema": deep(300)}}},
+            (400, "invalid_json_schema", "response_format.json_schema.schema"),
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}, user(text("Hm?"))]},
+            (400, "invalid_field", "messages[0].tool_calls"),
+        ),
     ],
 )
 async def test_what_is_refused(
@@ -306,6 +326,18 @@ async def test_what_is_refused(
 ) -> None:
     assert await refused(http, {**ASK, **change}) == expected
     assert site.llava.requests == []
+
+
+async def test_an_answer_can_be_sent_back_as_the_client_holds_it(client: openai.AsyncOpenAI, site: Site) -> None:
+    first = await client.chat.completions.create(model="llava", **ASK)
+    said = first.choices[0].message
+    # As some libraries keep it: with the fields that this answer left empty.
+    kept = {**said.model_dump(), "annotations": [], "audio": None, "function_call": None, "tool_calls": None}
+    for turn in (said.model_dump(), kept):
+        messages = [*ASK["messages"], turn, user(text("Are you sure?"))]
+        await client.chat.completions.create(model="llava", messages=messages)
+    for asked in site.llava.requests[1:]:
+        assert asked.messages[-2].parts == (Text(said.content or ""),)
 
 
 async def test_parameters_that_ask_for_nothing_are_taken(http: httpx.AsyncClient) -> None:

@@ -11,6 +11,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2 as pb
 
+from deployments.generation.messages import ImagePart
 from serve.errors import ModelFailed
 from serve.protocol.oip_grpc import GrpcSkin
 from tests.unit.fakes import Site, cluster, png
@@ -74,9 +75,36 @@ async def test_an_answer_at_once(skin: GrpcSkin, site: Site) -> None:
         "INDEX": [0, 1],
         "PROMPT_TOKENS": [7],
         "COMPLETION_TOKENS": [6],
+        "CACHED_TOKENS": [3],
     }
     assert len(site.llava.requests[0].messages[0].parts) == 3
     assert site.llava.requests[0].sampling.temperature == 0
+
+
+async def test_log_probabilities_and_detail_as_over_http(skin: GrpcSkin, site: Site) -> None:
+    wanted = {"logprobs": True, "top_logprobs": 1, "detail": "low"}
+    answer = outputs(await skin.ModelInfer(request(wanted, TEXT=[b"Hm?"], IMAGE=[png()]), FakeContext()))
+    content = json.loads(answer["LOGPROBS"][0])
+    assert [one["token"] for one in content] == ["Hm?", "(1 media)"]
+    assert content[0] | {"top_logprobs": []} == {
+        "token": "Hm?",
+        "logprob": -0.5,
+        "bytes": list(b"Hm?"),
+        "top_logprobs": [],
+    }
+    assert [one["token"] for one in content[0]["top_logprobs"]] == ["Hm?"]
+    assert [part.detail for part in site.llava.requests[0].messages[0].parts if isinstance(part, ImagePart)] == ["low"]
+    pieces = await streamed(skin, request({"logprobs": True}, TEXT=[b"one two"]))
+    told = [json.loads(outputs(piece.infer_response)["LOGPROBS"][0]) for piece in pieces]
+    assert [one["token"] for piece in told for one in piece] == ["one", "two", "(0 media)"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "param"), [({"logprobs": 1}, "logprobs"), ({"detail": "huge"}, "detail"), ({"n": True}, "n")]
+)
+async def test_parameters_of_a_wrong_kind_are_named(skin: GrpcSkin, parameters: dict[str, Any], param: str) -> None:
+    answers = await streamed(skin, request(parameters, TEXT=[b"x"], IMAGE=[png()]))
+    assert f"'{param}'" in answers[0].error_message
 
 
 async def test_a_conversation_as_json(skin: GrpcSkin, site: Site) -> None:

@@ -83,6 +83,22 @@ def test_earlier_turns_are_closed_and_the_system_message_leads(style: PromptStyl
     assert text_of(style, *messages) == expected
 
 
+@pytest.mark.parametrize(
+    ("style", "expected"),
+    [
+        (LLAVA, "USER: Hm? ASSISTANT: red</s>USER: Well? ASSISTANT:"),
+        (NEXT, "[INST] Hm? [/INST] red</s>[INST] Well? [/INST]"),
+    ],
+)
+def test_an_answer_said_again_as_it_came_reads_as_it_was_written(style: PromptStyle, expected: str) -> None:
+    assert text_of(style, user("Hm?"), say("assistant", " red"), user("Well?")) == expected
+
+
+def test_of_several_system_messages_none_is_lost() -> None:
+    said = text_of(NEXT, say("system", "Be brief."), say("system", "Be kind."), user("Hm?"))
+    assert said == "[INST] <<SYS>>\nBe brief.\nBe kind.\n<</SYS>>\n\nHm? [/INST]"
+
+
 def test_media_keep_their_order_and_say_where_they_stood() -> None:
     rendered = render(
         [user("Compare", IMAGE, "with", OTHER), say("assistant", "Alike"), user(VIDEO, IMAGE, "?")], VIDEO_LLAVA

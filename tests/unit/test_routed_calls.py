@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 
-from deployments.generation.messages import ChatRequest, ImagePart, Message, Sampling, Text
+from deployments.generation.messages import ChatEvent, ChatRequest, ImagePart, Message, Sampling, Text
 from deployments.messages import ClassifyRequest, EncodedImage
 from serve.context import RequestContext
 from serve.resilience.build import build_guard
@@ -29,9 +31,9 @@ class Setting:
         config = cluster(models=MODELS, providers=hosted, resilience=resilience)
         self.clip, self.llava, self.gpt = FakeModel(), FakeGenerator(), FakeProvider()
         handles: dict[str, Any] = {"clip": self.clip, "llava": self.llava}
-        guard = build_guard(config, Silent(), lambda seconds, usual_s: None)
-        keys = CacheKeys(identities_of(config))
-        self.calls = RoutedCalls(handles, {"gpt": self.gpt}, guard, keys, kept(config))
+        self.guard = build_guard(config, Silent(), lambda seconds, usual_s: None)
+        self.keys = CacheKeys(identities_of(config))
+        self.calls = RoutedCalls(handles, {"gpt": self.gpt}, self.guard, self.keys, kept(config))
 
     def asked(self, name: str) -> int:
         return len(self.llava.requests if name == "llava" else self.gpt.asked)
@@ -94,3 +96,24 @@ async def test_it_can_be_switched_off(off: dict[str, Any]) -> None:
     for _ in range(2):
         await setting.calls.chat("llava", about(png()), context())
     assert setting.asked("llava") == 2
+
+
+class Writing(FakeGenerator):
+    """Writes until the deadline that it was told, then says that this cut its answer."""
+
+    async def stream(
+        self, method: str, context: RequestContext, *args: Any, affinity: str | None = None
+    ) -> AsyncGenerator[Any, None]:
+        yield ChatEvent(0, "red", (1,))
+        await asyncio.sleep(args[1].timeout_s)
+        yield ChatEvent(0, " and", (2,), finish_reason="cut")
+
+
+async def test_what_was_written_until_the_deadline_comes_home_before_it() -> None:
+    setting = Setting()
+    setting.calls = RoutedCalls({"llava": Writing()}, {}, setting.guard, setting.keys)
+    request = ChatRequest((Message("user", (Text("Describe everything."),)),))
+    whole = await setting.calls.chat("llava", request, RequestContext("r", "alice", time.monotonic() + 3))
+    assert [(answer.text, answer.finish_reason) for answer in whole.value.answers] == [("red and", "cut")]
+    events = setting.calls.chat_stream("llava", request, RequestContext("r", "alice", time.monotonic() + 3))
+    assert [(event.text, event.finish_reason) async for event in events] == [("red", None), (" and", "cut")]
