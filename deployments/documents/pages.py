@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain, islice
 
 from deployments.documents.messages import PageRange
 from serve.errors import InvalidRequest
@@ -51,17 +52,28 @@ def chosen(ranges: Sequence[PageRange], total: int, wanted: int | None, most: in
     for first, last in ranges:
         if (beyond := max(first, last or first)) > total:
             raise _invalid(f"page {beyond} does not exist; the document has {total}")
-    numbers = sorted({n for first, last in ranges or ((1, None),) for n in range(first, (last or total) + 1)})
-    if wanted is not None:
-        numbers = numbers[:wanted]
-    if len(numbers) > most:
+    # A file may claim any number of pages, and ranges overlap: they are joined and counted before any is written out.
+    spans = _joined([(first, last or total) for first, last in ranges or ((1, None),)])
+    count = sum(last - first + 1 for first, last in spans)
+    if (left := count if wanted is None else min(count, wanted)) > most:
         raise InvalidRequest(
-            f"{len(numbers)} pages of the document are asked for; at most {most} are read in one request. "
+            f"{left} pages of the document are asked for; at most {most} are read in one request. "
             "Name them in `pages`.",
             code="too_many_pages",
             param="pages",
         )
-    return tuple(numbers)
+    return tuple(islice(chain.from_iterable(range(first, last + 1) for first, last in spans), left))
+
+
+def _joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same pages in spans that do not meet, in their order."""
+    found: list[tuple[int, int]] = []
+    for first, last in sorted(spans):
+        if found and first <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        else:
+            found.append((first, last))
+    return found
 
 
 def _invalid(why: str) -> InvalidRequest:

@@ -30,7 +30,7 @@ from deployments.documents.pages import chosen
 from deployments.messages import Call, ModelInfo
 from deployments.worker_pool import Subject, WorkerPool
 from serve.config.models import OcrModel
-from serve.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, Unavailable, raise_if_all_failed
+from serve.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, Unavailable
 from serve.media.document import document_kind
 from serve.media.image import ImageLimits
 
@@ -92,7 +92,7 @@ class DocumentReader:
 
         Raises:
             InvalidMedia: `invalid_document`, `encrypted_document`, `empty_document`, `not_a_document`, or what is wrong
-                with an image; also the first page's error when every page fails.
+                with an image.
             InvalidRequest: `invalid_pages`, `too_many_pages`.
             PayloadTooLarge, Overloaded, DeadlineExceeded.
         """
@@ -174,7 +174,6 @@ class DocumentReader:
         finally:
             for task in tasks:
                 task.cancel()
-        raise_if_all_failed(pages)
         return tuple(pages)
 
 

@@ -50,6 +50,17 @@ def check_size(width: int, height: int, limits: VideoLimits) -> None:
         raise invalid("the video has no size")
 
 
+def check_duration(seconds: float, limits: VideoLimits) -> None:
+    """Refuses a video that is shown for too long, be it by its last frame alone.
+
+    Raises:
+        InvalidMedia: `video_too_long`.
+    """
+    if seconds > limits.max_duration_s:
+        limit = limits.max_duration_s
+        raise InvalidMedia(f"the video lasts {seconds:.0f} s; the limit is {limit:g} s", code="video_too_long")
+
+
 def check_frames(count: int, limits: VideoLimits) -> None:
     """Refuses more frames than are read.
 

@@ -33,8 +33,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from deployments.video.checks import Watch, check_frames, check_size, decoding, invalid
-from serve.errors import InvalidMedia, UnsupportedMedia
+from deployments.video.checks import Watch, check_duration, check_frames, check_size, decoding, invalid
+from serve.errors import UnsupportedMedia
 from serve.media.video import VideoFormat, VideoLimits, inspect_video
 
 Frames = npt.NDArray[np.uint8]
@@ -192,10 +192,13 @@ class _FfmpegVideo(Video):
         self._file, self._stream, self._limits, self._watch = container, stream, limits, watch
         self.container, self.codec = kind, context.codec.canonical_name
         self.base = Fraction(stream.time_base or 0)
+        # AVI says when frames are decoded, not when they are shown; of frames that are reordered FFmpeg guesses wrong.
+        self._by_order = kind == "AVI" and context.has_b_frames
         self._shown, self._starts, last = self._timeline()
         first = self._shown[0]
         self.ticks = [shown - first for shown in self._shown]
         self.end = self.ticks[-1] + (last or (self.ticks[-1] // (len(self.ticks) - 1) if len(self.ticks) > 1 else 0))
+        check_duration(float(self.end * self.base), limits)
 
     def _timeline(self) -> tuple[list[int], list[int], int]:
         """When frames are shown, when those are at which decoding can start, and how long the last one is shown, in the
@@ -214,11 +217,7 @@ class _FfmpegVideo(Video):
         if not shown or not starts:
             raise invalid("the video track holds no frame")
         times = sorted(shown)
-        seconds = float((times[-1] - times[0]) * self.base)
-        if seconds > self._limits.max_duration_s:
-            limit = self._limits.max_duration_s
-            raise InvalidMedia(f"the video lasts {seconds:.0f} s; the limit is {limit:g} s", code="video_too_long")
-        return times, sorted(starts), shown[times[-1]]
+        return times, times[:1] if self._by_order else sorted(starts), shown[times[-1]]
 
     def rotation(self) -> int:
         with decoding():
@@ -261,8 +260,10 @@ class _FfmpegVideo(Video):
 
     def _restart(self, at: int) -> Iterator[VideoFrame]:
         self._file.seek(at, stream=self._stream)
-        for frame in self._file.decode(self._stream):
+        for number, frame in enumerate(self._file.decode(self._stream)):
             self._watch.check()
+            if self._by_order:  # it is read from its start: there is one place to restart at
+                frame.pts = self._shown[min(number, len(self._shown) - 1)]
             yield frame
 
 

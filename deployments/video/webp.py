@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from PIL.WebPImagePlugin import WebPImageFile
 
-from deployments.video.checks import Watch, check_frames, check_size, decoding, invalid
+from deployments.video.checks import Watch, check_duration, check_frames, check_size, decoding, invalid
 from deployments.video.decode import Frames, Video
 from serve.media.video import VideoLimits
 
@@ -32,6 +32,7 @@ class WebpVideo(Video):
             ticks.append(at)
             at += max(1, duration)
         self.ticks, self.end = ticks, at
+        check_duration(float(at * _MILLISECOND), limits)
 
     def rotation(self) -> int:
         return 0

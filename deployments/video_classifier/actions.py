@@ -51,13 +51,17 @@ def windows(start_s: float, end_s: float, window_s: float, stride_s: float) -> l
 
     One begins every `stride_s`; the last ends with the part. A part shorter than a window is one window.
     """
-    room = end_s - start_s - window_s
+    count, room = window_count(start_s, end_s, window_s, stride_s), end_s - start_s - window_s
     if room <= 0.0:
         return [(start_s, end_s)]
-    # A last step of a rounding error's size is none.
-    steps = math.ceil(room / stride_s - 1e-6)
-    starts = [start_s + min(number * stride_s, room) for number in range(steps + 1)]
+    starts = [start_s + min(number * stride_s, room) for number in range(count)]
     return [(start, start + window_s) for start in starts]
+
+
+def window_count(start_s: float, end_s: float, window_s: float, stride_s: float) -> int:
+    """How many `windows` there are."""
+    # A last step of a rounding error's size is none.
+    return 1 + max(0, math.ceil((end_s - start_s - window_s) / stride_s - 1e-6))
 
 
 def detect(

@@ -151,7 +151,7 @@ class VideoClassifierModel(CheckpointModel):
         2.0, gt=0, le=3600, description="Seconds of video that one clip covers while actions are looked for."
     )
     stride_s: float = Field(0.5, gt=0, le=3600, description="Seconds from one such clip to the next.")
-    max_windows: int = Field(10_000, ge=1, le=1_000_000, description="Most such clips of one request.")
+    max_windows: int = Field(10_000, ge=1, le=1_000_000, description="Most such clips of one chunk.")
     background: tuple[str, ...] = Field((), description="Classes of the checkpoint that are no action.")
     max_duration_s: float = Field(3600, gt=0, description="Longest video, in seconds.")
     max_frames: int = Field(250_000, ge=1, description="Most frames in a video's file.")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
-from deployments.documents.messages import KeyFact, Page, RenderPages, SummarisePages, Summary
+from deployments.documents.messages import DocumentPages, KeyFact, Page, RenderPages, SummarisePages, Summary
 from deployments.generation.messages import ImagePart, Part, Text
 from deployments.messages import EncodedImage
 from serve.calls import Calls
@@ -18,7 +19,7 @@ from serve.documents.backends import ChatBackend, FlorenceBackend, OcrBackend, P
 from serve.documents.schemas import DocumentSummary
 from serve.documents.structured import answered, structured
 from serve.documents.types import EXTRACTIVE, Asked, Backend, Read, Summarised
-from serve.errors import ArgusError, NotFound
+from serve.errors import ArgusError, NotFound, raise_if_all_failed
 from serve.media.admit import MediaDoor, MediaSource
 from serve.resilience.failures import failure_class
 
@@ -90,8 +91,10 @@ class DocumentService:
         names = self._chosen(asked, self._order, list(self._readers))
 
         async def ask(name: str, fallback: bool) -> Read:
-            pages, usage = await self._readers[name].read(document, asked, context, tables=tables, fallback=fallback)
-            return Read(name, pages, usage)
+            found, usage = await self._readers[name].read(document, asked, context, tables=tables, fallback=fallback)
+            if not asked.in_groups:
+                raise_if_all_failed(found.pages)
+            return Read(name, found, usage)
 
         return await _first(names, ask, context)
 
@@ -109,14 +112,28 @@ class DocumentService:
     async def _extracted(self, document: bytes, asked: Asked, context: RequestContext, *, fallback: bool) -> Summarised:
         """From the document's own sentences, whoever read them."""
         assert self._reader is not None, "admit refuses before"
-        plain = Asked(asked.pages, asked.max_pages, asked.text_layer, asked.dpi)
-        read = await self.read(document, plain, context, tables=False)
+        plain = replace(asked, backend=None)
+        read = await (self._read_in_groups if asked.in_groups else self._read_text)(document, plain, context)
         pages = tuple(page for page in read.document.pages if isinstance(page, Page))
         called = await self._calls.task(self._reader, SummarisePages(pages), context, fallback=fallback)
         numbers = tuple(page.number for page in pages)
         return Summarised(
             EXTRACTIVE, called.value, read.document.kind, numbers, read.document.total, read.usage + called.usage
         )
+
+    async def _read_text(self, document: bytes, asked: Asked, context: RequestContext) -> Read:
+        return await self.read(document, asked, context, tables=False)
+
+    async def _read_in_groups(self, document: bytes, asked: Asked, context: RequestContext) -> Read:
+        """The text of a document of any length, and who read its first pages."""
+        first = await self._read_text(document, asked.first_group(self.most_pages), context)
+        found, usage = first.document, first.usage
+        for group in asked.further_groups(self.most_pages, found.total, first.backend):
+            more = await self._read_text(document, group, context)
+            numbers, pages = (*found.numbers, *more.document.numbers), (*found.pages, *more.document.pages)
+            found, usage = DocumentPages(found.kind, found.total, numbers, pages), usage + more.usage
+        raise_if_all_failed(found.pages)
+        return Read(first.backend, found, usage)
 
     async def _written(
         self, name: str, document: bytes, asked: Asked, context: RequestContext, *, fallback: bool
@@ -127,6 +144,7 @@ class DocumentService:
         wanted = most if asked.max_pages is None else min(most, asked.max_pages)
         request = RenderPages(document, asked.pages, wanted, asked.dpi, self._settings.image_side)
         drawn = (await self._calls.task(self._reader, request, context)).value
+        raise_if_all_failed(drawn.pages)
         shown = [picture for picture in drawn.pages if not isinstance(picture, Exception)]
         parts: tuple[Part, ...] = tuple(ImagePart(EncodedImage(picture.data), "high") for picture in shown)
         asking = structured(
@@ -145,7 +163,7 @@ class DocumentService:
 
     def _chosen(self, asked: Asked, order: Sequence[str], known: Sequence[str]) -> Sequence[str]:
         if asked.backend is None:
-            return order
+            return sorted(order, key=lambda name: name != asked.preferred)
         if asked.backend not in known:
             raise NotFound(
                 f"Back end {asked.backend[:80]!r} does not exist here; there are {', '.join(known) or 'none'}.",

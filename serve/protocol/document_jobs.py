@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final
 
-from deployments.documents.messages import PageRange
-from deployments.documents.pages import chosen
 from deployments.jobs.types import Progress
 from serve.calls import Usage
 from serve.context import RequestContext
 from serve.documents.service import DocumentService
 from serve.documents.types import Asked
+from serve.errors import InvalidRequest
 from serve.jobs.operation import JobInput, Report
 from serve.protocol import document_bodies as bodies
 from serve.protocol.bodies import validate
@@ -21,13 +20,13 @@ from serve.protocol.job_files import Files, accepted
 
 # Pages read at once, and lost when a worker dies.
 _PAGES: Final = 4
-# A job has time for long documents; its store bounds the result.
-_MOST_PAGES: Final = 100_000
 _FILES: Final = ("document", "file")
 
 
 class ReadDocument:
-    """`/v1/documents/...`, some pages at a time. All of them are read by the back end that read the first."""
+    """`/v1/documents/...`, some pages at a time. All of them are read by the back end that read the first, unless it
+    fails: then by the next one, whose name stands beside these pages.
+    """
 
     def __init__(self, service: DocumentService, what: What) -> None:
         self._service = service
@@ -49,24 +48,30 @@ class ReadDocument:
         document = given.media[0]
         if self._what == "summary":
             await report(Progress("summarising", 0, 1))
-            return bodies.summarised(await self._service.summarise(document, asked, context))
+            summary = await self._service.summarise(document, replace(asked, in_groups=True), context)
+            return bodies.summarised(summary)
         tables = self._what == "table"
-        step = min(_PAGES, self._service.most_pages)
-        first = replace(asked, max_pages=min(step, asked.max_pages or step))
-        parts = [done["0"] if "0" in done else await self._part(document, first, context, tables=tables)]
-        total, backend = parts[0]["document"]["pages"], parts[0]["backend"]
-        numbers = chosen(asked.pages, total, asked.max_pages, _MOST_PAGES)
-        await report(Progress("reading", min(step, len(numbers)), len(numbers)), "0", parts[0])
-        for start in range(step, len(numbers), step):
-            part = done.get(str(start))
+        size = min(_PAGES, self._service.most_pages)
+        first = done.get("0") or await self._part(document, asked.first_group(size), context, tables=tables)
+        backend, parts = first["backend"], [first]
+        groups = asked.further_groups(size, first["document"]["pages"], backend)
+        read = len(first["content"]["pages"])
+        total = read + sum(len(group.pages) for group in groups)
+        await report(Progress("reading", read, total), "0", first)
+        for group in groups:
+            part = done.get(str(read))
+            start, read = read, read + len(group.pages)
             if part is None:
-                some = replace(asked, pages=_ranges(numbers[start : start + step]), max_pages=None, backend=backend)
-                part = await self._part(document, some, context, tables=tables)
-                await report(Progress("reading", min(start + step, len(numbers)), len(numbers)), str(start), part)
+                part = await self._part(document, group, context, tables=tables)
+                await report(Progress("reading", read, total), str(start), part)
             parts.append(part)
+        _raise_if_all_failed(parts)
+        for part in parts:
+            if part["backend"] != backend:
+                part["content"]["pages"] = [page | {"backend": part["backend"]} for page in part["content"]["pages"]]
         content = bodies.joined((part["content"] for part in parts), tables=tables)
         usage = sum((Usage(**part["usage"]) for part in parts), Usage())
-        return bodies.answer("tables" if tables else "text", backend, parts[0]["document"], content, usage)
+        return bodies.answer("tables" if tables else "text", backend, first["document"], content, usage)
 
     async def _part(self, document: bytes, asked: Asked, context: RequestContext, *, tables: bool) -> dict[str, Any]:
         read = await self._service.read(document, asked, context, tables=tables)
@@ -78,5 +83,9 @@ class ReadDocument:
         }
 
 
-def _ranges(numbers: Sequence[int]) -> tuple[PageRange, ...]:
-    return tuple((number, number) for number in numbers)
+def _raise_if_all_failed(parts: Sequence[Mapping[str, Any]]) -> None:
+    """Of a document of which no page could be read, the first page's error is the job's."""
+    pages = [page for part in parts for page in part["content"]["pages"]]
+    if pages and all("error" in page for page in pages):
+        error = pages[0]["error"]
+        raise InvalidRequest(error["message"], code=error["code"], param="document")

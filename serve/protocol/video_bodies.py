@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from deployments.video.messages import Strategy
 from serve.errors import NotFound
@@ -21,6 +21,18 @@ from serve.videos.types import (
     Summary,
     VideoRequest,
 )
+
+# Share of `enter` at which an action is over, where the request does not say.
+_LEAVE_SHARE = 0.8
+
+
+def _worded(text: str) -> str:
+    if not text.strip():
+        raise ValueError("it has no words")
+    return text
+
+
+Words = Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_worded)]
 
 
 class PartFields(Fields):
@@ -51,27 +63,33 @@ class WatchFields(ChunkedFields):
 class DescribeFields(WatchFields):
     """A description of each part."""
 
-    prompt: str | None = Field(None, min_length=1, max_length=4000, description="An instruction in place of the usual.")
+    prompt: Words | None = Field(None, description="An instruction in place of the usual.")
 
 
 class SummaryFields(WatchFields):
     """A summary of the whole."""
 
-    prompt: str | None = Field(
-        None, min_length=1, max_length=4000, description="An instruction in place of the usual, for each chunk."
-    )
+    prompt: Words | None = Field(None, description="An instruction in place of the usual, for each chunk.")
 
 
 class AskFields(WatchFields):
     """A question."""
 
-    question: str = Field(min_length=1, max_length=4000, description="The question.")
+    question: Words = Field(description="The question.")
     at_s: float | None = Field(
         None,
         ge=0,
         allow_inf_nan=False,
-        description="The moment that it is about, in seconds: what is around it is watched.",
+        description="The moment that it is about, in seconds: what is around it is watched. Not beside `start_s` and "
+        "`end_s`.",
     )
+
+    @field_validator("at_s")
+    @classmethod
+    def _instead_of_a_part(cls, at_s: float | None, info: ValidationInfo) -> float | None:
+        if at_s is not None and (info.data.get("start_s") or info.data.get("end_s") is not None):
+            raise ValueError("it cannot stand beside start_s or end_s, which say what is watched too")
+        return at_s
 
 
 class KeyframesFields(ChunkedFields):
@@ -108,9 +126,33 @@ class ActionsFields(ChunkedFields):
     window_s: float | None = Field(None, gt=0, le=600, description="Seconds that the classifier sees at a time.")
     stride_s: float | None = Field(None, gt=0, le=600, description="Seconds from one window to the next.")
     enter: float = Field(0.5, gt=0, le=1, description="Probability at which an action begins.")
-    leave: float = Field(0.4, gt=0, le=1, description="Probability below which it is over.")
+    leave: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        validate_default=True,
+        description="Probability below which it is over, at most `enter`; 0.8 of that when left out.",
+    )
     merge_gap_s: float = Field(0.5, ge=0, le=600, description="Actions of one label this close together are one.")
     min_action_s: float = Field(0.5, ge=0, le=600, description="What is shorter is no action.")
+
+    @field_validator("stride_s")
+    @classmethod
+    def _leaves_nothing_out(cls, stride_s: float | None, info: ValidationInfo) -> float | None:
+        window_s = info.data.get("window_s")
+        if stride_s is not None and window_s is not None and stride_s > window_s:
+            raise ValueError("it is longer than window_s, so that what lies between two windows would not be seen")
+        return stride_s
+
+    @field_validator("leave")
+    @classmethod
+    def _below_enter(cls, leave: float | None, info: ValidationInfo) -> float | None:
+        enter = info.data.get("enter")
+        if enter is None:  # it is what is wrong
+            return leave
+        if leave is not None and leave > enter:
+            raise ValueError("it is above enter, so that an action would be over where it begins")
+        return _LEAVE_SHARE * enter if leave is None else leave
 
 
 OPERATIONS: Mapping[Operation, type[PartFields]] = {

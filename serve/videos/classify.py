@@ -13,7 +13,7 @@ from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidMedia, ModelFailed
 from serve.videos.merge import joined
 from serve.videos.plan import Chunk, plan
-from serve.videos.reader import Reader
+from serve.videos.reader import Part, Reader
 from serve.videos.types import Actions, Body, Classify, Done, Features, OnProgress, Progress, clock, seconds
 from serve.videos.watch import at_a_time, error_object
 from serve.videos.work import work
@@ -102,7 +102,11 @@ class ClipClassifier:
     async def _chunks(self, request: Actions, context: RequestContext) -> tuple[Chunk, ...]:
         if self._reader is None or self._settings is None:
             return (Chunk(0, request.start_s, float("inf") if request.end_s is None else request.end_s),)
-        part = await self._reader.part(request, context)
+        return self.planned(request, await self._reader.part(request, context))
+
+    def planned(self, request: Actions, part: Part) -> tuple[Chunk, ...]:
+        """The chunks in which actions are looked for; there is a `videos` section."""
+        assert self._settings is not None, "without it, nothing is cut"
         overlap = self._settings.overlap_s if request.window_s is None else request.window_s
         return plan(part.start_s, part.end_s, self._settings.chunk_s, overlap)
 

@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from deployments.video_classifier.actions import window_count
 from serve.config.cluster import ClusterFile
-from serve.config.models import GenerativeModel
+from serve.config.models import GenerativeModel, VideoClassifierModel
 from serve.providers import tokens
 from serve.providers.prices import cost, price_of
 from serve.videos.plan import Chunk
-from serve.videos.types import Body
+from serve.videos.types import Actions, Body
 
 # Of Video-LLaVA as published (Lin et al. 2023): patches of 14 pixels of 224 x 224, and the class token.
 _FRAME_TOKENS = 257
+# Of VideoMAE as published (Tong et al. 2022); TimeSformer's base model has 8.
+_CLIP_FRAMES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +94,36 @@ def describing(cluster: ClusterFile, name: str, frames: int, side: int, max_toke
     return Estimate(name, frames, frames, prompts, written, _usd(cluster, name, prompts, written))
 
 
+def detecting(cluster: ClusterFile, name: str, request: Actions, chunks: Sequence[Chunk]) -> Estimate:
+    """What a classifier takes to look for actions in the chunks."""
+    model = cluster.models[name]
+    assert isinstance(model, VideoClassifierModel), "others have no such task"
+    window_s, stride_s = request.window_s or model.window_s, request.stride_s or model.stride_s
+    clips = sum(window_count(chunk.start_s, chunk.end_s, window_s, stride_s) for chunk in chunks)
+    return seeing(cluster, name, len(chunks), clips)
+
+
+def seeing(cluster: ClusterFile, name: str, chunks: int, clips: int) -> Estimate:
+    """What a classifier takes for so many clips; one that several clips see is counted in each."""
+    model = cluster.models[name]
+    assert isinstance(model, VideoClassifierModel), "others have no such task"
+    return Estimate(name, chunks, clips * clip_frames(model.checkpoint), 0, 0, 0.0)
+
+
 def _usd(cluster: ClusterFile, name: str, prompt_tokens: int, completion_tokens: int) -> float | None:
     if name in cluster.models:
         return 0.0
     price = price_of(cluster.providers[name])
     return None if price is None else cost(price, prompt_tokens, completion_tokens)
+
+
+@cache
+def clip_frames(checkpoint: str) -> int:
+    """Frames of a clip: by the checkpoint's configuration where it is a folder, else VideoMAE's as published."""
+    try:
+        return int(json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))["num_frames"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return _CLIP_FRAMES
 
 
 @cache

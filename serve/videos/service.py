@@ -41,7 +41,7 @@ from serve.videos.types import (
     Watch,
     silent,
 )
-from serve.videos.watch import Watcher, asked_about, prompt_of, video_object
+from serve.videos.watch import Watcher, asked_about, at_a_time, prompt_of, video_object
 
 _NOTHING: Done = MappingProxyType({})
 
@@ -152,12 +152,17 @@ class VideoService:
             chunks, most = len(planned), request.max_tokens or self._settings.max_tokens
             prompt = prompt_of(request, self._settings)
             rows = [estimate.watching(self._cluster, name, planned, prompt, most) for name in names]
-            seconds = self._pace.needs(names[0], chunks, self._settings.concurrency)
+            seconds = self._pace.needs(names[0], chunks, at_a_time(request, self._settings))
         elif isinstance(request, Keyframes):
             chunks = request.count
             rows = [
                 estimate.describing(self._cluster, name, request.count, request.side, MOST_TOKENS) for name in names
             ]
+        elif isinstance(request, Actions):
+            planned = self._classifier.planned(request, part)
+            chunks, rows = len(planned), [estimate.detecting(self._cluster, names[0], request, planned)]
+        elif isinstance(request, Classify | Features):
+            rows = [estimate.seeing(self._cluster, names[0], 1, 1)]
         merge = None
         if isinstance(request, Watch) and request.operation != "describe" and chunks > 1 and self._settings.summariser:
             most = request.max_tokens or self._settings.max_tokens

@@ -27,6 +27,9 @@ _REDUCE = (
     "briefly.\n\nQuestion: {question}\n\n{notes}"
 )
 
+# Containers that are pictures by name: providers take them for images, or for nothing they know.
+_ANIMATIONS = ("GIF", "WEBP")
+
 
 def prompt_of(request: Watch, settings: Videos) -> str:
     """What is asked about each chunk."""
@@ -79,7 +82,7 @@ class Watcher:
         prompt, most = prompt_of(request, self._settings), request.max_tokens or self._settings.max_tokens
 
         async def files(left: Sequence[Chunk]) -> AsyncGenerator[tuple[Chunk, bytes], None]:
-            if part.is_whole and len(chunks) == 1:
+            if part.is_whole and len(chunks) == 1 and part.info.container not in _ANIMATIONS:
                 for chunk in left:
                     yield chunk, request.video
                 return

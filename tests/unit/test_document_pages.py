@@ -61,3 +61,13 @@ def test_what_is_chosen_lies_in_the_document_and_in_a_range(total: int, drawn: l
     for page in range(1, total + 1):
         named = not ranges or any(first <= page <= (last or total) for first, last in ranges)
         assert (page in pages) == named
+
+
+def test_a_file_that_claims_any_number_of_pages_costs_no_more_than_what_is_read() -> None:
+    claimed = 10**15  # written out, these would fill any memory
+    many = tuple((number, None) for number in range(1, 1001))
+    assert chosen(many, claimed, 3, 4) == (1, 2, 3)
+    with pytest.raises(InvalidRequest) as caught:
+        chosen(many, claimed, None, 4)
+    assert caught.value.code == "too_many_pages"
+    assert chosen(((5, 7), (2, 3), (6, 9), (4, 4)), 20, None, 10) == (2, 3, 4, 5, 6, 7, 8, 9)

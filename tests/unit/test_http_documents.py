@@ -36,7 +36,7 @@ from deployments.messages import EncodedImage
 from serve.context import RequestContext
 from serve.errors import ConfigError, InvalidMedia, InvalidRequest, ModelFailed, Unavailable
 from serve.media.source import MediaBytes
-from serve.protocol.document_bodies import What
+from serve.protocol.document_bodies import OPERATIONS, What
 from serve.protocol.document_jobs import ReadDocument
 from tests.unit.fakes import Site, cluster, png
 
@@ -477,6 +477,47 @@ async def test_a_job_keeps_to_the_back_end_that_read_the_first_pages() -> None:
     assert again == whole
     # Without those pages it is asked first again.
     assert (await job.run(given, context, Reported(), {}))["backend"] == "florence"
+
+
+async def ran(world: World, what: What, done: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A job about all six pages."""
+    job = ReadDocument(world.site.services.documents, what)
+    context = RequestContext("r", "anonymous", time.monotonic() + 20)
+    return await job.run(await job.admit({"document": URI}, (), context), context, Reported(), done or {})
+
+
+async def test_pages_that_fail_together_do_not_end_a_job(world: World) -> None:
+    world.reader.broken = {5, 6}  # all of the second group
+    whole = await ran(world, "text")
+    assert [page.get("text") for page in whole["pages"]] == ["page 1", "page 2", "page 3", "page 4", None, None]
+    assert [page["error"]["code"] for page in whole["pages"][4:]] == ["invalid_page"] * 2
+    world.reader.broken = {1, 2, 3, 4}
+    assert (await ran(world, "table"))["tables"][0]["page"] == 5
+    world.reader.broken = set(range(1, 7))
+    for what in OPERATIONS:
+        with pytest.raises(InvalidRequest) as failed:
+            await ran(world, what)
+        assert failed.value.code == "invalid_page"
+
+
+async def test_pages_of_a_back_end_that_fails_on_the_way_are_read_by_the_next() -> None:
+    world = World(ocr=["florence", "reader"])
+    reported = Reported()
+    job = ReadDocument(world.site.services.documents, "text")
+    context = RequestContext("r", "anonymous", time.monotonic() + 20)
+    given = await job.admit({"document": URI}, (), context)
+    await job.run(given, context, reported, {})
+    world.florence.raises = Unavailable("florence is away")
+    whole = await ran(world, "text", {"0": reported.parts["0"]})
+    assert whole["backend"] == "florence"
+    assert [page.get("backend") for page in whole["pages"]] == [None] * 4 + ["reader"] * 2
+    assert whole["pages"][5]["text"] == "page 6"
+
+
+async def test_a_job_sums_up_more_pages_than_a_request_may_have(world: World) -> None:
+    summary = await ran(world, "summary")
+    assert summary["pages"] == [1, 2, 3, 4, 5, 6]
+    assert summary["summary"] == " ".join(f"page {number}" for number in range(1, 7))
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ from typing import Any
 import httpx
 import pytest
 
+from deployments.generation.messages import VideoPart
 from serve.context import RequestContext
 from serve.errors import ArgusError, DeadlineExceeded, InvalidMedia, ModelFailed, Overloaded, Unavailable
 from serve.protocol.video_bodies import video_request
 from serve.videos.types import Progress
 from tests.unit.fakes import Site, cluster
-from tests.unit.video_files import encode, greys, shots
+from tests.unit.video_files import encode, greys, shots, webp
 from tests.unit.video_site import MODELS, VideoSite
 
 # Three seconds: frame i of thirty is grey i, so that a chunk says which frames it holds.
@@ -342,6 +343,32 @@ async def test_an_estimate_asks_no_model() -> None:
     assert set(site.reading.calls) == {"inspect"}
 
 
+async def test_an_estimate_of_what_a_classifier_sees(client: httpx.AsyncClient, site: VideoSite) -> None:
+    found = await ask(client, "actions", dry_run=True, window_s=0.5, stride_s=0.25)
+    # Chunks from 0 to 1, 0.5 to 2 and 1.5 to 3 s: 3, 5 and 5 windows of 16 frames.
+    assert found["chunks"] == 3
+    row = {"model": "clips", "chunks": 3, "frames": 13 * 16, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0}
+    assert found["backends"] == [row]
+    for operation in ("classify", "features"):
+        assert (await ask(client, operation, dry_run=True))["backends"] == [row | {"chunks": 1, "frames": 16}]
+    assert site.classifier.parts == []
+
+
+async def test_an_estimate_is_for_as_many_pieces_at_a_time_as_are_asked_for() -> None:
+    site = VideoSite({"concurrency": 3})
+    async with site.client() as client:
+        await ask(client, "describe", SHORT)
+        side_by_side = (await ask(client, "describe", dry_run=True))["seconds"]
+        one_by_one = (await ask(client, "describe", dry_run=True, concurrency=1))["seconds"]
+    assert one_by_one == pytest.approx(3 * side_by_side)
+
+
+async def test_an_animation_reaches_a_model_as_a_video(client: httpx.AsyncClient, site: VideoSite) -> None:
+    await ask(client, "describe", webp(greys(8), [100] * 8))
+    (part,) = [one for one in site.watcher.requests[-1].messages[-1].parts if isinstance(one, VideoPart)]
+    assert part.data[4:8] == b"ftyp"
+
+
 async def test_work_that_cannot_end_in_time_is_sent_to_jobs() -> None:
     site = VideoSite({"concurrency": 1})
     async with site.client() as client:
@@ -391,6 +418,14 @@ async def test_a_video_comes_in_three_ways(client: httpx.AsyncClient, site: Vide
         ("describe", {"chunk_s": 0.5}, 400, "invalid_field", "chunk_s"),
         ("ask", {}, 400, "missing_field", "question"),
         ("ask", {"question": "?", "at_s": 9.0}, 400, "outside_video", "at_s"),
+        ("ask", {"question": "   "}, 400, "invalid_field", "question"),
+        ("ask", {"question": "?", "at_s": 1.0, "start_s": 0.5}, 400, "invalid_field", "at_s"),
+        ("ask", {"question": "?", "at_s": 1.0, "end_s": 2.0}, 400, "invalid_field", "at_s"),
+        ("describe", {"prompt": "\t"}, 400, "invalid_field", "prompt"),
+        ("actions", {"enter": 0.3, "leave": 0.4}, 400, "invalid_field", "leave"),
+        ("actions", {"enter": "x", "leave": 0.4}, 400, "invalid_field", "enter"),
+        ("actions", {"enter": 0.3}, 200, "", None),
+        ("actions", {"window_s": 1.0, "stride_s": 2.0}, 400, "invalid_field", "stride_s"),
         ("keyframes", {"strategy": "best"}, 400, "invalid_field", "strategy"),
         ("keyframes", {"count": 0}, 400, "invalid_field", "count"),
         ("classify", {"model": "watcher"}, 400, "task_not_supported", "model"),

@@ -207,6 +207,24 @@ def test_length_is_limited_in_time_and_in_frames() -> None:
         sample_frames(data, 2, VideoLimits(max_bytes=len(data) - 1))
 
 
+def test_a_last_frame_that_stands_for_ever_is_refused() -> None:
+    buffer = io.BytesIO()
+    first, *rest = (Image.fromarray(frame) for frame in greys(3))
+    first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=[100, 100, 2**24 - 1], lossless=True)
+    assert refused(buffer.getvalue()).code == "video_too_long"
+    data = encode(greys(1))
+    # One frame, whose duration is the last number of `stts` (ISO/IEC 14496-12, section 8.6.1.2).
+    at = data.index(b"stts") + 16
+    data = data[:at] + struct.pack(">I", 2**31 - 1) + data[at + 4 :]
+    assert refused(data).code == "video_too_long"
+
+
+def test_frames_that_a_container_names_in_the_order_of_decoding_only() -> None:
+    data = encode(greys(20), "avi", codec="libx264")  # with B-frames, for whose times AVI has no place
+    assert numbers(sample_frames(data, 8)) == [0, 2, 5, 8, 10, 13, 16, 19]
+    assert numbers(sample_frames(data, 2)) == [0, 19]
+
+
 class Ticking:
     """One second passes between any two looks."""
 
