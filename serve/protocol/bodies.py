@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -48,10 +49,31 @@ _RAW_NAMES: dict[Medium, str] = {"image": "image/*", "video": "video/*", "docume
 Body = TypeVar("Body", bound="Fields")
 
 
+def _fail_fast(schema: Any) -> None:
+    """Sets what `pydantic.FailFast` does, on every list within a schema."""
+    left = [schema]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            if part.get("type") in ("list", "tuple", "set", "frozenset"):
+                part["fail_fast"] = True
+            left += part.values()
+        elif isinstance(part, list):
+            left += part
+
+
 class Fields(BaseModel):
     """Base of every request body: unknown fields are refused by name."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """A list is given up at its first wrong element: to tell of each of a hundred thousand takes a router ten
+        seconds."""
+        schema = handler(source)
+        _fail_fast(schema)
+        return schema
 
 
 class JsonFields(Fields):

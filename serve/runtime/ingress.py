@@ -58,8 +58,14 @@ exec {binary} "$@"
 
 _FRONTEND_FILE = "frontend"
 # Messages of WebSockets, which are JPEGs, would be compressed on the router's event loop. A request id that ours would
-# not be (serve/context.py) is Ray Serve's to answer with as it came, and not in UTF-8 its end: it makes another.
+# not be (serve/context.py) is Ray Serve's to answer with as it came, and not in UTF-8 its end: it makes another. The
+# other headers are Ray Serve's own: they would choose a replica, end a request without a word of ours, or have it go on
+# when its client has left; and not in UTF-8 they are an error before we are asked.
 _FRONTEND = r"""    http-request del-header sec-websocket-extensions # argus
+    http-request del-header x-session-id # argus
+    http-request del-header serve_multiplexed_model_id # argus
+    http-request del-header x-request-timeout-seconds # argus
+    http-request del-header x-request-disconnect-disabled # argus
     http-request del-header x-request-id if !{ req.fhdr(x-request-id) -m reg '^[!-~]([ -~]{0,198}[!-~])?$' } # argus
 """
 

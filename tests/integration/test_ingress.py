@@ -32,6 +32,11 @@ frontend http_frontend
     http-request set-var(txn.id) req.hdr(x-request-id)
     http-request return status 200 content-type text/plain lf-string "[%[var(txn.offer)]]" if {{ path /offered }}
     http-request return status 200 content-type text/plain lf-string "[%[var(txn.id)]]" if {{ path /id }}
+    http-request set-var(txn.own) req.hdr(x-session-id)
+    http-request set-var(txn.own) req.hdr(serve_multiplexed_model_id) unless {{ var(txn.own) -m found }}
+    http-request set-var(txn.own) req.hdr(x-request-timeout-seconds) unless {{ var(txn.own) -m found }}
+    http-request set-var(txn.own) req.hdr(x-request-disconnect-disabled) unless {{ var(txn.own) -m found }}
+    http-request return status 200 content-type text/plain lf-string "[%[var(txn.own)]]" if {{ path /own }}
     use_backend default_backend if {{ path /nobody }}
     use_backend default_grpc_backend if {{ path /rpc }}
     default_backend routers
@@ -135,6 +140,16 @@ def test_a_request_id_of_ours_is_passed_on(proxy: tuple[int, subprocess.Popen[by
 def test_any_other_request_id_is_dropped(proxy: tuple[int, subprocess.Popen[bytes]], dropped: bytes) -> None:
     """Ray Serve would answer with it, or with a plain 500 where it is no UTF-8."""
     answer = httpx.get(f"http://127.0.0.1:{proxy[0]}/id", headers={b"x-request-id": dropped}, trust_env=False)
+    assert (answer.status_code, answer.text) == (200, "[]")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"X-Session-Id", b"serve_multiplexed_model_id", b"x-request-timeout-seconds", b"x-request-disconnect-disabled"],
+)
+def test_ray_serves_own_headers_are_dropped(proxy: tuple[int, subprocess.Popen[bytes]], header: bytes) -> None:
+    """They choose replicas and end requests past our rules, and not in UTF-8 they are a plain 500."""
+    answer = httpx.get(f"http://127.0.0.1:{proxy[0]}/own", headers={header: b"\xff1"}, trust_env=False)
     assert (answer.status_code, answer.text) == (200, "[]")
 
 

@@ -9,10 +9,15 @@ import httpx
 import numpy as np
 import orjson
 import pytest
+from pydantic import ValidationError
 
 from serve.dataplane import MOST_TEMPLATES
 from serve.errors import InvalidRequest
-from serve.protocol.bodies import MOST_KEYS, json_object
+from serve.protocol.bodies import MOST_KEYS, Fields, json_object
+from serve.protocol.chat_bodies import ChatFields
+from serve.protocol.indexes import ItemsFields, SearchFields
+from serve.protocol.native import ClassifyFields
+from serve.protocol.oip_http import InferFields
 from tests.unit.fakes import Site, cluster
 from tests.unit.test_http_edge import error_of as edge_error_of
 from tests.unit.test_http_oip import LABELS, LENGTH, binary, described, infer, request, tensor
@@ -248,3 +253,20 @@ def test_a_body_of_a_million_keys_is_refused_before_each_is_named() -> None:
         assert caught.value.code == "too_many_keys"
     many_colons = {"text": ":" * (MOST_KEYS + 1), **{f"k{n}": 0 for n in range(MOST_KEYS - 1)}}
     assert json_object(orjson.dumps(many_colons)) == many_colons
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (ClassifyFields, {"labels": [0] * 1000}),
+        (ItemsFields, {"items": [{}] * 1000}),
+        (SearchFields, {"vector": [""] * 1000}),
+        (InferFields, {"inputs": [{}] * 1000}),
+        (ChatFields, {"messages": [{"role": "user", "content": [{"type": "text"}] * 1000}] * 1000}),
+    ],
+)
+def test_a_list_is_given_up_at_its_first_wrong_element(kind: type[Fields], body: Any) -> None:
+    """To tell of every one would take seconds, in which a router answers nobody."""
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate(body)
+    assert caught.value.error_count() <= 5
