@@ -6,8 +6,10 @@ torch is imported when a replica starts, not with this module: whoever only depl
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from deployments.messages import (
 from deployments.replica import ReplicaMetrics
 from deployments.templates import ANYTHING, prompts, resolve
 from serve.config.models import ClipModel
-from serve.errors import ArgusError, ConfigError
+from serve.errors import ConfigError, InvalidRequest
 from serve.media.image import ImageLimits
 
 # Seconds for work that several callers share, so that the first one's short deadline does not fail the others.
@@ -85,7 +87,7 @@ class ClipReplica(Rebatched):
 
     async def embed(self, request: EmbedRequest, call: Call) -> EmbedResult:
         """Embeddings, of unit length unless `normalize` is off."""
-        results = await self._pipeline.run_all(request.inputs, time.monotonic() + call.timeout_s)
+        results = _finite(await self._pipeline.run_all(request.inputs, time.monotonic() + call.timeout_s))
         vectors = tuple(
             _unit(result) if request.normalize and not isinstance(result, Exception) else result for result in results
         )
@@ -106,7 +108,7 @@ class ClipReplica(Rebatched):
         )
         scores = tuple(
             image if isinstance(image, Exception) else self._scores(image, features, request.multi_label)
-            for image in images
+            for image in _finite(images)
         )
         return ClassifyResult(scores, self._temperature, self._pipeline.standing_wait_s)
 
@@ -125,12 +127,25 @@ class ClipReplica(Rebatched):
             texts = prompts(labels, templates)
             results = await self._pipeline.run_all(texts, time.monotonic() + _SHARED_WORK_S)
             for text, result in zip(texts, results, strict=True):
-                if isinstance(result, ArgusError):
+                if isinstance(result, InvalidRequest):
                     raise type(result)(f"{result.message} The text is {text[:80]!r}.", code=result.code, param="labels")
+                if isinstance(result, Exception):
+                    raise result
             units = _unit(np.stack(results))  # type: ignore[arg-type]
             return _unit(units.reshape(len(labels), len(templates), -1).mean(axis=1))
 
-        return await self._labels.get((labels, templates), len(labels), compute)
+        # The texts themselves may be megabytes, of which the cache's size says nothing.
+        key = hashlib.blake2b(repr((labels, templates)).encode("utf-8", "surrogatepass"), digest_size=32).digest()
+        return await self._labels.get(key, len(labels), compute)
+
+
+def _finite(results: Sequence[Float32 | Exception]) -> list[Float32 | Exception]:
+    """The same features; those that are no numbers (pixel values may be any that float32 holds) are an error."""
+    message = "The model makes no numbers of this input; its pixel values are too large."
+    return [
+        result if isinstance(result, Exception) or np.isfinite(result).all() else InvalidRequest(message)
+        for result in results
+    ]
 
 
 def _temperature(checkpoint: str) -> float:

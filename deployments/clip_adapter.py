@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from serve.config.models import ClipModel
 from serve.errors import ConfigError, InvalidRequest
 from serve.media.image import ImageLimits, decode_image
 
-_SERVED_TYPES = ("clip", "siglip", "siglip2")
+_SERVED_TYPES = ("clip", "siglip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ class ClipAdapter(Adapter[Image | str, Prepared, Float32, Float32]):
         self._model = model.to(self._device, self._dtype).eval()
         processor: Any = AutoProcessor.from_pretrained(config.checkpoint, backend="pil", **options)
         self._image_processor, self._tokenizer = processor.image_processor, processor.tokenizer
+        # A fast tokenizer keeps its padding in itself: counting without any would unpad what another thread encodes.
+        self._counter = copy.deepcopy(self._tokenizer)
         self._fast: FastPath | None = fast_path(self._image_processor)
         self._limits, self._scaled = limits, config.image_decode == "scaled"
         self._max_tokens: int = model.config.text_config.max_position_embeddings
@@ -173,7 +176,7 @@ class ClipAdapter(Adapter[Image | str, Prepared, Float32, Float32]):
 
     def token_count(self, text: str) -> int:
         """Tokens of a text, for usage figures."""
-        return len(self._tokenizer(text)["input_ids"])
+        return len(self._counter(text)["input_ids"])
 
     def probe(self) -> Image:
         size = self.image_size

@@ -35,6 +35,8 @@ Rate = Annotated[float, Field(gt=0, le=1e6, description="Requests a second.")]
 RateOrNone = Annotated[float, Field(ge=0, le=1e6, description="Requests a second; 0 for none.")]
 # A sojourn of a thousandth of a second is below what a server can feel, and bounds how many there are.
 _SHORTEST_SOJOURN_S = 1e-3
+# Fractions of its multiples are spread evenly, however many there are (Weyl's sequence of the golden ratio).
+_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class _Process(BaseModel):
@@ -71,6 +73,22 @@ class _Process(BaseModel):
     def peak_rate(self, seconds: float) -> float:
         """At least what `rate_at` gives anywhere in the run."""
         return self.mean_rate(seconds)
+
+    def long_rate(self, seconds: float) -> float:
+        """Requests a second over a long time: what `scaled` sets. That of a run of `seconds`, where runs are alike."""
+        return self.mean_rate(seconds)
+
+    def long_peak(self, seconds: float) -> float:
+        """`peak_rate` of whichever run of `times_anywhere` is the busiest."""
+        return self.peak_rate(seconds)
+
+    def times_anywhere(self, seconds: float, seed: int) -> Float64:
+        """When requests arrive in a run of `seconds` that stands for any time, not for the beginning alone.
+
+        Raises:
+            ConfigError: see `times`.
+        """
+        return self.times(seconds, seed)
 
     @abstractmethod
     def scaled(self, rate_per_s: float) -> Self:
@@ -279,6 +297,14 @@ class Diurnal(_Changing):
         turned = 2 * math.pi * seconds / self.period_s
         return self.rate_per_s * (1 - self.swing * math.sin(turned) / turned)
 
+    def long_rate(self, seconds: float) -> float:
+        return self.rate_per_s
+
+    def times_anywhere(self, seconds: float, seed: int) -> Float64:
+        """A day that is longer than the run passes in it as a whole, night and noon."""
+        passes = self.period_s is not None and self.period_s > seconds
+        return (self.model_copy(update={"period_s": None}) if passes else self).times(seconds, seed)
+
     def peak_rate(self, seconds: float) -> float:
         return self.rate_per_s * (1 + self.swing)
 
@@ -303,6 +329,20 @@ class Replay(_Process):
 
     def mean_rate(self, seconds: float) -> float:
         return self._factor() * len(recordings.window(self.file, seconds)) / seconds
+
+    def long_rate(self, seconds: float) -> float:
+        return self.rate_per_s or recordings.loaded(self.file).rate_per_s
+
+    def long_peak(self, seconds: float) -> float:
+        return self._factor() * recordings.peak_rate(self.file, max(seconds, recordings.loaded(self.file).seconds))
+
+    def times_anywhere(self, seconds: float, seed: int) -> Float64:
+        """Each seed's run begins at another place of the recording; a few of them lie evenly spread in it."""
+        recording = recordings.loaded(self.file)
+        part = recording.begun_at(seed * _GOLDEN % 1 * recording.seconds).window(seconds)
+        if self.rate_per_s is not None and len(part):
+            part = part.scaled(self._factor() * part.rate_per_s, seed)
+        return part.times_s
 
     def rate_at(self, times: Float64, seconds: float) -> Float64:
         """See `recordings.rate_at`."""

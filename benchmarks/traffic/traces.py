@@ -80,6 +80,13 @@ class Trace:
         order = np.argsort(times, kind="stable")
         return Trace(times[order], self.prompt_tokens[source][order], self.output_tokens[source][order], self.seconds)
 
+    def begun_at(self, moment_s: float) -> Trace:
+        """The same, from a moment of it on; what came before that follows its end."""
+        first = int(np.searchsorted(self.times_s, moment_s, side="left"))
+        times = np.concatenate((self.times_s[first:] - moment_s, self.times_s[:first] + (self.seconds - moment_s)))
+        prompts, outputs = np.roll(self.prompt_tokens, -first), np.roll(self.output_tokens, -first)
+        return Trace(times, prompts, outputs, self.seconds)
+
     def window(self, seconds: float) -> Trace:
         """The first `seconds` of it; a recording that is shorter begins anew when it has ended."""
         if seconds <= self.seconds:

@@ -11,7 +11,8 @@ import pytest
 from benchmarks.calibration_scenes import mixture, write
 from tests.e2e.cluster import Cluster
 
-pytestmark = pytest.mark.cluster
+# Slow: labels hundreds of scenes with two models; what is computed from them is in tests/unit/test_calibration*.py.
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 SCENES = 120
 

@@ -186,6 +186,7 @@ def test_a_target_that_never_succeeded_has_failed_always(server: Prometheus) -> 
     assert shares["broken"] == 1 and 0 <= shares["clip"] < 1
 
 
+@pytest.mark.slow
 def test_the_picture_of_a_dashboard_is_drawn(server: Prometheus, tmp_path: Path) -> None:
     until_s = time.time()
     figure = draw(OVERVIEW, asking(server.address, 3, until_s), minutes=3, until_s=until_s, source="a test")

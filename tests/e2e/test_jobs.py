@@ -231,6 +231,7 @@ def test_a_job_of_a_key_is_submitted_once(client: httpx.Client) -> None:
     assert client.get(f"/v1/jobs/{job}").status_code == 404
 
 
+@pytest.mark.slow  # with a cluster of its own; the test before kills the same processes under another job
 def test_a_video_is_watched_to_its_end_over_kills(cinema: tuple[Cluster, Path]) -> None:
     cluster, file = cinema
     video = encode_video(shots([50] * 4), rate=5)  # 40 s

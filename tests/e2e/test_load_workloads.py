@@ -49,6 +49,7 @@ def test_moderation_answers_rightly_over_both_protocols_and_escalates_what_is_ha
     assert (columns.tokens[by_kind["hard"]] > 0).all()
 
 
+@pytest.mark.slow
 def test_mixed_traffic_is_answered_rightly_and_what_is_invalid_refused(cluster: Cluster, tmp_path: Path) -> None:
     record = load(cluster, "mixed", tmp_path, seconds=60)
     columns = record.columns()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import shutil
@@ -25,7 +26,7 @@ from transformers import (
 
 from deployments.clip import ClipReplica
 from deployments.clip_preprocess import fast_path
-from deployments.messages import Call, ClassifyRequest, EmbedRequest, EncodedImage, RawImage, Scores
+from deployments.messages import Call, ClassifyRequest, EmbedRequest, EncodedImage, PixelValues, RawImage, Scores
 from serve.config.load import DEMO_CHECKPOINTS
 from serve.config.models import ClipModel
 from serve.errors import ArgusError, ConfigError, InvalidMedia, InvalidRequest
@@ -98,6 +99,24 @@ async def test_siglip_equals_transformers_and_scores_each_label_by_itself(siglip
     vectors = await served.embed(EmbedRequest((encoded(PIXELS), prompts[0])), CALL)
     np.testing.assert_allclose(vectors.vectors[0], expected.image_embeds[0].numpy(), atol=1e-5)
     np.testing.assert_allclose(vectors.vectors[1], expected.text_embeds[0].numpy(), atol=1e-5)
+
+
+async def test_texts_of_siglip_stay_padded_while_others_are_counted(siglip: Path) -> None:
+    served = replica(siglip)
+    alone = (await served.embed(EmbedRequest(("a photo of a star.",)), CALL)).vectors[0]
+    asked = (served.embed(EmbedRequest(("a photo of a star.",) * 4), CALL) for _ in range(100))
+    for answer in await asyncio.gather(*asked):
+        for vector in answer.vectors:
+            np.testing.assert_allclose(vector, alone, atol=1e-5)
+
+
+async def test_pixels_of_which_the_model_makes_no_numbers_are_an_error_of_their_own() -> None:
+    served = replica(DEMO)
+    huge = PixelValues(np.full((3, 64, 64), 3e38, np.float32))
+    vectors = (await served.embed(EmbedRequest((huge, RawImage(PIXELS))), CALL)).vectors
+    assert isinstance(vectors[0], InvalidRequest) and np.isfinite(vectors[1]).all()
+    images = (await served.classify(ClassifyRequest((RawImage(PIXELS), huge), LABELS), CALL)).images
+    assert isinstance(images[1], InvalidRequest) and np.isfinite(scores(images[0]).logits).all()
 
 
 async def test_a_calibrated_checkpoint_uses_its_temperature(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from benchmarks.capacity.profiles import HardwareProfile, load_profile, shipped_
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+# Slow: six loads of a cluster of its own; the arithmetic is in tests/unit/test_profiler*.py.
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -217,3 +217,46 @@ def test_a_trace_without_tokens_has_none(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     path.write_text('{"time_s": 0}\n{"time_s": 1}\n')
     assert parse_arrivals(f"trace:{path}").tokens(2, 1) is None
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half an hour: two a second for ten minutes, then eight."""
+    path = tmp_path_factory.mktemp("uneven") / "trace.jsonl"
+    times = [*np.arange(0, 600, 0.5), *np.arange(600, 1800, 0.125)]
+    path.write_text("".join(f'{{"time_s": {time}}}\n' for time in times))
+    return path
+
+
+def test_runs_that_stand_for_any_time_of_a_recording_are_spread_over_it(uneven: Path) -> None:
+    replay = parse_arrivals(f"trace:{uneven},rate=60")
+    assert replay.mean_rate(100) == pytest.approx(20, rel=0.01)  # its beginning is a third of its mean
+    assert replay.long_rate(100) == 60
+    assert replay.scaled(90).long_rate(100) == 90
+    rates = [len(replay.times_anywhere(100, seed)) / 100 for seed in range(20)]
+    assert np.mean(rates) == pytest.approx(60, rel=0.1)
+    assert min(rates) == pytest.approx(20, rel=0.1) and max(rates) == pytest.approx(80, rel=0.1)
+    assert replay.long_peak(100) == pytest.approx(80, rel=0.1)
+    for seed in range(3):
+        times = replay.times_anywhere(100, seed)
+        assert times[0] >= 0 and times[-1] < 100 and (np.diff(times) >= 0).all()
+    assert parse_arrivals(f"trace:{uneven}").long_rate(100) == pytest.approx(loaded(uneven).rate_per_s)
+
+
+def test_a_day_that_is_longer_than_a_run_passes_in_it_as_a_whole() -> None:
+    day = parse_arrivals("diurnal:100,period=3600,swing=0.8")
+    assert day.long_rate(240) == 100
+    assert day.scaled(150).long_rate(240) == 150
+    times = day.times_anywhere(240, 1)
+    assert len(times) / 240 == pytest.approx(100, rel=0.05)
+    noon = ((times > 110) & (times < 130)).sum() / 20
+    assert noon == pytest.approx(180, rel=0.1)
+    short = parse_arrivals("diurnal:100,period=20,swing=0.8")
+    np.testing.assert_array_equal(short.times_anywhere(240, 1), short.times(240, 1))
+
+
+def test_other_processes_are_alike_at_any_time() -> None:
+    for spec in ("poisson:50", "gamma:50,cv=2", "mmpp:low=20,high=200,low_s=4,high_s=1"):
+        process = parse_arrivals(spec)
+        np.testing.assert_array_equal(process.times_anywhere(60, 3), process.times(60, 3))
+        assert process.long_rate(60) == process.mean_rate(60)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -15,13 +17,15 @@ from benchmarks.capacity.planner.demand import (
     with_thresholds,
     works,
 )
+from benchmarks.capacity.planner.judge import Judge
 from benchmarks.capacity.planner.objectives import Objective, findings, objectives_of, parse_objective
 from benchmarks.capacity.scenario import Flow
 from benchmarks.targets import Goal
+from benchmarks.traffic.arrivals import parse_arrivals
 from serve.calibration.file import CurvePoint, StepCalibration
 from serve.config.load import load_profile
 from serve.errors import ConfigError
-from tests.unit.planner_cases import SCREENED, cluster
+from tests.unit.planner_cases import SCREENED, cluster, problem
 
 CURVE = tuple(
     CurvePoint(threshold=t, accepted=a, agreement=g, lower=lo)
@@ -182,3 +186,15 @@ def test_what_is_no_objective_is_refused(text: str) -> None:
 def test_a_goal_becomes_objectives() -> None:
     goal = Goal(qps=1, mean_ms=30, p99_ms=200, max_failed_share=0.01, source="test")
     assert [one.label for one in objectives_of(goal)] == ["failed <= 1 %", "mean <= 30 ms", "p99 <= 200 ms"]
+
+
+def test_a_plan_for_a_recording_is_for_its_mean_not_for_its_beginning(tmp_path: Path) -> None:
+    file = tmp_path / "trace.jsonl"
+    times = [*np.arange(0, 600, 0.5), *np.arange(600, 1800, 0.125)]  # two a second, then eight
+    file.write_text("".join(f'{{"time_s": {time}}}\n' for time in times))
+    asked = problem(arrivals=parse_arrivals(f"trace:{file},rate=100"))
+    assert asked.rate_per_s == asked.at_rate(1.0).rate_per_s == 100
+    assert asked.at_rate(1.5).rate_per_s == pytest.approx(150)
+    judge = Judge(asked)
+    rates = [len(judge.arrivals(seed)) / asked.seconds for seed in range(12)]
+    assert np.mean(rates) == pytest.approx(100, rel=0.1) and max(rates) > 3 * min(rates)

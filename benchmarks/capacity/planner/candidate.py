@@ -109,7 +109,7 @@ def assemble(
 def _routers(problem: Problem, home: HardwareProfile) -> int:
     """As many as the mean rate takes, and the busiest second: a plan that has models for a burst must let it in."""
     each_s = home.router.cpu.mean + home.router.ingress_cpu_s
-    peak_per_s = problem.arrivals.peak_rate(problem.seconds)
+    peak_per_s = problem.arrivals.long_peak(problem.seconds)
     return math.ceil(each_s * max(problem.rate_per_s / _ROUTER_USE, peak_per_s / _ROUTER_USE_AT_PEAK))
 
 

@@ -66,7 +66,7 @@ class Judge:
     def arrivals(self, seed: int) -> Float64:
         """Of one run."""
         if seed not in self._arrivals:
-            self._arrivals[seed] = self._problem.arrivals.times(self._problem.seconds, seed)
+            self._arrivals[seed] = self._problem.arrivals.times_anywhere(self._problem.seconds, seed)
         return self._arrivals[seed]
 
     def judge(self, candidate: Candidate, *, lost: Loss | None = None, all_runs: bool = False) -> Verdict:

@@ -81,15 +81,15 @@ class Problem:
 
     @property
     def rate_per_s(self) -> float:
-        """Requests a second of all flows together."""
-        return self.arrivals.mean_rate(self.seconds)
+        """Requests a second of all flows together, over a long time."""
+        return self.arrivals.long_rate(self.seconds)
 
     @property
     def seconds(self) -> float:
         """Length of a run."""
         if self.wishes.seconds is not None:
             return self.wishes.seconds
-        return min(_LONGEST_S, max(_SHORTEST_S, _REQUESTS_A_RUN / self.arrivals.mean_rate(_LONGEST_S)))
+        return min(_LONGEST_S, max(_SHORTEST_S, _REQUESTS_A_RUN / self.arrivals.long_rate(_LONGEST_S)))
 
     @property
     def warm_up_s(self) -> float:
