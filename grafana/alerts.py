@@ -16,6 +16,7 @@ def alerts(cluster: ClusterFile) -> Iterator[Alert]:
     of = Cluster(cluster.name)
     bounds = cluster.objectives.alerts
     yield _target_down(of)
+    yield _router_down(of)
     yield _replicas_missing(of)
     yield _queue_wait_high(of, bounds.queue_wait_s)
     yield _engine_died(of)
@@ -43,6 +44,21 @@ def _target_down(of: Cluster) -> Alert:
         "page",
         "Prometheus cannot scrape {{ $labels.instance }} of job {{ $labels.job }}",
         "The target has not answered for two minutes, or there is none: every other alert is blind to it.",
+        lasts="2m",
+    )
+
+
+def _router_down(of: Cluster) -> Alert:
+    """Objectives count what routers answer; where there is none the ingress refuses everything, and nobody counts."""
+    router = 'deployment="router"'
+    wanted = f"max({of.raw('ray_serve_autoscaling_target_replicas', router)})"
+    healthy = f"sum({of.raw('ray_serve_deployment_replica_healthy', router)})"
+    return Alert(
+        "ArgusRouterDown",
+        f"({healthy} or 0 * {wanted}) == 0",
+        "page",
+        "No router is healthy",
+        "For two minutes no router has been healthy: every request is refused with 503.",
         lasts="2m",
     )
 

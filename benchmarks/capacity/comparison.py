@@ -47,17 +47,6 @@ class Figure:
 FIGURES = ("throughput", "mean", "p50", "p95", "p99")
 
 
-def answers_per_s(run: Outcome) -> float:
-    """Right answers that ended in the window, a second of it, whenever they were asked for.
-
-    Both sides are asked the same, so counting requests of the window that were answered at some time would find them
-    alike however slow either is.
-    """
-    ended = run.arrived_s + run.latency_s
-    inside = run.ok & (ended >= run.start_s) & (ended < run.end_s)
-    return float(inside.sum()) / (run.end_s - run.start_s)
-
-
 def pooled(runs: Sequence[Outcome]) -> Outcome:
     """Runs one after the other, as one: percentiles are of all requests, not means of percentiles.
 
@@ -143,7 +132,7 @@ def compare(measured: Sequence[Outcome], predicted: Sequence[Outcome]) -> list[F
 def _figures(runs: Sequence[Outcome]) -> tuple[float, ...]:
     """Those of `FIGURES`, in their order."""
     summary = pooled(runs).summary()
-    throughput = sum(map(answers_per_s, runs)) / len(runs)
+    throughput = sum(run.answers_per_s() for run in runs) / len(runs)
     return throughput, summary.mean_s, summary.p50_s, summary.p95_s, summary.p99_s
 
 

@@ -80,6 +80,17 @@ class Outcome:
         """Which requests count: those due in the window."""
         return (self.arrived_s >= self.start_s) & (self.arrived_s < self.end_s)
 
+    def answers_per_s(self, flow: str | None = None) -> float:
+        """Right answers of one flow, or of all, that ended in the window, a second of it, whenever they were asked for.
+
+        Of the requests that were sent in the window as many as ever may be answered in the end, however slowly.
+        """
+        ended = self.arrived_s + self.latency_s
+        inside = self.ok & (ended >= self.start_s) & (ended < self.end_s)
+        if flow is not None:
+            inside &= self.flow == self.flows.index(flow)
+        return float(inside.sum()) / (self.end_s - self.start_s)
+
     def summary(self, flow: str | None = None) -> Summary:
         """Figures of one flow, or of all requests."""
         chosen = self.measured
@@ -93,7 +104,8 @@ class Summary:
     """Figures of a set of requests.
 
     Attributes:
-        done_per_s: answered ones among those sent in the window, a second of it.
+        done_per_s: answered ones among those sent in the window, a second of it, whenever they were answered; how many
+            are answered in a second is `Outcome.answers_per_s`.
         failed_share: of all sent.
         mean_s, p50_s, p95_s, p99_s: latency of the answered ones; NaN when there are none.
         path_share: of the answered ones, by the step that answered.

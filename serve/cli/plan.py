@@ -33,7 +33,9 @@ def plan(
         list[str] | None,
         typer.Option(help="With --config: ENTRY, or name=search,entry=clip,share=0.5,escalated.screen=0.05."),
     ] = None,
-    rate: Annotated[float | None, typer.Option(min=1e-6, help="Requests a second; by default the goal's.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=1e-6, max=1e6, help="Requests a second; by default the goal's.")
+    ] = None,
     arrivals: Annotated[
         str | None, typer.Option(help="Arrival process: poisson:100, gamma:100,cv=2, mmpp:..., trace:FILE,rate=100.")
     ] = None,
@@ -72,7 +74,8 @@ def plan(
         bool, typer.Option("--what-ifs/--no-what-ifs", help="Sensitivity, break-even and curves as well.")
     ] = True,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for cluster.yaml, report.md, plots, rules and plan.json.")
+        Path | None,
+        typer.Option(file_okay=False, help="Folder for cluster.yaml, report.md, plots, rules and plan.json."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -134,12 +137,12 @@ def _traffic(
 
 
 def _process(arrivals: str | None, trace: Path | None) -> Arrivals | None:
-    from benchmarks.traffic.arrivals import parse_arrivals
+    from benchmarks.traffic.arrivals import Replay, parse_arrivals
 
     if arrivals is not None and trace is not None:
         raise ConfigError("Give either --arrivals or --trace, not both.")
     if trace is not None:
-        return parse_arrivals(f"trace:{trace}")
+        return Replay(file=trace)  # its path may hold commas
     return None if arrivals is None else parse_arrivals(arrivals)
 
 

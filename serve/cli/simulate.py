@@ -42,7 +42,9 @@ def simulate(
     arrivals: Annotated[
         str | None, typer.Option(help="Arrival process: poisson:100, gamma:100,cv=2, mmpp:..., trace:FILE,rate=100.")
     ] = None,
-    rate: Annotated[float | None, typer.Option(min=1e-6, help="Requests a second; by default the goal's.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=1e-6, max=1e6, help="Requests a second; by default the goal's.")
+    ] = None,
     duration: Annotated[str, typer.Option(help="How long requests arrive: 90, 90s, 10m, 1h.")] = "10m",
     warm_up: Annotated[str, typer.Option(help="Part of it that does not count.")] = "0s",
     seed: Annotated[int, typer.Option(min=0, help="Of arrivals and of all draws.")] = 1,
@@ -56,7 +58,9 @@ def simulate(
     autoscale: Annotated[
         bool, typer.Option("--autoscale", help="Replicas follow the load; otherwise each model has its fewest.")
     ] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write settings and figures to a file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", dir_okay=False, help="Write settings and figures to a file.")
+    ] = None,
 ) -> None:
     """Simulate a cluster under an arrival process: latencies, refusals, cost, and how busy each model is."""
     # Compiled code and the profiles are slow to load, and no other command needs them.
@@ -85,6 +89,7 @@ def simulate(
     took = time.perf_counter() - began
     _show(outcome, seconds, took)
     if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
         settings = {
             "workload": workload,
             "cluster": cluster.name,
@@ -189,11 +194,11 @@ def _process(own: Arrivals | None, text: str | None, rate: float | None) -> Arri
 def _show(outcome: Outcome, seconds: float, took: float) -> None:
     console = output if output.is_terminal else Console(file=output.file, width=_WIDTH_IN_A_FILE)
     table = Table(
-        "flow", "requests", "done/s", "failed", "mean ms", "p50 ms", "p95 ms", "p99 ms", "$/1000", "answered by"
+        "flow", "requests", "answers/s", "failed", "mean ms", "p50 ms", "p95 ms", "p99 ms", "$/1000", "answered by"
     )
     flows = (None, *outcome.flows) if len(outcome.flows) > 1 else (None,)
     for name in flows:
-        table.add_row(*_cells(name or "all", outcome.summary(name)))
+        table.add_row(*_cells(name or "all", outcome.summary(name), outcome.answers_per_s(name)))
     console.print(table)
     stages = Table("model", "busy", "mean batch", "queue wait ms", "replicas")
     for name, use in outcome.stages.items():
@@ -212,12 +217,12 @@ def _show(outcome: Outcome, seconds: float, took: float) -> None:
     )
 
 
-def _cells(name: str, one: Summary) -> list[str]:
+def _cells(name: str, one: Summary, answers_per_s: float) -> list[str]:
     shares = ", ".join(f"{path} {share:.1%}" for path, share in one.path_share.items() if share)
     return [
         name,
         f"{one.requests:,}",
-        f"{one.done_per_s:.2f}",
+        f"{answers_per_s:.2f}",
         f"{one.failed_share:.2%}",
         *(f"{1e3 * value:.1f}" for value in (one.mean_s, one.p50_s, one.p95_s, one.p99_s)),
         f"{one.usd_per_1000:.4f}",
@@ -225,13 +230,19 @@ def _cells(name: str, one: Summary) -> list[str]:
     ]
 
 
+def _figures(outcome: Outcome, flow: str | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(outcome.summary(flow)) | {"answers_per_s": outcome.answers_per_s(flow)}
+
+
 def _record(outcome: Outcome, settings: dict[str, Any], took: float) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
         "settings": settings,
-        "all": asdict(outcome.summary()),
-        "flows": {name: asdict(outcome.summary(name)) for name in outcome.flows},
+        "all": _figures(outcome, None),
+        "flows": {name: _figures(outcome, name) for name in outcome.flows},
         "stages": {name: asdict(use) for name, use in outcome.stages.items()},
         "simulated_in_s": took,
     }

@@ -94,6 +94,17 @@ CASES = [
         {"job": "argus-ray", "instance": "a:1"},
     ),
     Case(
+        "ArgusRouterDown",
+        "page",
+        {WANTED.replace("clip", "router"): "2x40", (HEALTHY % "a").replace("clip", "router"): "1x20 0x20"},
+        {
+            WANTED.replace("clip", "router"): "2x40",
+            (HEALTHY % "a").replace("clip", "router"): "1x20 0x20",
+            (HEALTHY % "b").replace("clip", "router"): "1x40",
+        },
+        {},
+    ),
+    Case(
         "ArgusReplicasMissing",
         "ticket",
         {WANTED: "3x40", HEALTHY % "a": "1x40", HEALTHY % "b": "1x5 0x40"},

@@ -43,6 +43,28 @@ def test_a_workload_is_simulated_and_recorded(tmp_path: Path) -> None:
     assert 0 < written["stages"]["clip"]["busy_share"] < 1
 
 
+def test_beyond_what_a_cluster_can_do_the_answers_a_second_stay_where_they_are(tmp_path: Path) -> None:
+    told = []
+    for rate in ("60", "2000"):
+        record = tmp_path / "folder" / rate
+        assert _run("--flow", "clip", "--rate", rate, "--duration", "20", "--json", str(record))[0] == 0
+        told.append(json.loads(record.read_text())["all"])
+    assert told[0]["answers_per_s"] == pytest.approx(60, rel=0.1)
+    assert told[1]["answers_per_s"] < 1000
+
+
+@pytest.mark.parametrize("command", ["simulate", "plan"])
+def test_a_rate_that_nobody_can_mean_is_refused(command: str) -> None:
+    done = CliRunner().invoke(app, [command, "--flow", "clip", "--rate", "2e6"])
+    assert done.exit_code == 2 and "--rate" in done.output
+
+
+def test_a_plan_is_not_written_over_a_file(tmp_path: Path) -> None:
+    (tmp_path / "plan").write_text("something")
+    done = CliRunner().invoke(app, ["plan", "--flow", "clip", "--rate", "1", "--out", str(tmp_path / "plan")])
+    assert done.exit_code == 2 and "--out" in done.output
+
+
 def test_the_same_seed_is_the_same_run(tmp_path: Path) -> None:
     figures = []
     for name in ("one", "two"):

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from benchmarks import servers
 from benchmarks.capacity import pace, simulator
-from benchmarks.capacity.comparison import DRAWS, FIGURES, answers_per_s, capacity_per_s, compare, pooled, predict
+from benchmarks.capacity.comparison import DRAWS, FIGURES, capacity_per_s, compare, pooled, predict
 from benchmarks.capacity.outcome import Float64, Outcome
 from benchmarks.capacity.pace import UNIT_S, Pace
 from benchmarks.capacity.planner.plan import Plan
@@ -87,8 +87,8 @@ def test_errors_are_relative_to_what_was_measured() -> None:
 def test_throughput_counts_the_answers_that_end_in_the_window() -> None:
     """Both sides answer everything at some time; one of them ten seconds late."""
     real, late = run(np.full(100, 0.05), warm_up=20), run(np.full(100, 5.0), warm_up=20)
-    assert answers_per_s(real) == pytest.approx(10, rel=0.01)
-    assert answers_per_s(late) == pytest.approx(5, rel=0.05)
+    assert real.answers_per_s() == pytest.approx(10, rel=0.01)
+    assert late.answers_per_s() == pytest.approx(5, rel=0.05)
     found = {one.name: one for one in compare([real], [late])}
     assert found["throughput"].error == pytest.approx(-0.5, abs=0.03)
 
@@ -96,7 +96,7 @@ def test_throughput_counts_the_answers_that_end_in_the_window() -> None:
 def test_what_was_asked_before_the_window_and_ends_in_it_counts() -> None:
     warm = run(np.full(100, 0.05), warm_up=30)
     warm.latency_s[:30] = 2.0
-    assert answers_per_s(warm) == pytest.approx(13, rel=0.01)
+    assert warm.answers_per_s() == pytest.approx(13, rel=0.01)
 
 
 def test_nothing_measured_is_no_agreement() -> None:
