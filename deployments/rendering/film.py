@@ -28,11 +28,11 @@ def rate(fps: float) -> Fraction:
     """Frames a second as a fraction.
 
     Raises:
-        InvalidRequest: `invalid_field`: it is not above 0 and at most 240.
+        InvalidRequest: `invalid_field`: it is not from 0.01 to 240.
     """
-    if not 0 < fps <= 240:
+    if not 0.01 <= fps <= 240:
         raise InvalidRequest(
-            f"A film has more than 0 and at most 240 frames a second; got {fps:g}.", code="invalid_field", param="fps"
+            f"A film has from 0.01 to 240 frames a second; got {fps:g}.", code="invalid_field", param="fps"
         )
     return Fraction(fps).limit_denominator(_LARGEST_DENOMINATOR)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ Encoding = Literal["png", "jpeg", "webp", "exr", "npy", "raw"]
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
+LONGEST_FILM_SIDE: Final = 16_384
+"""In pixels; x264 takes no more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,9 +71,10 @@ def check(gaussians: Gaussians) -> None:
         raise InvalidMedia("The scene has scales that are not above 0, or opacities outside 0 to 1.", code=_CODE)
     motion = gaussians.motion
     if motion is not None and not (
-        0 < motion.period_s < math.inf
+        _SHORTEST_PERIOD_S <= motion.period_s < math.inf
+        and motion.waves.dtype == motion.turns.dtype == np.float32
         and motion.waves.ndim == 4
-        and motion.waves.shape[::2] == (count, 2)
+        and motion.waves.shape == (count, motion.waves.shape[1], 2, 3)
         and motion.turns.shape == (count, 3)
         and np.isfinite(motion.waves).all()
         and np.isfinite(motion.turns).all()
@@ -81,6 +82,8 @@ def check(gaussians: Gaussians) -> None:
         raise InvalidMedia("The scene's motion does not fit its Gaussians.", code=_CODE)
 
 
+# Below it, the place within a period is lost in rounding.
+_SHORTEST_PERIOD_S: Final = 1e-3
 _SH_SHAPES: Final = ((1, 3), (4, 3), (9, 3), (16, 3))
 
 

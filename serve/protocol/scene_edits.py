@@ -18,6 +18,8 @@ from serve.protocol.scene_cameras import Colour, Row4, Triple
 _MOST_EDITS: Final = 64
 # Of selections within selections.
 _DEEPEST: Final = 8
+# Selections in one: each asks every Gaussian of a scene.
+_MOST = 64
 # Edits after which a mask made for the version before fits no more.
 _RECOUNTING: Final = ("crop", "delete", "duplicate", "merge")
 Positive = Annotated[FiniteFloat, Field(gt=0)]
@@ -66,6 +68,8 @@ class WhereFields(Fields):
     def _one_way_of_saying_it(self) -> WhereFields:
         if sum(value is not None for value in dict(self).values()) != 1:
             raise ValueError(f"a selection has one of {', '.join(type(self).model_fields)}")
+        if _count([*([self.none_of] if self.none_of else []), *(self.all_of or ()), *(self.any_of or ())]) > _MOST:
+            raise ValueError(f"it is made of more than {_MOST} selections")
         return self
 
 
@@ -204,6 +208,18 @@ def texts_in(given: Sequence[Any]) -> dict[str, str]:
             found |= texts
         changed |= edit.op in _RECOUNTING
     return found
+
+
+def _count(selections: list[Any]) -> int:
+    """Of all within them, as they came; counting ends above the bound."""
+    count, left = 0, selections
+    while left and count <= _MOST:
+        one = left.pop()
+        count += 1
+        if isinstance(one, dict):
+            for inner in (one.get("none_of"), one.get("all_of"), one.get("any_of")):
+                left += inner if isinstance(inner, list) else [] if inner is None else [inner]
+    return count
 
 
 def texts_of(where: WhereFields, param: str, depth: int = 0) -> Iterator[tuple[str, str]]:

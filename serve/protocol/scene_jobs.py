@@ -52,8 +52,10 @@ class FilmFields(DrawingFields):
         None, description="Around the scene; what is done when there are no keyframes."
     )
     seconds: Annotated[float, Field(gt=0, le=3600)] = Field(6.0, description="Length of the film.")
-    fps: Annotated[float, Field(gt=0, le=120)] = Field(30.0, description="Frames a second.")
-    speed: FiniteFloat = Field(1.0, description="Seconds of a moving scene's time in a second of the film.")
+    fps: Annotated[float, Field(ge=0.01, le=120)] = Field(30.0, description="Frames a second.")
+    speed: Annotated[float, Field(ge=-1000, le=1000)] = Field(
+        1.0, description="Seconds of a moving scene's time in a second of the film."
+    )
     quality: int = Field(80, ge=1, le=100, description="Of the video.")
     effort: float = Field(1.0, ge=0, le=1, description="Of a radiance field: from coarse at once to every sample.")
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from deployments.jobs.types import Progress
 from deployments.rendering.camera import Camera
-from deployments.rendering.messages import FilmRequest, RasterOptions
+from deployments.rendering.messages import LONGEST_FILM_SIDE, FilmRequest, RasterOptions
 from deployments.scenes.types import SceneInfo, Version
 from serve.context import RequestContext
 from serve.errors import InvalidRequest
@@ -98,6 +98,10 @@ class FilmMaker:
         if film.frames > MOST_FRAMES:
             message = f"The film has {film.frames:,} frames; at most {MOST_FRAMES:,} are made in one."
             raise InvalidRequest(message, code="film_too_long", param="seconds")
+        for side, name in ((film.width, "width"), (film.height, "height")):
+            if side > LONGEST_FILM_SIDE:
+                message = f"A film's frames have at most {LONGEST_FILM_SIDE:,} pixels a side."
+                raise InvalidRequest(message, code="invalid_field", param=name)
         model = self._renderer.pick(info.kind, film.model)
         self._renderer.check(Shot((("path", Orbit()),), film.width, film.height), model)
         cameras_of(film, info, version)

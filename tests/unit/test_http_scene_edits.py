@@ -176,6 +176,7 @@ def nested(depth: int) -> dict[str, Any]:
         ({"op": "crop", "where": {"none_of": {}}}, "edits[0].where.none_of"),
         ({"op": "crop", "where": {"none_of": {"nothing": 1}}}, "edits[0].where.none_of.nothing"),
         ({"op": "crop", "where": nested(20)}, "edits[0].where" + 8 * ".none_of"),
+        ({"op": "crop", "where": {"any_of": [{"all_of": [ALL] * 8}] * 8}}, "edits[0].where"),
         ({"op": "scale", "where": ALL, "factor": 0}, "edits[0].factor"),
         ({"op": "translate", "where": ALL}, "edits[0].offset"),
         ({"op": "merge", "scene": "../x"}, "edits[0].scene"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import struct
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 
 import numpy as np
@@ -28,9 +30,20 @@ from tests.support.scene_bytes import (
 )
 
 
-def endless(period_s: float, wave: float) -> bytes:
-    waves = np.full((3, 1, 2, 3), wave, np.float32)
+def endless(period_s: float, wave: float, axes: int = 3) -> bytes:
+    waves = np.full((3, 1, 2, axes), wave, np.float32)
     return formats.write(random_scene(3, motion=Motion(period_s, waves, np.zeros((3, 3), np.float32))), "argus")
+
+
+def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED, *, damaged: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    made = bytearray(buffer.getvalue())
+    if damaged:  # the properties of LZMA, behind the first member's header and name
+        made[30 + 9 + 4 : 30 + 9 + 9] = b"\xff" * 5
+    return bytes(made)
 
 
 SPZ_CUT = gzip.compress(struct.pack("<4sIIBBBB", b"NGSP", 2, 2, 0, 12, 0, 0) + bytes(37))
@@ -104,6 +117,10 @@ SPZ_4 = b"NGSP" + struct.pack("<IIBBBB", 4, 4_000_000_000, 0, 12, 0, 6) + bytes(
         (formats.write(random_scene(3), "argus")[:-1], "scene file of ours"),
         (struct.pack("<Q", 200_000) + b'{"a":' + b"[" * 199_995, "scene file of ours"),
         (endless(math.inf, 1.0), "motion does not fit"),
+        (endless(1.0, 0.0, axes=5), "motion does not fit"),
+        (endless(1e-320, 0.0), "motion does not fit"),
+        (zipped({"meta.json": b"[]"}), "meta.json is not of version 2"),
+        (zipped({"meta.json": b"{}" * 500}, zipfile.ZIP_LZMA, damaged=True), "archive is damaged"),
         (endless(1.0, 1e38), "moves further than"),
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -23,6 +24,12 @@ from deployments.splat.formats.sog_write import write
 from deployments.splat.gaussians import Float32, Gaussians
 
 __all__ = ["read", "write"]
+
+# What zipfile raises of archives that are not as they should be, by the compression that they name.
+_DAMAGED: Final = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError, RuntimeError),
+    UnicodeError,
+)
 
 _MOST_MEMBERS: Final = 64
 _MOST_META_BYTES: Final = 1_000_000
@@ -44,9 +51,9 @@ def read(data: bytes, max_gaussians: int) -> Gaussians:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return _Reader(archive, max_gaussians).scene()
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError) as error:
+    except _DAMAGED as error:
         raise refuse(f"The SOG file's ZIP archive is damaged: {error}.") from error
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise refuse(f"The SOG file's meta.json is not of version 2: {type(error).__name__}: {error}.") from error
 
 
