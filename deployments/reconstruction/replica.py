@@ -75,12 +75,12 @@ class ReconstructionReplica:
             names: of them, as their owner knows them.
 
         Raises:
-            OutOfCapacity: too many jobs are kept.
+            OutOfCapacity: too many jobs that have not ended are kept.
         """
         folder = self._folder(job_id)
         if not folder.exists:
             if self._count() >= _MOST_FOLDERS:
-                raise OutOfCapacity(f"{_MOST_FOLDERS} reconstructions are kept already.")
+                await asyncio.to_thread(self._make_room)
             own = self._bounded(spec)
             await asyncio.to_thread(WorkFolder.create, folder.root, own, media, names)
         return await self.follow(job_id)
@@ -222,6 +222,21 @@ class ReconstructionReplica:
 
     def _count(self) -> int:
         return sum(path.is_dir() for path in self._root.iterdir())
+
+    def _make_room(self) -> None:
+        """Deletes the folder that ended first.
+
+        Raises:
+            OutOfCapacity: none has ended.
+        """
+        ended = [
+            path
+            for path in self._root.iterdir()
+            if path.name not in self._running and WorkFolder(path).exists and WorkFolder(path).status().ended
+        ]
+        if not ended:
+            raise OutOfCapacity(f"{_MOST_FOLDERS} reconstructions are kept already, and none of them has ended.")
+        shutil.rmtree(min(ended, key=lambda path: (path / "status.json").stat().st_mtime), ignore_errors=True)
 
     def _sweep(self) -> None:
         """Deletes folders that were not worked on for their time."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,7 +16,7 @@ from deployments.reconstruction.messages import Status
 from deployments.reconstruction.replica import ReconstructionReplica
 from deployments.splat.scene_file import read
 from serve.config.scene_models import ReconstructionModel
-from serve.errors import Conflict, NotFound
+from serve.errors import Conflict, NotFound, OutOfCapacity
 from tests.reconstruction_photos import SPEC, files
 
 
@@ -64,6 +66,25 @@ async def test_one_runs_and_one_waits(replica: ReconstructionReplica) -> None:
     with pytest.raises(NotFound):
         await replica.status("second")
     assert await workers() == []
+
+
+async def test_the_first_that_ended_makes_room_for_another(
+    replica: ReconstructionReplica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.reconstruction.replica._MOST_FOLDERS", 2)
+    for name in ("old", "older"):
+        await replica.start(name, SPEC, files())
+        await replica.cancel(name)
+    with pytest.raises(OutOfCapacity):
+        await replica.start("new", SPEC, files())
+    for age, name in enumerate(("old", "older"), start=1):
+        folder = WorkFolder(tmp_path / "work" / name)
+        folder.tell(replace(folder.status(), state="failed"))
+        os.utime(folder.root / "status.json", (1e9 - age, 1e9 - age))
+    await replica.start("new", SPEC, files())
+    assert (await replica.status("old")).state == "failed"
+    with pytest.raises(NotFound):
+        await replica.status("older")
 
 
 async def test_those_that_run_at_once_share_the_gpu_budget(tmp_path: Path) -> None:
