@@ -12,12 +12,11 @@ import typer
 from rich.table import Table
 
 from serve.cli.console import JsonOption, output
-from serve.cli.status import address, auth_headers
-from serve.errors import ArgusError, InvalidRequest, Unavailable
+from serve.cli.status import address, asked
+from serve.errors import InvalidRequest
 from serve.scenes.cameras import AZIMUTH_DEG, ELEVATION_DEG
 
 app = typer.Typer(help="Send one request to a running cluster.", no_args_is_help=True)
-_TIMEOUT_S = 60.0
 _FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".exr": "exr"}
 
 UrlOption = Annotated[str | None, typer.Option("--url", help="Address of a cluster elsewhere.")]
@@ -76,7 +75,7 @@ def embed(
 ) -> None:
     """Embedding of an image file or a text, as one line of JSON numbers."""
     where = url or address(name)
-    if Path(content).is_file():
+    if _is_file(content):
         answer = _post(where, "/v1/embeddings", {}, model, Path(content))
     else:
         answer = _send(where, "/v1/embeddings", json={"input": content} | ({"model": model} if model else {}))
@@ -96,7 +95,7 @@ def search(
     """Search an index by an image file or a text."""
     where, path = url or address(name), f"/v1/indexes/{index}/search"
     fields: dict[str, Any] = {"k": k} | ({"filter": filter} if filter else {})
-    if Path(content).is_file():
+    if _is_file(content):
         answer = _post(where, path, fields, None, Path(content))
     else:
         answer = _send(where, path, json={**fields, "text": content})
@@ -135,6 +134,14 @@ def render(
     typer.echo(f"{out}: version {answer.headers['x-argus-scene-version']} of {scene}, {len(answer.content):,} bytes")
 
 
+def _is_file(content: str) -> bool:
+    """Whether it names a file; a text may be longer than any path, or hold what none may."""
+    try:
+        return Path(content).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def _post(where: str, path: str, fields: dict[str, Any], model: str | None, image: Path) -> dict[str, Any]:
     if not image.is_file():
         raise InvalidRequest(f"{image} is no file.", param="image")
@@ -150,11 +157,4 @@ def _send(where: str, path: str, **options: Any) -> dict[str, Any]:
 
 def _answer(where: str, path: str, **options: Any) -> httpx.Response:
     """Raises `ArgusError`: what the cluster answers in the place of what was asked for."""
-    try:
-        answer = httpx.post(f"{where}{path}", timeout=_TIMEOUT_S, headers=auth_headers(), trust_env=False, **options)
-    except httpx.HTTPError as error:
-        raise Unavailable(f"{where} does not answer: {error}.") from None
-    if answer.is_error:
-        said = answer.json()["error"]
-        raise ArgusError(said["message"], code=said["code"], param=said["param"])
-    return answer
+    return asked(where, path, "POST", **options)

@@ -11,11 +11,11 @@ import typer
 from rich.table import Table
 
 from serve.cli.console import JsonOption, NameOption, output
-from serve.errors import Unavailable
+from serve.errors import ArgusError, Unavailable
 from serve.runtime import state
 from serve.runtime.local import APPLICATION, DeploymentState, apply_environment, states
 
-_TIMEOUT_S = 10.0
+_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,7 @@ def status(name: NameOption = "demo", as_json: JsonOption = False) -> None:
 
 def models(name: NameOption = "demo", as_json: JsonOption = False) -> None:
     """List the models of a running cluster, as its API does."""
-    answer = httpx.get(f"{address(name)}/v1/models", timeout=_TIMEOUT_S, trust_env=False, headers=auth_headers())
-    answer.raise_for_status()
-    cards = answer.json()["data"]
+    cards = asked(address(name), "/v1/models").json()["data"]
     if as_json:
         typer.echo(json.dumps(cards, indent=2))
         return
@@ -79,6 +77,28 @@ def address(name: str) -> str:
     if running is None or running.phase != "ready":
         raise Unavailable(f"Cluster {name!r} does not run; start it with: argus up --detach")
     return running.http
+
+
+def asked(where: str, path: str, method: str = "GET", **options: Any) -> httpx.Response:
+    """What a cluster answers, with the key of the environment.
+
+    Raises:
+        Unavailable: nobody answers there, or somebody who is no Argus.
+        ArgusError: the cluster's own error.
+    """
+    options |= {"timeout": _TIMEOUT_S, "headers": auth_headers(), "trust_env": False}
+    try:
+        answer = httpx.request(method, f"{where}{path}", **options)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise Unavailable(f"{where} does not answer: {error}.") from None
+    if answer.is_error:
+        try:
+            said = answer.json()["error"]
+            told = ArgusError(said["message"], code=said["code"], param=said["param"])
+        except (ValueError, LookupError, TypeError):
+            raise Unavailable(f"{where} answers {answer.status_code}, and not as a cluster does.") from None
+        raise told
+    return answer
 
 
 def auth_headers() -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import psutil
 import typer
+from pydantic import ValidationError
 
 from serve.cli.console import ConfigOption, NameOption, ProfileOption, cluster_file, errors, output
 from serve.cli.progress import Progress
@@ -35,8 +36,12 @@ def up(
     config: ConfigOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready; `argus down` stops it.")] = False,
     host: Annotated[str | None, typer.Option(help="Address to listen on, instead of the cluster file's.")] = None,
-    http_port: Annotated[int | None, typer.Option(help="HTTP port, instead of the cluster file's.")] = None,
-    grpc_port: Annotated[int | None, typer.Option(help="gRPC port, instead of the cluster file's.")] = None,
+    http_port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="HTTP port, instead of the cluster file's.")
+    ] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="gRPC port, instead of the cluster file's.")
+    ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow a public address without API keys.")] = False,
 ) -> None:
     """Start a cluster on this machine and serve until Ctrl-C."""
@@ -95,9 +100,16 @@ def check_exposure(cluster: ClusterFile, insecure: bool) -> None:
 
 
 def with_server(cluster: ClusterFile, **given: str | int | None) -> ClusterFile:
-    """The file with what is given, and not None, in place of its own `server` keys."""
+    """The file with what is given, and not None, in place of its own `server` keys.
+
+    Raises:
+        ConfigError: they do not go together.
+    """
     changes = {key: value for key, value in given.items() if value is not None}
-    server = type(cluster.server).model_validate(cluster.server.model_dump() | changes)
+    try:
+        server = type(cluster.server).model_validate(cluster.server.model_dump() | changes)
+    except ValidationError as error:
+        raise ConfigError(error.errors()[0]["msg"].removeprefix("Value error, "), param="server") from None
     return cluster.model_copy(update={"server": server})
 
 

@@ -67,6 +67,15 @@ class Server(Section):
         True, description="HAProxy and Ray Serve's throughput flags; falls back to the plain proxy without the binary."
     )
 
+    @model_validator(mode="after")
+    def _a_port_each(self) -> Server:
+        ports = (self.http_port, self.grpc_port, self.metrics_port)
+        if len(set(ports)) < len(ports):
+            raise ValueError(
+                f"http_port, grpc_port and metrics_port are {', '.join(map(str, ports))}; each needs one of its own"
+            )
+        return self
+
 
 class Limits(Section):
     """Bounds at the edge, checked before anything queues."""
