@@ -153,6 +153,27 @@ def test_an_answer_that_fits_a_schema(client: openai.OpenAI) -> None:
     assert json.loads(said(answer)) == {"colour": scene.subject.colour, "shape": scene.subject.shape}
 
 
+@pytest.mark.parametrize("model", ["llava", "blip2"])
+def test_what_was_written_by_the_deadline_is_sent(client: openai.OpenAI, model: str) -> None:
+    """One engine is vLLM, the other transformers; either would go on for much longer."""
+    endless = {"type": "array", "items": {"type": "integer"}, "minItems": 5000}
+    asked: dict[str, Any] = {
+        "model": model,
+        "messages": [user(shown(easy(3)), text("What is it?"))],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "endless", "schema": endless}},
+        "n": 8,
+        "temperature": 0,
+    }
+    client.chat.completions.create(**asked, max_tokens=1)  # whatever comes first takes longer
+    hurry = {"X-Argus-Timeout-Ms": "5000"}
+    whole = client.chat.completions.create(**asked, extra_headers=hurry)
+    assert [choice.finish_reason for choice in whole.choices] == ["length"] * 8
+    assert all((choice.message.content or "").startswith("[") for choice in whole.choices)
+    stream = client.chat.completions.create(**asked, extra_headers=hurry, stream=True)
+    ends = [choice.finish_reason for chunk in stream for choice in chunk.choices if choice.finish_reason]
+    assert ends == ["length"] * 8
+
+
 def test_the_same_seed_gives_the_same_answer(client: openai.OpenAI) -> None:
     """A long text that no training prepared, hot: two draws of it alike are no accident."""
     schema = {"name": "text", "schema": {"type": "string", "minLength": 80}}

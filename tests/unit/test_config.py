@@ -62,6 +62,7 @@ def test_published_ids_of_the_profiles(name: str) -> None:
         "index": None,
         "sessions": None,
         "jobs": None,
+        "docs": None,
         "video_reader": None,
         "ocr": None,
         "scenes": None,
