@@ -14,6 +14,9 @@ from enum import StrEnum
 from pathlib import Path
 
 import psutil
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from serve.config.cluster import ClusterFile
 from serve.config.model_base import CheckpointModel
@@ -22,6 +25,7 @@ from serve.runtime import ingress
 # Measured: Ray, Serve, HAProxy, a router, the demo CLIP and the index hold about this much together, in GB.
 _NEEDED_MEMORY_GB = 3.0
 _NEEDED_DISK_GB = 2.0
+_OURS = "argus-serve"
 _PACKAGES = ("ray", "fastapi", "pydantic", "pillow", "torch", "transformers", "faiss-cpu", "tritonclient", "protobuf")
 
 
@@ -64,11 +68,41 @@ def _python(cluster: ClusterFile) -> Iterator[Finding]:
 
 
 def _packages(cluster: ClusterFile) -> Iterator[Finding]:
+    environments = [_requirements(extra) for extra in ("cpu", "gpu")]
     for name in _PACKAGES:
         try:
-            yield Finding(Level.OK, name, importlib.metadata.version(name))
+            version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             yield Finding(Level.ERROR, name, "not installed", "run: make setup")
+            continue
+        wrong = [
+            [str(one) for one in wanted.get(name, ()) if not one.contains(version, prereleases=True)]
+            for wanted in environments
+        ]
+        if all(wrong):
+            yield Finding(Level.ERROR, name, f"{version}; {' and '.join(wrong[0])} is needed", "run: make setup")
+        else:
+            yield Finding(Level.OK, name, version)
+
+
+def _requirements(extra: str) -> dict[str, list[SpecifierSet]]:
+    """The versions, by package, that we ask for with this extra, and those that what we are built on asks for."""
+    found: dict[str, list[SpecifierSet]] = {}
+    extras = {_OURS: {extra}}
+    for asking in (_OURS, *_PACKAGES):
+        try:
+            texts = importlib.metadata.requires(asking) or ()
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for one in map(Requirement, texts):
+            chosen = extras.get(asking, set()) | {""}
+            if one.marker is not None and not any(one.marker.evaluate({"extra": each}) for each in chosen):
+                continue
+            name = canonicalize_name(one.name)
+            found.setdefault(name, []).append(one.specifier)
+            if asking == _OURS:
+                extras.setdefault(name, set()).update(one.extras)
+    return found
 
 
 def _torchvision(cluster: ClusterFile) -> Iterator[Finding]:
