@@ -10,8 +10,10 @@ Each function of a model is a model of its own here: `clip.classify`, `clip.imag
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from serve.cascade.service import CascadeService
@@ -129,7 +131,7 @@ class InferenceService:
             ArgusError: what is wrong; tensors have no place for an item's error, so one bad item fails the request.
         """
         model, function = self._find(request.model, request.version)
-        return _chosen(request, await function(model, request, context))
+        return _chosen(request, await function(model, request, _within(request, context)))
 
     async def infer_stream(
         self, request: InferRequest, context: RequestContext
@@ -140,6 +142,7 @@ class InferenceService:
             ArgusError: see `infer`.
         """
         model, function = self._find(request.model, request.version)
+        context = _within(request, context)
         if function != self._chat.infer:
             yield _chosen(request, await function(model, request, context)), True
             return
@@ -221,6 +224,21 @@ def _blaming(names: Mapping[str, str]) -> Iterator[None]:
         if head not in names:
             raise
         raise error.at(f"{names[head]}{bracket}{rest}") from error.__cause__
+
+
+def _within(request: InferRequest, context: RequestContext) -> RequestContext:
+    """The context with the request's own `timeout`, in microseconds as Triton's clients send it, where that is sooner.
+
+    Raises:
+        InvalidRequest: `invalid_parameter`.
+    """
+    timeout_us = request.parameters.get("timeout", 0)
+    if isinstance(timeout_us, bool) or not isinstance(timeout_us, int) or timeout_us < 0:
+        message = "Parameter 'timeout' must be a whole number of microseconds."
+        raise InvalidRequest(message, code="invalid_parameter", param="timeout")
+    if not timeout_us:  # Triton's clients mean none
+        return context
+    return replace(context, deadline=min(context.deadline, time.monotonic() + timeout_us / 1e6))
 
 
 def _chosen(request: InferRequest, outputs: Mapping[str, Tensor]) -> InferResponse:

@@ -58,6 +58,8 @@ INPUTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown output": (request(outputs=[{"name": "BOXES"}]), "unknown_output", "outputs"),
     "unknown parameter": (request(parameters={"temperature": 1}), "unknown_parameter", "temperature"),
     "parameter of another type": (request(parameters={"multi_label": "yes"}), "invalid_parameter", "multi_label"),
+    "timeout of another type": (request(parameters={"timeout": "soon"}), "invalid_parameter", "timeout"),
+    "negative timeout": (request(parameters={"timeout": -1}), "invalid_parameter", "timeout"),
     "template set of another type": (request(parameters={"template_set": 1}), "invalid_parameter", "template_set"),
     "unknown datatype": (request(tensor("PIXELS", [1], "INT128"), LABELS), "unknown_datatype", "PIXELS"),
     "labels of another type": (request(IMAGE, tensor("LABELS", [1], "INT32")), "wrong_datatype", "LABELS"),

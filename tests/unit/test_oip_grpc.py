@@ -195,6 +195,16 @@ async def test_without_a_grpc_deadline_the_default_holds(skin: GrpcSkin, site: S
     assert 20 < arguments[1].timeout_s <= site.config.limits.default_timeout_s
 
 
+async def test_the_request_s_own_timeout_holds_where_it_is_sooner(skin: GrpcSkin, site: Site) -> None:
+    grpc_server.time_remaining.set(7.0)
+    for timeout_us in (2_000_000, 60_000_000, 0):
+        message = inference()
+        message.parameters["timeout"].int64_param = timeout_us
+        await skin.ModelInfer(message, Context())
+    left = [arguments[1].timeout_s for _, arguments in site.model.calls]
+    assert 0 < left[0] <= 2 < max(left[1:]) <= 7
+
+
 async def test_keys_by_metadata() -> None:
     site = Site(cluster(keys=True))
     skin = skin_of(site)
