@@ -9,7 +9,7 @@ from typing import Final
 
 from deployments.rendering.messages import SceneKind
 from deployments.scenes.types import NewScene, Vector
-from deployments.splat.formats.names import EXTENSIONS, FORMATS, MEDIA_TYPES, FormatName
+from deployments.splat.formats.names import EXPORTS, EXTENSIONS, FORMATS, MEDIA_TYPES, ExportName, FormatName
 from serve.errors import InvalidRequest, Unsupported
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
@@ -70,7 +70,21 @@ def scene_format(format: str) -> FormatName:
     )
 
 
-def export_name(scene: str, number: int, format: FormatName, kind: SceneKind) -> tuple[str, str]:
+def export_format(format: str) -> ExportName:
+    """The form of an export by its name.
+
+    Raises:
+        InvalidRequest: `unknown_scene_format`.
+    """
+    for known in EXPORTS:
+        if known == format:
+            return known
+    raise InvalidRequest(
+        f"The format must be one of {', '.join(EXPORTS)}.", code="unknown_scene_format", param="format"
+    )
+
+
+def export_name(scene: str, number: int, format: ExportName, kind: SceneKind) -> tuple[str, str]:
     """File name and media type of an export.
 
     Raises:

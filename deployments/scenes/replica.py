@@ -309,7 +309,7 @@ class SceneStoreReplica:
         return merged
 
     async def _export(self, name: str, number: int | None, format: str) -> Artifact:
-        known = checks.scene_format(format)
+        known = checks.export_format(format)
         info, version = await self.resolve(name, number)
         filename, media_type = checks.export_name(name, version.number, known, info.kind)
         export = f"{version.ref.digest} {known}"

@@ -20,10 +20,11 @@ import numpy.typing as npt
 from deployments.rendering.messages import SceneRef
 from deployments.scenes.blobs import Blobs
 from deployments.scenes.types import Bounds, SceneFile
-from deployments.splat import formats, scene_file
+from deployments.splat import formats, points, scene_file
 from deployments.splat.edits import apply, describe
 from deployments.splat.edits_types import Edit
 from deployments.splat.formats import FormatName
+from deployments.splat.formats.names import ExportName
 from deployments.splat.gaussians import Gaussians
 from deployments.worker_process import bound_memory, end_with_parent
 
@@ -112,9 +113,10 @@ def edit_scene(path: Path, target: Path, source: str, edits: Sequence[Edit], mer
     return _write(edited, target, source, describe(edits))
 
 
-def export_scene(path: Path, target: Path, format: FormatName) -> str:
+def export_scene(path: Path, target: Path, format: ExportName) -> str:
     """Writes the scene in a file of ours in another format to `target`; the digest of that file."""
-    data = formats.write(_read(path), format)
+    scene = _read(path)
+    data = points.write(scene) if format == "points" else formats.write(scene, format)
     target.write_bytes(data)
     return sha256(data).hexdigest()
 

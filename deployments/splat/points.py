@@ -22,7 +22,7 @@ def write(gaussians: Gaussians, least_opacity: float = 0.5) -> bytes:
     chosen = gaussians.select(gaussians.opacities >= least_opacity)
     if not len(chosen):
         message = f"No Gaussian has an opacity of {least_opacity:g} or more."
-        raise InvalidRequest(message, code="no_points", param="least_opacity")
+        raise InvalidRequest(message, code="no_points", param="format")
     header = [
         "ply",
         "format binary_little_endian 1.0",

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from deployments.scenes.types import SceneInfo, Version
-from deployments.splat.formats.names import FORMATS, MEDIA_TYPES, FormatName
+from deployments.splat.formats.names import EXPORTS, MEDIA_TYPES, ExportName
 from serve.context import RequestContext
 from serve.errors import ArgusError, raise_if_all_failed
 from serve.protocol import routes
@@ -37,7 +37,7 @@ from serve.scenes.service import SceneService, version_with
 class ExportFields(Fields):
     """A file of a scene."""
 
-    format: FormatName = Field("ply", description=f"One of {', '.join(FORMATS)}.")
+    format: ExportName = Field("ply", description=f"One of {', '.join(EXPORTS)}.")
     version: int | None = Field(None, ge=1, description="Of the scene; the current one when left out.")
     digest: str | None = Field(
         None, max_length=64, description="The version with this digest; the answer may then be kept for good."

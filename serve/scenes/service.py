@@ -12,7 +12,7 @@ from deployments.rendering.camera import Vector
 from deployments.scenes.types import Artifact, Bounds, SceneInfo, Version
 from deployments.splat.edits_select import mask_of, selected
 from deployments.splat.edits_types import Edit, Mask, Selection
-from deployments.splat.formats.names import FormatName
+from deployments.splat.formats.names import ExportName, FormatName
 from serve.calls import Calls
 from serve.config.cluster import ClusterFile, Limits
 from serve.context import RequestContext
@@ -180,7 +180,7 @@ class SceneService:
         found: tuple[SceneInfo, Version] = await self._store.call("resolve", context, check_name(name), number)
         return found
 
-    async def export(self, name: str, version: int, format: FormatName, context: RequestContext) -> Artifact:
+    async def export(self, name: str, version: int, format: ExportName, context: RequestContext) -> Artifact:
         """A file of a version, kept for a while.
 
         Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 from collections.abc import AsyncIterator, Coroutine
@@ -14,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import pytest_asyncio
+import trimesh
 
 from deployments.scenes.replica import DEFAULT_UP, SceneStoreReplica
 from deployments.scenes.types import SceneInfo
@@ -77,6 +79,18 @@ async def refused(work: Any, kind: type[ArgusError], code: str) -> ArgusError:
         await work
     assert caught.value.code == code
     return caught.value
+
+
+async def test_a_scene_leaves_as_a_cloud_of_points(store: SceneStoreReplica) -> None:
+    scene = random_scene(40, 1)
+    info = await store.put("cloud", formats.write(scene, "argus"))
+    artifact = await store.export(info.name, 1, "points")
+    assert (artifact.filename, artifact.media_type) == ("cloud-v1.points.ply", "model/ply")
+    data = await store.read(artifact.id, 0, artifact.nbytes)
+    cloud: Any = trimesh.load(io.BytesIO(data), file_type="ply")
+    assert len(cloud.vertices) == int((scene.opacities >= 0.5).sum()) > 0
+    await refused(store.put("again", data), InvalidMedia, "invalid_scene")
+    await refused(store.put("again", data, format="points"), InvalidRequest, "unknown_scene_format")
 
 
 @pytest.mark.parametrize("format", FORMATS)

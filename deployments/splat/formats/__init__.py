@@ -38,9 +38,8 @@ def detect(data: bytes, filename: str | None = None) -> FormatName:
     plausible: Callable[[bytes], bool] = _module("splat").plausible
     if (filename is not None and filename.lower().endswith(".splat")) or plausible(data):
         return "splat"
-    raise UnsupportedMedia(
-        f"The file is in none of the formats of scenes: {', '.join(EXTENSIONS.values())}.", code="unknown_scene_format"
-    )
+    extensions = ", ".join(EXTENSIONS[name] for name in FORMATS)
+    raise UnsupportedMedia(f"The file is in none of the formats of scenes: {extensions}.", code="unknown_scene_format")
 
 
 def read(data: bytes, format: FormatName | None = None, *, max_gaussians: int) -> Gaussians:
