@@ -62,8 +62,8 @@ _OBJECTIVES = Row(
         ),
         Panel(
             "Burn rate over an hour",
-            "How many times faster than allowed the error budget is spent. 1 lasts exactly the window; above 14.4 a "
-            "page is sent, above 6 after six hours (SRE workbook, chapter 5).",
+            "How many times faster than allowed the error budget is spent. 1 lasts exactly the window; of a "
+            "window of 30 days a page is sent above 14.4, and above 6 after six hours (SRE workbook, chapter 5).",
             "short",
             (
                 Query(

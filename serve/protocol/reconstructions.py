@@ -108,7 +108,9 @@ def build(service: ReconstructionService, jobs: JobService, limits: Limits) -> A
     @router.get(
         "/{id}",
         summary="A reconstruction: how far it is, and what it made",
-        responses=json_response("The job, with stage, time left and preview; its events are at /v1/jobs.", ERRORS),
+        responses=json_response(
+            "The job, with stage, time left and preview; its events are at /v1/reconstructions/{id}/events.", ERRORS
+        ),
     )
     async def get(id: str, request: Request) -> Response:
         context = context_of(request)
