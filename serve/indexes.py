@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deployments.vector_checks import check_id, encode_metadata
 from deployments.vector_filter import parse_filter
 from deployments.vector_types import Hit, IndexInfo, IndexSpec, Item, Metadata
 from serve import tracing
@@ -57,8 +58,15 @@ class IndexService:
         fields = {key: value for key, value in spec.items() if value is not None}
         if "dimension" not in fields or "model" in fields:
             card = self._plane.pick(fields.get("model"), EMBED)
+            dimension = (await self._plane.info(card.name, context)).dimension
+            if fields.setdefault("dimension", dimension) != dimension:
+                raise InvalidRequest(
+                    f"The vectors of {card.name!r} have {dimension} numbers, not {fields['dimension']}; leave "
+                    "dimension out, or the model.",
+                    code="dimension_mismatch",
+                    param="dimension",
+                )
             fields["model"] = card.name
-            fields.setdefault("dimension", (await self._plane.info(card.name, context)).dimension)
         info: IndexInfo = await self._call("create", context, IndexSpec(**fields))
         return info
 
@@ -90,6 +98,9 @@ class IndexService:
                 code="too_many_inputs",
                 param="items",
             )
+        for index, item in enumerate(items):  # before a model has worked on the others
+            check_id(item.id, param=f"items[{index}].id")
+            encode_metadata(item.metadata, param=f"items[{index}].metadata")
         params = [item.param for item in items]
         vectors = await self._vectors(name, [item.content for item in items], params, context)
         records = [Item(item.id, vector, item.metadata) for item, vector in zip(items, vectors, strict=True)]
@@ -129,9 +140,12 @@ class IndexService:
         """The k best items, best first."""
         parsed = None if filter is None else parse_filter(filter)
         vectors = await self._vectors(name, [query], [param], context)
-        found: list[list[Hit]] = await self._call(
-            "search", context, name, np.stack(vectors), k, filter=parsed, include_vectors=include_vectors
-        )
+        try:
+            found: list[list[Hit]] = await self._call(
+                "search", context, name, np.stack(vectors), k, filter=parsed, include_vectors=include_vectors
+            )
+        except ArgusError as error:  # the store is sent a list of one
+            raise (error.at(param) if (error.param or "").startswith("queries") else error) from error.__cause__
         return found[0]
 
     async def _vectors(

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from deployments.vector_filter import parse_filter
+from serve.errors import InvalidRequest
 from tests.unit.fakes import DIMENSION, Site, cluster, png
 
 PNG = png()
@@ -265,9 +266,40 @@ async def test_a_cluster_without_a_store() -> None:
         assert error_of(await client.put(f"{ROOT}/a", json={"dimension": 3}), 404)[0] == "no_vector_index"
 
 
+async def test_a_dimension_that_the_model_does_not_have(client: httpx.AsyncClient) -> None:
+    wrong = {"model": "clip", "dimension": DIMENSION + 1}
+    assert error_of(await client.put(f"{ROOT}/shoes", json=wrong), 400) == ("dimension_mismatch", "dimension")
+    assert (await make(client, model="clip", dimension=DIMENSION))["dimension"] == DIMENSION
+
+
+@pytest.mark.parametrize(
+    ("wrong", "param"), [({"id": ""}, "items[1].id"), ({"metadata": {"$key": 1}}, "items[1].metadata")]
+)
+async def test_what_is_wrong_beside_a_picture_is_said_before_any_is_embedded(
+    client: httpx.AsyncClient, site: Site, wrong: dict[str, Any], param: str
+) -> None:
+    await make(client)
+    items = [{"id": "a", "image": BASE64}, {"id": "b", "image": BASE64, **wrong}]
+    assert error_of(await add(client, *items), 400)[1] == param
+    assert site.model.requests("embed") == []
+
+
 async def test_a_failed_embedding_adds_nothing(client: httpx.AsyncClient, site: Site) -> None:
     await make(client)
     site.model.failing[b"text:bad"] = ValueError("odd")
     response = await add(client, {"id": "a", "text": "good"}, {"id": "b", "text": "bad"})
     assert error_of(response, 500) == ("model_failed", "items[1].text")
     assert (await done(await client.get(f"{ROOT}/shoes")))["count"] == 0
+
+
+async def test_a_search_vector_that_the_store_refuses_is_blamed_by_its_own_name(
+    client: httpx.AsyncClient, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make(client, dimension=3)
+
+    async def refuse(method: str, *args: Any, **kwargs: Any) -> Any:
+        raise InvalidRequest("no", code="dimension_mismatch", param="queries[0]")
+
+    monkeypatch.setattr(site.store, "call", refuse)
+    response = await client.post(f"{ROOT}/shoes/search", json={"vector": [1.0, 2.0]})
+    assert error_of(response, 400) == ("dimension_mismatch", "vector")
