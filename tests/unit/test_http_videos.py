@@ -373,8 +373,11 @@ async def test_work_that_cannot_end_in_time_is_sent_to_jobs() -> None:
     site = VideoSite({"concurrency": 1})
     async with site.client() as client:
         site.watcher.released.clear()
-        asyncio.get_running_loop().call_later(1.5, site.watcher.released.set)
-        await ask(client, "describe", SHORT)  # a chunk has been seen to take 1.5 s, so that three take 4.5
+        asking = asyncio.create_task(ask(client, "describe", SHORT))
+        await asyncio.wait_for(site.watcher.entered.wait(), 60)
+        await asyncio.sleep(1.5)
+        site.watcher.released.set()
+        await asking  # a chunk has been seen to take 1.5 s, so that three take 4.5
         body = {"video": base64.b64encode(VIDEO).decode()}
         for fields in ({}, {"stream": True}):
             response = await client.post(
