@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
     from vllm.sampling_params import SamplingParams
 
-# vLLM takes a seed of -1 for none, and gives each further answer of a request the next one.
-_SEEDS = 2**63
+# vLLM takes a seed of -1 for none, and gives each further answer of a request the next one, which must fit 64 bits too.
+_SEEDS = 2**62
 
 
 def sampling_params(sampling: Sampling, room: int) -> SamplingParams:

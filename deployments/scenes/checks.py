@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import re
 import struct
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, TypeVar
 
 from deployments.rendering.messages import SceneKind
 from deployments.scenes.types import NewScene, Vector
 from deployments.splat.formats.names import EXPORTS, EXTENSIONS, FORMATS, MEDIA_TYPES, ExportName, FormatName
 from serve.errors import InvalidRequest, Unsupported
+
+Format = TypeVar("Format", bound=str)
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 # In the header of such a file; its own module imports torch, which the store does not.
@@ -62,12 +65,7 @@ def scene_format(format: str) -> FormatName:
     Raises:
         InvalidRequest: `unknown_scene_format`.
     """
-    for known in FORMATS:
-        if known == format:
-            return known
-    raise InvalidRequest(
-        f"The format must be one of {', '.join(FORMATS)}.", code="unknown_scene_format", param="format"
-    )
+    return _named(format, FORMATS)
 
 
 def export_format(format: str) -> ExportName:
@@ -76,12 +74,15 @@ def export_format(format: str) -> ExportName:
     Raises:
         InvalidRequest: `unknown_scene_format`.
     """
-    for known in EXPORTS:
-        if known == format:
-            return known
-    raise InvalidRequest(
-        f"The format must be one of {', '.join(EXPORTS)}.", code="unknown_scene_format", param="format"
-    )
+    return _named(format, EXPORTS)
+
+
+def _named(format: str, known: Sequence[Format]) -> Format:
+    found = next((one for one in known if one == format), None)
+    if found is None:
+        message = f"The format must be one of {', '.join(known)}."
+        raise InvalidRequest(message, code="unknown_scene_format", param="format")
+    return found
 
 
 def export_name(scene: str, number: int, format: ExportName, kind: SceneKind) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -231,14 +232,10 @@ def _cells(name: str, one: Summary, answers_per_s: float) -> list[str]:
 
 
 def _figures(outcome: Outcome, flow: str | None) -> dict[str, Any]:
-    from dataclasses import asdict
-
     return asdict(outcome.summary(flow)) | {"answers_per_s": outcome.answers_per_s(flow)}
 
 
 def _record(outcome: Outcome, settings: dict[str, Any], took: float) -> dict[str, Any]:
-    from dataclasses import asdict
-
     return {
         "settings": settings,
         "all": _figures(outcome, None),
