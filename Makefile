@@ -24,7 +24,7 @@ serve: setup-serve
 	@exec $(VENV)/argus up --profile demo
 
 test: setup lint
-	$(VENV)/python -m pytest $(PYTEST_ARGS)
+	$(VENV)/python -m pytest -n logical --maxprocesses 4 $(PYTEST_ARGS)
 
 lint: setup
 	$(VENV)/ruff check .

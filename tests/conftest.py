@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -18,6 +19,8 @@ settings.load_profile("argus")
 
 # Most seconds of a test that needs a cluster.
 _CLUSTER_S = 900
+# What computes in its own process, and may run beside the rest: clusters fill the machine, and run one after the other.
+_SIDE_BY_SIDE = ("tests/unit/", "tests/integration/")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,6 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(_SIDE_BY_SIDE))
     for item in items:
         # The first test of a cluster has its start in its time, which takes minutes on a slow machine.
         if item.get_closest_marker("cluster") and not item.get_closest_marker("timeout"):
@@ -34,3 +38,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n N`: files of what computes in its own process side by side, then all that needs clusters in one process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ClustersLast(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return super()._split_scope(nodeid) if nodeid.startswith(_SIDE_BY_SIDE) else "clusters"
+
+    config.option.loadscopereorder = False  # largest first would be the clusters, beside everything else
+    return ClustersLast(config, log)
