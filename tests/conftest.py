@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n N`: files of what computes in its own process side by side, then all that needs clusters in one process."""
+    """With `-n N`: files of what computes in its own process side by side, then clusters, one after the other."""
     from xdist.scheduler import LoadFileScheduling
 
     class ClustersLast(LoadFileScheduling):
