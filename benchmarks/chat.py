@@ -32,7 +32,8 @@ CONCURRENCIES = (1, 8, 32)
 MODELS = ("demo", "random")
 _KV_BYTES = 500_000_000
 _IMAGES = 16
-_QUESTIONS = ("Describe the image.", "What is in the image? Describe every object.")
+# Short answers, which are mostly time to the first token, and long ones, which are mostly time between tokens.
+_QUESTIONS = ("Describe the image.", "List all objects as JSON.")
 _NAMES = {"argus": "Argus", "vllm": "vllm serve"}
 _COLUMNS = (
     Column("model", "model"),
@@ -40,6 +41,7 @@ _COLUMNS = (
     Column("title", "system"),
     Column("tokens_per_s", "tokens/s", ".1f"),
     Column("ratio", "Argus / vLLM", ".2f"),
+    Column("tokens", "tokens an answer", ".1f"),
     Column("ttft_ms", "TTFT ms", ".0f"),
     Column("ttft_p99_ms", "TTFT p99", ".0f"),
     Column("itl_ms", "between tokens ms", ".1f"),
@@ -137,6 +139,7 @@ def rows(model: str, concurrency: int, loads: Mapping[str, list[chat_load.ChatLo
             "title": _NAMES[name],
             "tokens_per_s": medians[name],
             "ratio": medians["argus"] / medians["vllm"] if name == "argus" else None,
+            "tokens": statistics.mean(load.tokens / max(1, load.requests - load.failed) for load in some),
             "ttft_ms": 1e3 * statistics.median(load.ttft_s for load in some),
             "ttft_p99_ms": 1e3 * statistics.median(load.ttft_p99_s for load in some),
             "itl_ms": 1e3 * statistics.median(load.itl_s for load in some),

@@ -43,6 +43,7 @@ class ChatLoad:
         tokens_per_s: all tokens by the time from the first request to the end of the last answer.
         ttft_s, ttft_p99_s: time to first token, median and p99.
         itl_s: median over answers of the mean time between an answer's tokens.
+        tokens: of all answers.
         answers: texts, by number of the request.
     """
 
@@ -51,6 +52,7 @@ class ChatLoad:
     ttft_s: float
     ttft_p99_s: float
     itl_s: float
+    tokens: int
     requests: int
     failed: int
     answers: tuple[str, ...]
@@ -79,12 +81,14 @@ async def _load(url: str, bodies: Sequence[bytes], requests: int, concurrency: i
     streams = list(done.values())
     first = sorted(stream.first_s for stream in streams)
     between = sorted((s.last_s - s.first_s) / (s.tokens - 1) for s in streams if s.tokens > 1)
+    tokens = sum(stream.tokens for stream in streams)
     return ChatLoad(
-        sum(stream.tokens for stream in streams) / seconds,
+        tokens / seconds,
         len(streams) / seconds,
         quantile(first, 0.5),
         quantile(first, 0.99),
         quantile(between, 0.5),
+        tokens,
         requests,
         requests - len(streams),
         tuple(done[number].text if number in done else "" for number in range(requests)),
