@@ -54,6 +54,8 @@ class Clip(litserve.LitAPI):
 
 if __name__ == "__main__":
     port, checkpoint, decode = sys.argv[1:]
+    # LitServe 0.2.19 looks for `mcp` where it needs `fastmcp`, and does not start with the former alone.
+    litserve.server._MCP_AVAILABLE = False
     server = litserve.LitServer(
         Clip(Settings(checkpoint, decode)), accelerator="cpu", workers_per_device=1, timeout=60, fast_queue=True
     )
