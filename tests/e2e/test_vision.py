@@ -119,6 +119,18 @@ def test_triton_clients(florence2: Cluster, protocol: str) -> None:
         assert (first["task"], second["task"]) == ("region-category", "object-detection")
         [alone] = see(florence2, "/v1/vision/region-category", SCENES[0], region=[10, 20, 120, 130])["results"]
         assert first["text"] == alone["text"]
+        tasks = ["caption", "object-detection", "phrase-grounding"]
+        reply = infer(
+            IMAGE=images[:1],
+            TASK=np.asarray([task.encode() for task in tasks], object),
+            TEXT=np.asarray([b"", b"", b"a star"], object),
+        )
+        asked = [{"task": task} for task in tasks[:2]] + [{"task": tasks[2], "text": "a star"}]
+        [together] = see(florence2, "/v1/vision", SCENES[0], tasks=asked)["results"]
+        size = {"size": {"width": 224, "height": 224}}
+        assert [json.loads(result) for result in reply.as_numpy("RESULT")] == [
+            answer | size for answer in together["answers"]
+        ]
         with pytest.raises(InferenceServerException, match="levitation"):
             infer(IMAGE=images, TASK=np.asarray([b"levitation"], object))
 
