@@ -26,6 +26,7 @@ from serve.protocol.vision import answer_fields
 from serve.vision import Asked, Manner, Named, VisionService
 
 T = TypeVar("T")
+Region = tuple[float, ...]
 
 _INPUTS = ("IMAGE", "PIXELS", "TASK", "TEXT", "REGION")
 _PARAMETERS = ("mode", "max_tokens", "render")
@@ -106,7 +107,7 @@ def _asked(request: InferRequest, images: int, source: str, most: int) -> list[A
     """
     tasks = texts(request, "TASK")
     written = texts(request, "TEXT") if "TEXT" in request.inputs else [""]
-    regions = _regions(request) if "REGION" in request.inputs else [None]
+    regions: list[Region | None] = _regions(request) if "REGION" in request.inputs else [None]
     lengths = {source: images, "TASK": len(tasks), "TEXT": len(written), "REGION": len(regions)}
     longest = max(lengths, key=lambda name: lengths[name])
     count = max(1, lengths[longest])
@@ -136,7 +137,7 @@ def _blamed(error: ArgusError) -> ArgusError:
     return error if found is None else error.at(f"{found[2].upper()}{found[1] or ''}")
 
 
-def _regions(request: InferRequest) -> list[tuple[float, ...] | None]:
+def _regions(request: InferRequest) -> list[Region | None]:
     tensor = required(request, "REGION")
     data = np.asarray(tensor.data)
     if tensor.datatype not in ("FP32", "FP64") or data.ndim not in (1, 2) or data.shape[-1] != 4:

@@ -14,7 +14,13 @@ from tests.unit.video_site import MODELS, VIDEOS
 PROVIDERS = {
     "gemini": {"kind": "gemini", "model": "gemini-2.5-flash"},
     "gpt": {"kind": "openai", "model": "gpt-4o"},
-    "gemma": {"kind": "openai", "model": "gemma", "base_url": "http://localhost:1/v1", "context_tokens": 1024},
+    "gemma": {
+        "kind": "openai",
+        "model": "gemma",
+        "base_url": "http://localhost:1/v1",
+        "context_tokens": 1024,
+        "prices": {"input_usd_per_mtok": 0, "output_usd_per_mtok": 0},
+    },
 }
 
 
