@@ -27,9 +27,9 @@ from demo.scenes import Box, detections, grounded_caption, label, printed_text, 
 _FOLDER = Path(__file__).parent.parent / "docs"
 _SIZE = 384
 _SCENE = 41
-#: Tasks whose drawings are kept; the others' answers are words.
-_DRAWN = ("object-detection", "phrase-grounding", "ocr-with-region", "referring-segmentation", "caption")
-
+_QUALITY = 80
+#: What an answer may hold that has a place in the picture.
+_PLACED = ("boxes", "quads", "polygons")
 
 Region = tuple[float, float, float, float]
 
@@ -110,38 +110,48 @@ def in_words(answer: dict[str, Any]) -> str:
     return "; ".join(parts).replace("|", "\\|") or "(nothing)"
 
 
+def has_a_place(asked: dict[str, Any], answer: dict[str, Any]) -> bool:
+    """Whether there is something to draw onto the picture; the other answers are words alone, or nothing."""
+    return "annotated" in answer and ("region" in asked or any(answer.get(kind) for kind in _PLACED))
+
+
 def gallery(client: httpx.Client, folder: Path) -> str:
-    """The page, its pictures written beside it."""
-    columns: list[dict[str, str]] = []
-    pictures: list[str] = []
-    for subject in (scene_subject(), photo_subject()):
-        column: dict[str, str] = {}
-        for asked, answer in answers(client, subject):
-            given = asked.get("text") or ("the region" if "region" in asked else "")
-            column[asked["task"]] = f"{f'({given}) ' if given else ''}{in_words(answer)}"
-            if asked["task"] in _DRAWN and "annotated" in answer:
-                file = folder / "vision" / f"{subject.name}-{asked['task']}.jpg"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                drawn = Image.open(io.BytesIO(base64.b64decode(answer["annotated"].partition(",")[2])))
-                drawn.convert("RGB").save(file, quality=85)
-                pictures.append(f"![{subject.name}: {asked['task']}](vision/{file.name})")
-        columns.append(column)
+    """The page, its pictures written beside it in place of those that an earlier run wrote."""
+    pictures = folder / "vision"
+    pictures.mkdir(parents=True, exist_ok=True)
+    for old in pictures.glob("*.jpg"):
+        old.unlink()
+    columns = [column(client, subject, pictures) for subject in (scene_subject(), photo_subject())]
     rows = [f"| `{task}` | {columns[0][task]} | {columns[1][task]} |" for task in columns[0]]
     return "\n".join(
         [
             "# Florence-2: every task on a scene and on a photograph",
             "",
             "The demo checkpoint knows the scene world only: its answers about the photograph (scikit-image's",
-            "cat) show the path, not a skill. Places are pixels. Made by `python -m benchmarks.vision_gallery`.",
+            "cat) show the path, not a skill. Places are pixels; a region that was asked about is outlined in black.",
+            "Made by `python -m benchmarks.vision_gallery`.",
             "",
             "| task | scene | photograph |",
             "|---|---|---|",
             *rows,
             "",
-            *pictures,
-            "",
         ]
     )
+
+
+def column(client: httpx.Client, subject: Subject, folder: Path) -> dict[str, str]:
+    """What each task says about a picture, as a table's cell: words, and below them the drawing."""
+    cells: dict[str, str] = {}
+    for asked, answer in answers(client, subject):
+        task = asked["task"]
+        given = asked.get("text") or ("the region" if "region" in asked else "")
+        cells[task] = f"{f'({given}) ' if given else ''}{in_words(answer)}"
+        if has_a_place(asked, answer):
+            file = folder / f"{subject.name}-{task}.jpg"
+            with Image.open(io.BytesIO(base64.b64decode(answer["annotated"].partition(",")[2]))) as drawn:
+                drawn.convert("RGB").save(file, quality=_QUALITY)
+            cells[task] += f"<br>![{subject.name}: {task}]({folder.name}/{file.name})"
+    return cells
 
 
 def main() -> None:

@@ -170,8 +170,10 @@ def main() -> None:
     parser.add_argument("--first-strips", type=int, default=600, help="drawn before training starts")
     parser.add_argument("--clips", type=int, default=450, help="of each difficulty, to measure with")
     parser.add_argument("--stories", type=int, default=8, help="of a minute, to measure with")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="a resumed run needs one of its own")
     arguments = parser.parse_args()
+    if arguments.resume and not arguments.seed:
+        parser.error("--resume needs a --seed other than 0, or the videos of the first run are drawn again")
     torch.manual_seed(arguments.seed)
     torch.set_float32_matmul_precision("high")
     device = torch.device(arguments.device)
@@ -183,9 +185,7 @@ def main() -> None:
         print(f"{learner.name}: {learner.model.num_parameters() / 1e6:.2f} M parameters, {FRAMES[learner.name]} frames")
     held_out = _held_out(arguments.workers, arguments.clips, arguments.stories)
     print(f"{time.monotonic() - start:.0f} s: held-out videos drawn", flush=True)
-    # A resumed run draws other videos than the first one did.
-    pool_seed = time.time_ns() % 2**31 if arguments.resume else arguments.seed
-    with Pool(arguments.strips, arguments.workers, device, pool_seed) as pool:
+    with Pool(arguments.strips, arguments.workers, device, arguments.seed) as pool:
         pool.fill(arguments.first_strips)
         print(f"{time.monotonic() - start:.0f} s: first videos drawn", flush=True)
         train(learners, pool, arguments.batch, start + 60.0 * arguments.minutes - _MEASURING_S, arguments.out)

@@ -88,10 +88,10 @@ def _state(subject: SceneObject) -> tuple[float, ...]:
     return 2.0 * subject.x - 1.0, 2.0 * subject.y - 1.0, math.log2(subject.size), tip, _SYMMETRY.get(subject.shape, 0)
 
 
-def _work(seed: int, strips: Any) -> None:
+def _work(seed: int, number: int, strips: Any) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    rng = np.random.default_rng([seed, 0])
+    rng = np.random.default_rng([seed, number])
     while True:
         strip = draw_strip(rng)
         strips.put((strip.frames, strip.labels, strip.states, strip.clips))
@@ -103,7 +103,7 @@ class Pool:
     Args:
         size: most strips kept, about 1.2 MB each; a new one then takes the place of the oldest.
         workers: processes that draw.
-        seed: of the first worker; the others count on from it.
+        seed: with a worker's number, what it draws follows from it.
     """
 
     def __init__(self, size: int, workers: int, device: torch.device, seed: int) -> None:
@@ -116,7 +116,7 @@ class Pool:
         context = multiprocessing.get_context("spawn")
         self._strips = context.Queue(_WAITING_STRIPS)
         self._workers = [
-            context.Process(target=_work, args=(seed + number, self._strips), daemon=True) for number in range(workers)
+            context.Process(target=_work, args=(seed, number, self._strips), daemon=True) for number in range(workers)
         ]
 
     def __enter__(self) -> Self:

@@ -136,7 +136,7 @@ class DocumentPages:
     """Pages of a document in its order.
 
     Attributes:
-        total: pages that the document has.
+        total: pages that the document has: of a PDF or a TIFF; other images have one.
         pages: those asked for; in a page's place the error that it alone met, with its number in `numbers`.
     """
 

@@ -33,6 +33,7 @@ from deployments.documents.segments import Word
 from deployments.documents.upright import read_upright, turned_back
 from deployments.worker_process import bound_memory, end_with_parent
 from serve.errors import InvalidMedia
+from serve.media import tiff
 from serve.media.image import ImageLimits, decode_image
 
 # A text layer that is to be used alone: enough of it can be read, and it is more than a stamp on a scan.
@@ -83,12 +84,12 @@ def ready() -> int:
 
 
 def count_pages(path: Path, kind: DocumentKind) -> int:
-    """Pages of a document; an image has one.
+    """Pages of a document; an image has one, unless it is a TIFF.
 
     Raises:
-        InvalidMedia: see `pdf.page_count`.
+        InvalidMedia: see `pdf.page_count` and `serve.media.tiff.page_count`.
     """
-    return pdf.page_count(path) if kind == "pdf" else 1
+    return pdf.page_count(path) if kind == "pdf" else tiff.page_count(path.read_bytes())
 
 
 def read_page(path: Path, kind: DocumentKind, number: int, layer: TextLayer, dpi: int, *, tables: bool) -> Page:
@@ -98,10 +99,10 @@ def read_page(path: Path, kind: DocumentKind, number: int, layer: TextLayer, dpi
         InvalidMedia: it cannot be read; see `pdf.opened` and `serve.media.image.decode_image`.
     """
     if kind == "image":
-        pixels = _picture(path)
+        pixels = _picture(path, number)
         height, width = pixels.shape[:2]
         lines, found = _recognised(pixels, 1.0, tables=tables)
-        return Page(1, width, height, "pixel", (width, height), "ocr", lines, found)
+        return Page(number, width, height, "pixel", (width, height), "ocr", lines, found)
     with pdf.opened(path, number - 1) as page:
         settings = _state.settings
         width_pt, height_pt = page.size
@@ -125,7 +126,7 @@ def render_page(
         InvalidMedia: see `read_page`.
     """
     if kind == "image":
-        whole = Image.fromarray(_picture(path))
+        whole = Image.fromarray(_picture(path, number))
         picture = ImageOps.contain(whole, (side, side), Image.Resampling.LANCZOS) if max(whole.size) > side else whole
         return _file(number, picture, picture.width / whole.width, "pixel", format)
     settings = _state.settings
@@ -154,8 +155,8 @@ def _trusted(page: pdf.PdfPage, words: list[Word]) -> bool:
     return sum(len(word.text) for word in words) >= _SCAN_CHARS or page.image_share() < _SCAN_SHARE
 
 
-def _picture(path: Path) -> npt.NDArray[np.uint8]:
-    return np.asarray(decode_image(path.read_bytes(), _state.settings.images), np.uint8)
+def _picture(path: Path, number: int) -> npt.NDArray[np.uint8]:
+    return np.asarray(decode_image(tiff.one_page(path.read_bytes(), number), _state.settings.images), np.uint8)
 
 
 def _recognised(

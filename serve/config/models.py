@@ -175,7 +175,8 @@ class VideoReaderModel(ModelBase):
 
 
 class OcrModel(ModelBase):
-    """Reads documents: pages of a PDF, their text layer, and printed text by RapidOCR. Runs on the CPU.
+    """Reads documents: pages of a PDF with their text layer, of a TIFF and other images, and printed text by RapidOCR.
+    Runs on the CPU.
 
     `placement.preprocess_workers` is the number of its worker processes: each reads one page at a time, with
     `placement.threads` threads, in about 0.5 GB. `batching.max_queue` counts pages.

@@ -24,6 +24,12 @@ def video_problems(cluster: ClusterFile) -> Iterator[str]:
             yield f"videos.backends.{i}: got {name!r}, which stands twice; back ends must be distinct"
     yield from _named("captioner", videos.captioner, lookers, "a chat model or provider that takes an image")
     yield from _named("summariser", videos.summariser, [*chats, *cluster.providers], "a chat model or provider")
+    window = _window(cluster, videos.summariser)
+    if window is not None and videos.merge_tokens + videos.max_tokens > window:
+        yield (
+            f"videos.merge_tokens: got {videos.merge_tokens}; with max_tokens {videos.max_tokens} that is more than "
+            f"the {window} tokens that {videos.summariser!r} takes"
+        )
 
 
 def watching(cluster: ClusterFile) -> list[str]:
@@ -37,6 +43,16 @@ def watching(cluster: ClusterFile) -> list[str]:
         if isinstance(model, GenerativeModel) and model.kind != "blip2" and model.max_videos
     ]
     return ours + [name for name, provider in cluster.providers.items() if provider.kind == "gemini"]
+
+
+def _window(cluster: ClusterFile, name: str | None) -> int | None:
+    """Tokens of prompt and answer together, where the file says how many a model takes."""
+    if name is None:
+        return None
+    if name in cluster.providers:
+        return cluster.providers[name].context_tokens
+    model = cluster.models.get(name)
+    return model.max_model_len if isinstance(model, GenerativeModel) else None
 
 
 def _named(key: str, name: str | None, right: list[str], what: str) -> Iterator[str]:

@@ -38,6 +38,12 @@ class Videos(Section):
     clip_side: int = Field(448, ge=32, le=1920, description="Longest side of a chunk's pictures, in pixels.")
     clip_fps: float = Field(4.0, gt=0, le=30, description="Most frames a second of a chunk.")
     max_tokens: int = Field(192, ge=1, le=4096, description="Most tokens written about a chunk, and of a summary.")
+    merge_tokens: int = Field(
+        2048,
+        ge=64,
+        description="Most tokens of notes in one request to the summariser, by a third of their bytes; more are merged "
+        "in groups, and then the groups.",
+    )
     moment_s: float = Field(
         4.0, gt=0, le=600, description="Seconds of the video around a moment that a question is asked about."
     )

@@ -112,7 +112,7 @@ class ImageInfo:
     height: int
     """Pixels, as displayed."""
     animated: bool
-    """More than one frame or page; only the first is ever decoded."""
+    """More than one frame or page. The first is what is decoded; a document's reader takes a TIFF apart (`tiff`)."""
 
 
 def inspect_image(data: bytes, limits: ImageLimits, *, declared_type: str | None = None) -> ImageInfo:

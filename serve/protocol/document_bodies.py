@@ -32,7 +32,9 @@ class DocumentFields(Fields):
     document: str | None = Field(
         None, description="A PDF or an image: URL, data URI or base64. A file goes beside the fields."
     )
-    pages: str | None = Field(None, min_length=1, max_length=10_000, description="Such as 1-3,5 or 7-; all by default.")
+    pages: str | None = Field(
+        None, min_length=1, max_length=10_000, description="Such as 1-3,5 or 7-, of a PDF or a TIFF; all by default."
+    )
     max_pages: int | None = Field(None, ge=1, description="Read no more than the first so many of them.")
     text_layer: TextLayer = Field(
         "auto",

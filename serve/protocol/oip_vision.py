@@ -1,13 +1,16 @@
-"""Florence-2 as tensors: `NAME.vision`, one answer for each image.
+"""Florence-2 as tensors: `NAME.vision`, one answer for each image, or several about one image.
 
-TASK, TEXT and REGION hold one element for all images, or one for each; where tasks differ in what they need, an empty
-TEXT and a REGION of zeros stand for none.
+IMAGE, TASK, TEXT and REGION hold one element for all answers, or one for each: several tasks beside one image are about
+this image, which is decoded and encoded once. Where tasks differ in what they need, an empty TEXT and a REGION of zeros
+stand for none.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,10 +26,11 @@ from serve.protocol.vision import answer_fields
 from serve.vision import Asked, Manner, Named, VisionService
 
 T = TypeVar("T")
+Region = tuple[float, ...]
 
 _INPUTS = ("IMAGE", "PIXELS", "TASK", "TEXT", "REGION")
 _PARAMETERS = ("mode", "max_tokens", "render")
-_TENSORS = {"task": "TASK", "text": "TEXT", "region": "REGION", "image": "IMAGE"}
+_FIELD = re.compile(r"(?:tasks(\[\d+\])\.)?(task|text|region)")
 
 
 class VisionFunction:
@@ -57,16 +61,14 @@ class VisionFunction:
         check_names(request, _INPUTS, _PARAMETERS)
         sources, params = images(request)
         named: list[Named] = list(zip(params, sources, strict=True))
-        asked = _asked(request, len(named))
+        source = "IMAGE" if "IMAGE" in request.inputs else "PIXELS"
+        asked = _asked(request, len(named), source, self._vision.limits.max_inputs)
         manner = _manner(request)
-        if len(named) > self._vision.limits.max_inputs:
-            message = f"There are {len(named)} images; at most {self._vision.limits.max_inputs} are accepted."
-            raise InvalidRequest(message, code="too_many_inputs", param=params[0].partition("[")[0])
-        if len(set(map(repr, asked))) == 1:
-            answers = await self._answers(named, asked[0], manner, context, model)
+        if len(named) == 1 or len(asked) == 1:
+            answers = await self._answers(named, asked, manner, context, model)
         else:
             each = zip(named, asked, strict=True)
-            found = await asyncio.gather(*(self._answers([one], ask, manner, context, model) for one, ask in each))
+            found = await asyncio.gather(*(self._answers([one], [ask], manner, context, model) for one, ask in each))
             answers = [answer for answers in found for answer in answers]
         return {
             "RESULT": text_tensor("RESULT", [_result(*answer) for answer in answers]),
@@ -74,41 +76,68 @@ class VisionFunction:
         }
 
     async def _answers(
-        self, named: list[Named], asked: Asked, manner: Manner, context: RequestContext, model: str
+        self, named: Sequence[Named], asked: Sequence[Asked], manner: Manner, context: RequestContext, model: str
     ) -> list[tuple[Task, SeenImage, Answer]]:
+        """Every task about every image, image by image."""
         try:
-            seen = await self._vision.see(named, [asked], manner, context, model=model)
+            seen = await self._vision.see(named, asked, manner, context, model=model)
         except ArgusError as error:
-            raise error.at(_TENSORS.get(error.param or "", error.param or "")) from error.__cause__
+            raise _blamed(error) from error.__cause__
         answers = []
         for image in seen.images:
             if isinstance(image, ArgusError):
                 raise image
-            answer = image.answers[0]
-            if not isinstance(answer, Answer):
-                raise answer
-            answers.append((seen.tasks[0], image, answer))
+            for task, answer in zip(seen.tasks, image.answers, strict=True):
+                if isinstance(answer, ArgusError):
+                    raise _blamed(answer) from answer.__cause__
+                assert isinstance(answer, Answer), "the service raises no others"
+                answers.append((task, image, answer))
         return answers
 
 
-def _asked(request: InferRequest, count: int) -> list[Asked]:
-    tasks = _each(texts(request, "TASK"), count, "TASK")
-    written = _each(texts(request, "TEXT"), count, "TEXT") if "TEXT" in request.inputs else [""] * count
-    regions = _each(_regions(request), count, "REGION") if "REGION" in request.inputs else [None] * count
-    return [Asked(*one) for one in zip(tasks, [text or None for text in written], regions, strict=True)]
+def _asked(request: InferRequest, images: int, source: str, most: int) -> list[Asked]:
+    """A task for each answer.
+
+    Args:
+        source: the input that the images came in.
+        most: answers in one request.
+
+    Raises:
+        InvalidRequest: `invalid_shape`, `too_many_inputs`, or what is wrong with an input.
+    """
+    tasks = texts(request, "TASK")
+    written = texts(request, "TEXT") if "TEXT" in request.inputs else [""]
+    regions: list[Region | None] = _regions(request) if "REGION" in request.inputs else [None]
+    lengths = {source: images, "TASK": len(tasks), "TEXT": len(written), "REGION": len(regions)}
+    longest = max(lengths, key=lambda name: lengths[name])
+    count = max(1, lengths[longest])
+    for name, length in lengths.items():
+        if length not in (1, count):
+            raise InvalidRequest(
+                f"There are {length} elements in {name} and {count} in {longest}; send one for all, or one for each.",
+                code="invalid_shape",
+                param=name,
+            )
+    if count > most:
+        message = f"There are {count} elements in {longest}; at most {most} are accepted."
+        raise InvalidRequest(message, code="too_many_inputs", param=longest)
+    each = zip(_each(tasks, count), _each(written, count), _each(regions, count), strict=True)
+    asked = [Asked(task, text or None, region, f"tasks[{i}].") for i, (task, text, region) in enumerate(each)]
+    is_one = len({(one.task, one.text, one.region) for one in asked}) == 1
+    return [replace(asked[0], where="")] if is_one and images == count else asked
 
 
-def _each(items: list[T], count: int, name: str) -> list[T]:
-    if len(items) not in (1, count):
-        raise InvalidRequest(
-            f"There are {len(items)} elements in {name} for {count} images; send one for all, or one for each.",
-            code="invalid_shape",
-            param=name,
-        )
+def _each(items: list[T], count: int) -> list[T]:
     return items * count if len(items) == 1 else items
 
 
-def _regions(request: InferRequest) -> list[Sequence[float] | None]:
+def _blamed(error: ArgusError) -> ArgusError:
+    """The vision service names tasks as the native API does; the client sent tensors."""
+    found = _FIELD.fullmatch(error.param or "")
+    return error if found is None else error.at(f"{found[2].upper()}{found[1] or ''}")
+
+
+def _regions(request: InferRequest) -> list[Region | None]:
     tensor = required(request, "REGION")
     data = np.asarray(tensor.data)
     if tensor.datatype not in ("FP32", "FP64") or data.ndim not in (1, 2) or data.shape[-1] != 4:
@@ -117,8 +146,7 @@ def _regions(request: InferRequest) -> list[Sequence[float] | None]:
             code="invalid_shape",
             param="REGION",
         )
-    rows: list[list[float]] = data.reshape(-1, 4).tolist()
-    return [row if any(row) else None for row in rows]
+    return [tuple(row) if any(row) else None for row in data.reshape(-1, 4).tolist()]
 
 
 def _manner(request: InferRequest) -> Manner:

@@ -15,12 +15,15 @@ from serve.config.models import GenerativeModel, VideoClassifierModel
 from serve.providers import tokens
 from serve.providers.prices import cost, price_of
 from serve.videos.plan import Chunk
+from serve.videos.summariser import grouped
 from serve.videos.types import Actions, Body
 
 # Of Video-LLaVA as published (Lin et al. 2023): patches of 14 pixels of 224 x 224, and the class token.
 _FRAME_TOKENS = 257
 # Of VideoMAE as published (Tong et al. 2022); TimeSformer's base model has 8.
 _CLIP_FRAMES = 16
+# Of the times in front of a note: 25 characters.
+_STAMP_TOKENS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +75,22 @@ def watching(cluster: ClusterFile, name: str, chunks: Sequence[Chunk], prompt: s
     return Estimate(name, len(chunks), frames, prompts, written, _usd(cluster, name, prompts, written))
 
 
-def merging(cluster: ClusterFile, name: str, chunks: int, max_tokens: int) -> Estimate:
-    """What the summariser takes to merge what was written about the chunks."""
-    prompts = max_tokens * chunks + tokens.MESSAGE_TOKENS
-    return Estimate(name, 0, 0, prompts, max_tokens, _usd(cluster, name, prompts, max_tokens))
+def merging(cluster: ClusterFile, name: str, chunks: int, max_tokens: int, room: int) -> Estimate:
+    """What the summariser takes to merge what was written about the chunks, were every note as long as it may be.
+
+    Args:
+        room: see `serve.videos.summariser.Summariser`.
+    """
+    note_tokens = max_tokens + _STAMP_TOKENS
+    prompts = written = 0
+    notes = chunks
+    while notes > 1:
+        groups = grouped(range(notes), room, lambda _: note_tokens)
+        merged = [len(group) for group in groups if len(group) > 1]
+        prompts += sum(merged) * note_tokens + len(merged) * tokens.MESSAGE_TOKENS
+        written += len(merged) * max_tokens
+        notes = len(groups)
+    return Estimate(name, 0, 0, prompts, written, _usd(cluster, name, prompts, written))
 
 
 def describing(cluster: ClusterFile, name: str, frames: int, side: int, max_tokens: int) -> Estimate:

@@ -166,7 +166,8 @@ class VideoService:
         merge = None
         if isinstance(request, Watch) and request.operation != "describe" and chunks > 1 and self._settings.summariser:
             most = request.max_tokens or self._settings.max_tokens
-            merge = estimate.merging(self._cluster, self._settings.summariser, chunks, most)
+            room = self._settings.merge_tokens
+            merge = estimate.merging(self._cluster, self._settings.summariser, chunks, most, room)
         return {
             "object": "video.estimate",
             "operation": request.operation,

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 
 from deployments.generation.messages import Text, VideoPart
 from serve.calls import Usage
 from serve.config.videos import Videos
 from serve.context import RequestContext
-from serve.errors import ArgusError, Cancelled, DeadlineExceeded
+from serve.errors import ArgusError, DeadlineExceeded
 from serve.videos.backends import Backends, Written, digest
 from serve.videos.merge import Vote, decide, without_repeats
 from serve.videos.pace import Pace
 from serve.videos.plan import Chunk
 from serve.videos.reader import Part, Reader, check_inside
+from serve.videos.summariser import Merged, Note, Reach, Summariser
 from serve.videos.types import Ask, Body, Chunked, Describe, Done, OnProgress, Progress, Summary, Watch, clock, seconds
 from serve.videos.work import work
 
-_MERGE = (
-    "These notes describe the parts of one video in order. Write one summary of the whole video from them alone, in a "
-    "few sentences, without repeating yourself.\n\n{notes}"
-)
-_REDUCE = (
-    "A question was asked about each part of one video. Give one answer for the whole video from these answers alone, "
-    "briefly.\n\nQuestion: {question}\n\n{notes}"
-)
+_MERGE: Mapping[Reach, str] = {
+    "whole": "These notes describe the parts of one video in order. Write one summary of the whole video from them "
+    "alone, in a few sentences, without repeating yourself.\n\n{notes}",
+    "part": "These notes describe some parts of one video, which follow each other. Write one summary of these parts "
+    "from them alone, in a few sentences, without repeating yourself.\n\n{notes}",
+}
+_REDUCE: Mapping[Reach, str] = {
+    "whole": "A question was asked about each part of one video. Give one answer for the whole video from these "
+    "answers alone, briefly.\n\nQuestion: {question}\n\n{notes}",
+    "part": "A question was asked about each part of one video. Give one answer for the parts below, which follow each "
+    "other, from these answers alone, briefly.\n\nQuestion: {question}\n\n{notes}",
+}
 
 # Containers that are pictures by name: providers take them for images, or for nothing they know.
 _ANIMATIONS = ("GIF", "WEBP")
@@ -65,6 +70,8 @@ class Watcher:
         self._reader = reader
         self._backends = backends
         self._pace = pace
+        name = settings.summariser
+        self._summariser = None if name is None else Summariser(name, settings.merge_tokens, backends)
 
     async def run(
         self, request: Watch, names: Sequence[str], context: RequestContext, on_progress: OnProgress, done: Done
@@ -115,34 +122,31 @@ class Watcher:
 
     async def _merged(self, request: Watch, part: Part, found: _Found, most: int, context: RequestContext) -> Body:
         body: Body = {"object": f"video.{request.operation}", "video": video_object(part)}
-        merged: Written | None = None
+        merged = await self._asked_to_merge(request, found, most, context)
         if isinstance(request, Summary):
-            merged = await self._asked_to_merge(_MERGE.format(notes=found.notes()), found, most, context)
-            body["summary"] = without_repeats(found.texts) if merged is None else merged.text
+            body["summary"] = merged.text or without_repeats(found.texts)
         elif isinstance(request, Ask):
             answer, share, places = decide(found.votes)
             body["question"] = request.question
-            notes = _REDUCE.format(question=request.question, notes=found.notes())
-            merged = await self._asked_to_merge(notes, found, most, context)
-            body["answer"] = answer if merged is None else merged.text
+            body["answer"] = merged.text or answer
             body["agreement"] = share
             body["supported_by"] = [found.indices[place] for place in places]
-        body["merged_by"] = None if merged is None else merged.model
+        body["merged_by"] = self._settings.summariser if merged.text else None
         body["segments"] = found.segments
-        body["usage"] = usage_object(found.usage + (Usage() if merged is None else merged.usage))
+        body["usage"] = usage_object(found.usage + merged.usage)
         return body
 
-    async def _asked_to_merge(self, prompt: str, found: _Found, most: int, context: RequestContext) -> Written | None:
-        """What the summariser makes of several chunks; None without one or when it fails: the notes then have to do."""
-        name = self._settings.summariser
-        if name is None or len(found.texts) < 2:
-            return None
-        try:
-            return await self._backends.ask([name], (Text(prompt),), most, context)
-        except (Cancelled, DeadlineExceeded):
-            raise
-        except ArgusError:
-            return None
+    async def _asked_to_merge(self, request: Watch, found: _Found, most: int, context: RequestContext) -> Merged:
+        """What the summariser makes of several chunks, if there is one."""
+        if self._summariser is None or len(found.notes) < 2 or isinstance(request, Describe):
+            return Merged(None, Usage())
+
+        def prompt(lines: str, reach: Reach) -> str:
+            if isinstance(request, Ask):
+                return _REDUCE[reach].format(question=request.question, notes=lines)
+            return _MERGE[reach].format(notes=lines)
+
+        return await self._summariser.merge(found.notes, prompt, most, at_a_time(request, self._settings), context)
 
 
 class _Found:
@@ -151,7 +155,7 @@ class _Found:
     Attributes:
         segments: of all of them, in order; a failed one has an `error` in place of its text.
         indices: of those with a text.
-        texts: theirs.
+        texts, notes: theirs.
     """
 
     def __init__(self, chunks: Sequence[Chunk], results: Sequence[Body | ArgusError]) -> None:
@@ -165,12 +169,8 @@ class _Found:
         self.votes = [
             Vote(segment["text"], 1.0 if segment["confidence"] is None else segment["confidence"]) for segment in good
         ]
+        self.notes = [Note(segment["start"], segment["end"], segment["text"]) for segment in good]
         self.usage = sum((usage_of(segment) for segment in good), Usage())
-        self._good = good
-
-    def notes(self) -> str:
-        """The texts, a line each, with their times."""
-        return "\n".join(f"[{segment['start']} - {segment['end']}] {segment['text']}" for segment in self._good)
 
 
 def video_object(part: Part) -> Body:

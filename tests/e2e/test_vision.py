@@ -16,7 +16,9 @@ import tritonclient.http as triton_http
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from demo.scenes import render, sample_scene
+from benchmarks.perception_client import vision
+from demo import florence2_cases
+from demo.scenes import Difficulty, render, sample_scene
 from serve.config.load import DEMO_CHECKPOINTS
 from tests.e2e.cluster import KEY, Cluster
 from tests.e2e.conftest import encode
@@ -24,6 +26,9 @@ from tests.e2e.conftest import encode
 pytestmark = pytest.mark.cluster
 
 DEMO = DEMO_CHECKPOINTS / "florence2"
+LEVELS: tuple[Difficulty, ...] = ("easy", "medium")
+# Objects found with their names at an IoU above 0.5; captions that name every object; words read exactly.
+FLOORS = {"<OD>": 0.75, "<CAPTION>": 0.8, "<OCR>": 0.75}
 SCENES = [encode(render(sample_scene(i, split="test", difficulty="medium"), 224), "PNG") for i in range(4)]
 
 
@@ -119,6 +124,18 @@ def test_triton_clients(florence2: Cluster, protocol: str) -> None:
         assert (first["task"], second["task"]) == ("region-category", "object-detection")
         [alone] = see(florence2, "/v1/vision/region-category", SCENES[0], region=[10, 20, 120, 130])["results"]
         assert first["text"] == alone["text"]
+        tasks = ["caption", "object-detection", "phrase-grounding"]
+        reply = infer(
+            IMAGE=images[:1],
+            TASK=np.asarray([task.encode() for task in tasks], object),
+            TEXT=np.asarray([b"", b"", b"a star"], object),
+        )
+        asked = [{"task": task} for task in tasks[:2]] + [{"task": tasks[2], "text": "a star"}]
+        [together] = see(florence2, "/v1/vision", SCENES[0], tasks=asked)["results"]
+        size = {"size": {"width": 224, "height": 224}}
+        assert [json.loads(result) for result in reply.as_numpy("RESULT")] == [
+            answer | size for answer in together["answers"]
+        ]
         with pytest.raises(InferenceServerException, match="levitation"):
             infer(IMAGE=images, TASK=np.asarray([b"levitation"], object))
 
@@ -140,6 +157,18 @@ def test_a_short_deadline_is_kept_and_leaves_the_model_well(florence2: Cluster) 
         late = client.post("/v1/vision/more-detailed-caption", json=body, headers={"x-argus-timeout-ms": "150"})
         assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
     assert see(florence2, "/v1/vision/caption", SCENES[0])["results"][0]["text"]
+
+
+def test_what_the_demo_checkpoint_knows_is_what_is_served(florence2: Cluster) -> None:
+    """Held-out scenes; `argus bench perception` asks about more of them. Each floor is a little below the goal."""
+    cases = [case for level in LEVELS for case in florence2_cases.cases_of(level, 6, seed=0)]
+    chosen = [case for case in cases if case.task in FLOORS and (case.task != "<OCR>" or case.scene.word is not None)]
+    with florence2.client() as client:
+        outcomes = florence2_cases.run(chosen, vision(client, "florence2"))
+    right = {
+        task: float(np.mean([outcome.right for outcome in outcomes if outcome.case.task == task])) for task in FLOORS
+    }
+    assert {task: share for task, share in right.items() if share < FLOORS[task]} == {}, right
 
 
 def test_the_model_is_listed_with_its_task(florence2: Cluster) -> None:

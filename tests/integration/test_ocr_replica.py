@@ -28,6 +28,7 @@ from tests.support.documents import (
     picture,
     scanned,
     table,
+    tiff,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -111,6 +112,29 @@ async def test_a_photographed_page(reader: DocumentReader) -> None:
     assert character_error_rate(PHOTOGRAPHED, page.text) < 0.05
 
 
+async def test_the_pages_of_a_tiff(reader: DocumentReader) -> None:
+    lines = ["the first page", "and the second", "closing words"]
+    data = tiff(*(lines_pdf([line], size=(400, 120)) for line in lines))
+    read = await reader.read(ReadDocument(data), CALL)
+    assert (read.kind, read.total, read.numbers) == ("image", 3, (1, 2, 3))
+    assert [(page.number, page.text, page.unit) for page in pages(read)] == [
+        (number, line, "pixel") for number, line in enumerate(lines, start=1)
+    ]
+    some = await reader.read(ReadDocument(data, pages=((3, 3), (1, 1))), CALL)
+    assert (some.total, [page.text for page in pages(some)]) == (3, [lines[0], lines[2]])
+    drawn = await reader.render(RenderPages(data, pages=((2, None),), side=200), CALL)
+    assert [(page.number, page.width) for page in drawn.pages if isinstance(page, PageImage)] == [(2, 200), (3, 200)]
+
+
+async def test_a_page_of_a_tiff_that_was_cut_off_hurts_no_other(reader: DocumentReader) -> None:
+    data = tiff(*(lines_pdf([line], size=(400, 120)) for line in ("the first page", "and the second")))
+    first, second = (await reader.read(ReadDocument(data[:-200]), CALL)).pages
+    assert isinstance(first, Page)
+    assert first.text == "the first page"
+    assert isinstance(second, InvalidMedia)
+    assert second.code == "truncated_image"
+
+
 async def test_pages_are_drawn(reader: DocumentReader) -> None:
     drawn = await reader.render(RenderPages(blank(2), side=500, format="png"), CALL)
     first, second = drawn.pages
@@ -152,6 +176,8 @@ async def test_a_blank_page_has_no_text(reader: DocumentReader) -> None:
         (ReadDocument(lines_pdf(["a"])[:300]), InvalidMedia, "invalid_document"),
         (ReadDocument(encrypted()), InvalidMedia, "encrypted_document"),
         (ReadDocument(blank(9)), InvalidRequest, "too_many_pages"),
+        (ReadDocument(tiff(*[lines_pdf([], size=(90, 90))] * 9)), InvalidRequest, "too_many_pages"),
+        (ReadDocument(tiff(*[lines_pdf([], size=(90, 90))] * 2), pages=((3, 3),)), InvalidRequest, "invalid_pages"),
         (ReadDocument(blank(2), pages=((3, 3),)), InvalidRequest, "invalid_pages"),
         (ReadDocument(b"%PDF-" + bytes(5_000_000)), PayloadTooLarge, "payload_too_large"),
     ],

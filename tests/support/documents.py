@@ -22,6 +22,7 @@ __all__ = [
     "picture",
     "scanned",
     "table",
+    "tiff",
 ]
 
 
@@ -60,6 +61,14 @@ def scanned(pdf: bytes, *, stamp: str | None = None, dpi: int = 150) -> bytes:
     if stamp is not None:
         made.cell(0, 10, stamp)
     return bytes(made.output())
+
+
+def tiff(*pages: bytes, dpi: int = 150) -> bytes:
+    """The first page of each PDF, as a scanner puts several pages into one TIFF."""
+    scans = [Image.open(io.BytesIO(picture(page, dpi=dpi))).convert("L") for page in pages]
+    file = io.BytesIO()
+    scans[0].save(file, "TIFF", save_all=True, append_images=scans[1:], compression="tiff_lzw")
+    return file.getvalue()
 
 
 def _pdf(size: tuple[float, float]) -> FPDF:

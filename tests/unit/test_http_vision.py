@@ -314,7 +314,11 @@ async def test_oip_a_task_for_each_image(client: httpx.AsyncClient, fake: FakeFl
     ("inputs", "parameters", "status", "param"),
     [
         ([tensor("TASK", ["levitation"], [1])], {}, 404, "TASK"),
-        ([tensor("TASK", ["caption", "ocr"], [2])], {}, 400, "TASK"),
+        ([tensor("TASK", ["caption", "levitation"], [2])], {}, 404, "TASK[1]"),
+        ([tensor("TASK", ["phrase-grounding"], [1]), tensor("TEXT", ["a hat", " "], [2])], {}, 400, "TEXT[1]"),
+        ([tensor("TASK", ["caption", "ocr"], [2]), tensor("TEXT", [""] * 3, [3])], {}, 400, "TASK"),
+        ([tensor("TASK", ["caption"] * 7, [7])], {}, 400, "TASK"),
+        ([tensor("TASK", [], [0])], {}, 400, "TASK"),
         ([tensor("TASK", ["phrase-grounding"], [1])], {}, 400, "TEXT"),
         ([tensor("TASK", ["region-ocr"], [1]), tensor("REGION", [1, 2, 3], [1, 3], "FP32")], {}, 400, "REGION"),
         ([tensor("TASK", ["region-ocr"], [1]), tensor("REGION", [5, 2, 3, 4], [1, 4], "FP32")], {}, 400, "REGION"),
@@ -329,6 +333,50 @@ async def test_oip_what_is_wrong_is_named(
 ) -> None:
     body = body_of(await infer(client, tensor("IMAGE", [B64["red"]], [1]), *inputs, **parameters), status)
     assert body["param"] == param
+
+
+@pytest.mark.parametrize("images", [0, 2])
+async def test_oip_images_and_tasks_that_do_not_pair_are_refused(client: httpx.AsyncClient, images: int) -> None:
+    several = tensor("IMAGE", [B64["red"]] * images, [images])
+    body = body_of(await infer(client, several, tensor("TASK", ["caption", "ocr", "<OD>"], [3])), 400)
+    assert (body["code"], body["param"]) == ("invalid_shape", "IMAGE")
+
+
+async def test_oip_several_tasks_about_one_image_travel_together(
+    client: httpx.AsyncClient, fake: FakeFlorence2
+) -> None:
+    body = body_of(
+        await infer(
+            client,
+            tensor("IMAGE", [B64["red"]], [1]),
+            tensor("TASK", ["caption", "<OD>", "phrase-grounding", "region-ocr"], [4]),
+            tensor("TEXT", ["", "", "a hat", ""], [4]),
+            tensor("REGION", [0] * 12 + [1, 2, 3, 4], [4, 4], "FP32"),
+        )
+    )
+    results = {output["name"]: output["data"] for output in body["outputs"]}
+    assert {tuple(output["shape"]) for output in body["outputs"]} == {(4,)}
+    assert results["TEXT"] == ["caption None None", "star", "a hat", "region-ocr None (1.0, 2.0, 3.0, 4.0)"]
+    tasks = [json.loads(result)["task"] for result in results["RESULT"]]
+    assert tasks == ["caption", "object-detection", "phrase-grounding", "region-ocr"]
+    [request] = fake.requests  # so the image is decoded and encoded once
+    assert (len(request.images), len(request.tasks)) == (1, 4)
+
+
+async def test_oip_one_task_with_several_texts_about_one_image(client: httpx.AsyncClient, fake: FakeFlorence2) -> None:
+    one = tensor("IMAGE", [B64["red"]], [1])
+    phrases = tensor("TEXT", ["a hat", "a star"], [2])
+    body = body_of(await infer(client, one, tensor("TASK", ["phrase-grounding"], [1]), phrases))
+    results = {output["name"]: output["data"] for output in body["outputs"]}
+    assert results["TEXT"] == ["a hat", "a star"]
+    assert len(fake.requests) == 1
+
+
+async def test_oip_a_text_that_the_model_refuses_is_named(client: httpx.AsyncClient, fake: FakeFlorence2) -> None:
+    fake.refused = {"<loc_1>"}
+    one = tensor("IMAGE", [B64["red"]], [1])
+    tasks, written = tensor("TASK", ["caption", "phrase-grounding"], [2]), tensor("TEXT", ["", "<loc_1>"], [2])
+    assert body_of(await infer(client, one, tasks, written), 400)["param"] == "TEXT[1]"
 
 
 async def test_oip_a_bad_image_fails_the_request(client: httpx.AsyncClient, fake: FakeFlorence2) -> None:

@@ -11,7 +11,17 @@ from serve.config.load import ConfigErrors
 from tests.unit.fakes import cluster
 from tests.unit.video_site import MODELS, VIDEOS
 
-PROVIDERS = {"gemini": {"kind": "gemini", "model": "gemini-2.5-flash"}, "gpt": {"kind": "openai", "model": "gpt-4o"}}
+PROVIDERS = {
+    "gemini": {"kind": "gemini", "model": "gemini-2.5-flash"},
+    "gpt": {"kind": "openai", "model": "gpt-4o"},
+    "gemma": {
+        "kind": "openai",
+        "model": "gemma",
+        "base_url": "http://localhost:1/v1",
+        "context_tokens": 1024,
+        "prices": {"input_usd_per_mtok": 0, "output_usd_per_mtok": 0},
+    },
+}
 
 
 def made(**videos: Any) -> ClusterFile:
@@ -22,6 +32,7 @@ def test_a_right_section() -> None:
     videos = made(backends=["watcher", "gemini"], captioner="gpt", summariser="gpt").videos
     assert videos is not None and videos.backends == ("watcher", "gemini")
     assert cluster().videos is None
+    assert made(summariser="gemma", merge_tokens=1000, max_tokens=24).videos is not None
 
 
 @pytest.mark.parametrize(
@@ -37,6 +48,10 @@ def test_a_right_section() -> None:
         ({"backends": ["watcher", "watcher"]}, "videos.backends.1: got 'watcher', which stands twice"),
         ({"captioner": "clips"}, "videos.captioner: got 'clips'"),
         ({"summariser": "reader"}, "videos.summariser: got 'reader'"),
+        (
+            {"summariser": "gemma", "merge_tokens": 1000, "max_tokens": 25},
+            "videos.merge_tokens: got 1000; with max_tokens 25 that is more than the 1024 tokens that 'gemma' takes",
+        ),
         ({"chunk_s": 10, "overlap_s": 6}, "overlap_s is 6, chunk_s is 10"),
         ({"chunks": 10}, "videos.chunks: unknown key"),
     ],
