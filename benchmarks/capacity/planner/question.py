@@ -15,7 +15,8 @@ from benchmarks.capacity.planner.problem import Problem, Wishes
 from benchmarks.capacity.profiles import HardwareClass, HardwareProfile, profile_key
 from benchmarks.capacity.scenario import Flow, check_flows
 from benchmarks.targets import Place, Targets, Workload
-from benchmarks.traffic.arrivals import Arrivals, Poisson, Replay
+from benchmarks.traffic.arrivals import Arrivals, Poisson
+from benchmarks.traffic.replay import Replay
 from serve.config.cluster import ClusterFile
 from serve.config.load import parse
 from serve.errors import ConfigError
