@@ -17,7 +17,7 @@ from benchmarks.capacity.profiles import HardwareClass, shipped_profiles
 from benchmarks.capacity.scenario import NODE_START_S, Flow, Scenario, scenario
 from benchmarks.capacity.simulator import load, simulate
 from benchmarks.report import Column, Report, this_command
-from benchmarks.traffic.arrivals import poisson_times
+from benchmarks.traffic.renewals import poisson_times
 from serve.config.autoscaling import PolicyName
 from serve.config.cluster import ClusterFile
 from serve.config.load import parse

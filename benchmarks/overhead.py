@@ -2,7 +2,8 @@
 
 Both run behind the same HAProxy with the same flags, in Ray instances of their own, both up at once and loaded in turn,
 round by round, so that a slow minute of the machine hits both. Argus does all it does in production: key, deadline,
-validation of the image, admission, metrics, a log line a request.
+validation of the image, admission, metrics, a log line a request. Another Argus can run beside them with tracing on and
+a collector on this machine.
 """
 
 from __future__ import annotations
@@ -12,20 +13,31 @@ import secrets
 import statistics
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import material, wrk
+from benchmarks.collector import collector
 from benchmarks.report import Column, Report, this_command
 from benchmarks.servers import answers, argus, free_port, replica_ports, server
 from serve.auth import hash_key
+from serve.errors import Unavailable
 
 LEAST_RATIO = 0.8
 GOAL = f"Argus serves >= {LEAST_RATIO:.0%} of the requests a second of the bare FastAPI application"
-NAMES = {"argus": "Argus", "fastapi": "bare Ray, FastAPI ingress", "asgi": "bare Ray, raw ASGI ingress"}
+NAMES = {
+    "argus": "Argus",
+    "fastapi": "bare Ray, FastAPI ingress",
+    "asgi": "bare Ray, raw ASGI ingress",
+    "untraced": "Argus with tracing, of no request",
+    "traced_1": "Argus with tracing, of 1 % of requests",
+    "traced_all": "Argus with tracing, of every request",
+}
 _IMAGE_BYTES = 10_000
+# A client's trace (https://www.w3.org/TR/trace-context/); the flag behind it says whether it is sampled.
+_PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7"
 _COLUMNS = (
     Column("system", "system"),
     Column("per_s", "requests/s (median)", ".0f"),
@@ -46,8 +58,13 @@ class Target:
     headers: Mapping[str, str]
 
 
-def cluster(key: str) -> dict[str, Any]:
-    """Argus with the no-op model and one API key."""
+def cluster(key: str, collector: str | None = None) -> dict[str, Any]:
+    """Argus with the no-op model and one API key.
+
+    Args:
+        collector: address that one request in a hundred is traced to, and each whose client asks for it.
+    """
+    traced = {"endpoint": collector, "sample_ratio": 0.01, "max_traces_per_s": 10_000}
     return {
         "node_pools": {"local": {"cpus": 2}},
         "models": {
@@ -60,11 +77,15 @@ def cluster(key: str) -> dict[str, Any]:
         },
         "router": {"num_cpus": 0.2},
         "auth": {"keys": [{"name": "bench", "sha256": hash_key(key)}]},
+        **({} if collector is None else {"tracing": traced}),
     }
 
 
-def run(*, rounds: int, seconds: float, connections: int) -> Report:
+def run(*, rounds: int, seconds: float, connections: int, tracing: bool = False) -> Report:
     """Loads the systems in turn, in a new order every round.
+
+    Args:
+        tracing: also an Argus with tracing on.
 
     Raises:
         Unavailable: wrk is missing, or a system did not start.
@@ -78,11 +99,11 @@ def run(*, rounds: int, seconds: float, connections: int) -> Report:
         _COLUMNS,
         {"rounds": rounds, "seconds": seconds, "connections": connections, "image_bytes": material.mean_bytes(files)},
     )
-    loads: dict[str, list[wrk.Load]] = {name: [] for name in NAMES}
-    with systems() as targets:
+    with systems(tracing=tracing) as targets:
+        loads: dict[str, list[wrk.Load]] = {name: [] for name in targets}
         for target in targets.values():
             _load(target, files, connections, 2.0)
-        order = list(NAMES)
+        order = list(targets)
         for number in range(rounds):
             random.Random(number).shuffle(order)
             for name in order:
@@ -120,23 +141,41 @@ def rows(loads: Mapping[str, list[wrk.Load]]) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def systems() -> Iterator[dict[str, Target]]:
-    """Argus and both bare applications, running."""
+def systems(*, tracing: bool = False) -> Iterator[dict[str, Target]]:
+    """Argus and both bare applications, running; with tracing, the same Argus again by who is traced.
+
+    Raises:
+        Unavailable: one did not start, or no span arrived.
+    """
     key = secrets.token_urlsafe(32)
     port = free_port(18_100)
     bare = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "benchmarks.peers.bare", str(port)]
     ours = {"Authorization": f"Bearer {key}", "X-Argus-Timeout-Ms": "10000", "Content-Type": "image/jpeg"}
     theirs = {"Content-Type": "image/jpeg"}
-    with (
-        argus("bench-overhead", cluster(key)) as (http, _),
-        server("bench-bare", command, answers(f"{bare}/asgi/ready"), replica_ports(29_300)),
-    ):
-        yield {
-            "argus": Target(f"{http}/v1/classify?labels=red,green,blue", ours),
-            "fastapi": Target(f"{bare}/fastapi/v1/classify?labels=red,green,blue", theirs),
-            "asgi": Target(f"{bare}/asgi/v1/classify?labels=red,green,blue", theirs),
+    path = "/v1/classify?labels=red,green,blue"
+    with ExitStack() as stack:
+        http, _ = stack.enter_context(argus("bench-overhead", cluster(key)))
+        stack.enter_context(server("bench-bare", command, answers(f"{bare}/asgi/ready"), replica_ports(29_300)))
+        targets = {
+            "argus": Target(f"{http}{path}", ours),
+            "fastapi": Target(f"{bare}/fastapi{path}", theirs),
+            "asgi": Target(f"{bare}/asgi{path}", theirs),
         }
+        if not tracing:
+            yield targets
+            return
+        sink = stack.enter_context(collector())
+        traced, _ = stack.enter_context(
+            argus("bench-overhead-traced", cluster(key, sink.address), first_replica_port=29_600)
+        )
+        yield targets | {
+            "untraced": Target(f"{traced}{path}", {**ours, "traceparent": f"{_PARENT}-00"}),
+            "traced_1": Target(f"{traced}{path}", ours),
+            "traced_all": Target(f"{traced}{path}", {**ours, "traceparent": f"{_PARENT}-01"}),
+        }
+        if not sink.received_bytes:
+            raise Unavailable("Tracing was on, and no span arrived.")
 
 
 def _load(target: Target, files: list[Path], connections: int, seconds: float) -> wrk.Load:

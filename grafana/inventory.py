@@ -1,8 +1,8 @@
 """Every metric of Argus, as the code declares it: the one list that rules, dashboards and tests go by.
 
 The source of `serve` and `deployments` is read, not run: a declaration counts wherever it stands, and reading it needs
-no Ray. A declaration is a call of `Counter` or `Histogram` of `ray.util.metrics` or of `Gauge` of `deployments.gauges`:
-its name, description and labels must be literals, so that what is listed is what is exported.
+no Ray. A declaration is a call of `Counter` or `Histogram` of `ray.util.metrics` or of our own `deployments.counters`
+and `deployments.gauges`: its name, description and labels must be literals, so that what is listed is what is exported.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 PREFIX = "ray_"
 """What Ray puts before every name when it exports."""
 
-_MODULES = ("ray.util.metrics", "deployments.gauges")
+_MODULES = ("ray.util.metrics", "deployments.counters", "deployments.gauges")
 _KINDS: Mapping[str, Kind] = {"Counter": "counter", "Gauge": "gauge", "Histogram": "histogram"}
 _SUFFIXES: Mapping[Kind, tuple[str, ...]] = {
     "counter": ("",),

@@ -1,5 +1,7 @@
 """Objectives as rules: what is recorded of them, and alerts when their error budgets burn too fast.
 
+What an objective counts, and what of it is bad, the routers say (`serve.objectives`).
+
 Burn rates over two windows each are those of Beyer et al. 2018, "The Site Reliability Workbook", chapter 5: an alert
 needs a long window, so that it is about something, and a short one, so that it ends when that does.
 """
@@ -10,19 +12,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from grafana.promql import Cluster, le, none_of
+from grafana.promql import Cluster
 from grafana.rule import Alert, Recording, Severity
 from serve.config.cluster import ClusterFile
 from serve.config.objectives import Objective
-from serve.config.routes import PROBES, UNMATCHED
 
 # Read from the counters themselves; longer windows are sums over what has been recorded of five minutes.
 _COUNTED: Final = ("5m", "30m", "1h", "2h", "6h")
 _SUMMED: Final = ("1d", "3d")
 # A share of bad requests that wakes somebody however large the budget is: many times a large one is more than all.
 _OUTAGE: Final = 0.9
-# Those who got an answer, and those who left without one.
-_WAITED: Final = 'fault=~"none|gone"'
 _UNIT_S: Final[Mapping[str, int]] = {"m": 60, "h": 3600, "d": 86_400}
 
 
@@ -72,8 +71,10 @@ def recordings(cluster: ClusterFile, slo: str, objective: Objective) -> Iterator
 
     yield Recording("argus_slo:objective:ratio", f"vector({objective.target!r})", labels)
     for window in _COUNTED:
-        yield Recording(f"argus_slo:events:rate{window}", f"{_events(of, objective, window)} or vector(0)", labels)
-        yield Recording(f"argus_slo:errors:rate{window}", f"{_errors(of, objective, window)} or vector(0)", labels)
+        for what in ("events", "errors"):
+            counted = of.raw(f"ray_argus_slo_{what}_total", f'slo="{slo}"')
+            rate = f"sum(rate({counted}[{window}])) or vector(0)"
+            yield Recording(f"argus_slo:{what}:rate{window}", rate, labels)
         ratio = _ratio(mine(f"errors:rate{window}"), mine(f"events:rate{window}"))
         yield Recording(f"argus_slo:error_ratio:rate{window}", ratio, labels)
     for window in _SUMMED:
@@ -107,65 +108,6 @@ def burn_alerts(cluster: ClusterFile) -> Iterator[Alert]:
             f"bad within {burn.long}, and too many within {burn.short}.",
             labels={"window": burn.long},
         )
-
-
-def _events(of: Cluster, objective: Objective, window: str) -> str:
-    """Requests a second that the objective is about."""
-    cascade = f'cascade="{objective.cascade}"'
-    match objective.kind:
-        case "availability" if objective.cascade:
-            return _rate(of.raw("ray_argus_cascade_requests_total", cascade), window)
-        case "availability":
-            return _rate(of.raw("ray_argus_requests_total", _route(objective)), window)
-        case "latency":
-            # Who left before the promised time has seen neither a fast answer nor a slow one.
-            left = _within(of, objective, 'fault="gone"', window)
-            return f"{_rate(_timed(of, objective, 'count', _WAITED), window)} - ({left} or vector(0))"
-        case "escalation":
-            return _rate(of.raw("ray_argus_cascade_requests_total", cascade), window)
-        case "agreement":
-            return _rate(of.raw("ray_argus_cascade_shadow_total", cascade, 'result=~"agreed|disagreed"'), window)
-
-
-def _errors(of: Cluster, objective: Objective, window: str) -> str:
-    """Bad ones of them a second."""
-    cascade = f'cascade="{objective.cascade}"'
-    match objective.kind:
-        case "availability" if objective.cascade:
-            return _rate(of.raw("ray_argus_cascade_requests_total", cascade, 'fault="server"'), window)
-        case "availability":
-            return _rate(of.raw("ray_argus_requests_total", _route(objective), 'fault="server"'), window)
-        case "latency":
-            return (
-                f"{_rate(_timed(of, objective, 'count', _WAITED), window)} - {_within(of, objective, _WAITED, window)}"
-            )
-        case "escalation":
-            return _rate(of.raw("ray_argus_cascade_escalations_total", cascade), window)
-        case "agreement":
-            return _rate(of.raw("ray_argus_cascade_shadow_total", cascade, 'result="disagreed"'), window)
-
-
-def _within(of: Cluster, objective: Objective, fault: str, window: str) -> str:
-    """Requests a second that ended within the promised time."""
-    assert objective.under_s is not None, "the cluster file was checked"
-    return _rate(_timed(of, objective, "bucket", fault, le(objective.under_s)), window)
-
-
-def _timed(of: Cluster, objective: Objective, series: str, *matchers: str) -> str:
-    """A series of the histogram of latencies that the objective is about."""
-    if objective.cascade:
-        return of.raw(f"ray_argus_cascade_seconds_{series}", f'cascade="{objective.cascade}"', *matchers)
-    return of.raw(f"ray_argus_request_seconds_{series}", _route(objective), *matchers)
-
-
-def _route(objective: Objective) -> str:
-    if objective.route is not None:
-        return f'route="{objective.route}"'
-    return none_of("route", (*PROBES, UNMATCHED))
-
-
-def _rate(selector: str, window: str) -> str:
-    return f"sum(rate({selector}[{window}]))"
 
 
 def _ratio(errors: str, events: str) -> str:

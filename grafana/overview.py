@@ -83,7 +83,20 @@ _OBJECTIVES = Row(
             "panels below for the route and the error code.",
             "percentunit",
             (Query(f"max by (slo) ({selector('argus_slo:error_ratio:rate5m')})", "{{slo}}"),),
-            width=12,
+            width=8,
+            no_value="no objectives",
+            runbook="docs/operations.md#what-each-alert-means",
+        ),
+        Panel(
+            "Bad requests of each objective",
+            "Requests that broke an objective, and all that it is about, in the hour before each moment. Of few "
+            "requests a share says little; here a single bad one shows.",
+            "short",
+            tuple(
+                Query(increase(f"ray_argus_slo_{what}_total", by="slo", window="1h"), f"{{{{slo}}}} {shown}")
+                for what, shown in (("errors", "bad"), ("events", "all"))
+            ),
+            width=8,
             no_value="no objectives",
             runbook="docs/operations.md#what-each-alert-means",
         ),
@@ -99,7 +112,7 @@ _OBJECTIVES = Row(
                 ),
             ),
             thresholds=((0.001, "yellow"), (0.01, "red")),
-            width=12,
+            width=8,
             most=1,
         ),
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from grafana.inventory import by_series
@@ -37,16 +37,6 @@ class Cluster:
     def recorded(self, name: str, *matchers: str) -> str:
         """A series that a rule of this cluster records."""
         return _selector(name, f'cluster="{self.name}"', *matchers)
-
-
-def le(seconds: float) -> str:
-    """The matcher of a histogram's bucket, as Ray writes it (1.0) and as Prometheus 3 rewrites it (1)."""
-    return f'le=~"{seconds:g}([.]0)?"' if seconds == int(seconds) else f'le="{seconds!r}"'
-
-
-def none_of(label: str, values: Iterable[str]) -> str:
-    """The matcher of a label that has none of some values."""
-    return f'{label}!~"{"|".join(value.replace(".", "[.]") for value in values)}"'
 
 
 def _selector(name: str, *matchers: str) -> str:

@@ -12,6 +12,7 @@ from ray.util.metrics import Counter, Histogram
 from deployments.gauges import Gauge
 from serve.errors import Fault
 from serve.latencies import LATENCIES_S
+from serve.objectives import ObjectiveMetrics
 from serve.request_log import RequestLog
 
 # Seconds for which counts are gathered before they are handed to Ray.
@@ -76,13 +77,15 @@ class RouterMetrics:
         requests: where each request's line goes.
         cluster: its name, for dashboards of several.
         version: of Argus.
+        objectives: are told of each request.
 
     Counts and lines are gathered and handed over a few times a second: each call into Ray, and each write, costs what
     a request cannot spare.
     """
 
-    def __init__(self, requests: RequestLog, cluster: str, version: str) -> None:
+    def __init__(self, requests: RequestLog, cluster: str, version: str, objectives: ObjectiveMetrics) -> None:
         self._log = requests
+        self._objectives = objectives
         self._requests = Counter(
             "argus_requests_total",
             "Requests by protocol, route, caller, outcome (`ok` or an error code) and whose fault a failure is "
@@ -112,6 +115,7 @@ class RouterMetrics:
         self._seconds.observe(
             request.seconds, tags={"protocol": request.protocol, "route": request.route, "fault": request.fault}
         )
+        self._objectives.request(request.route, request.fault, request.seconds)
         self._log.write(request.fields())
         self._flush_soon()
 

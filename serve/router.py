@@ -17,6 +17,7 @@ from serve.dataplane import probe_of
 from serve.handles import ModelHandle, ServeHandle
 from serve.media.fetch import FetchPolicy, MediaFetcher
 from serve.metrics import RouterMetrics
+from serve.objectives import ObjectiveMetrics
 from serve.protocol import grpc_server, http
 from serve.protocol.edge import App
 from serve.protocol.oip import InferenceService
@@ -49,7 +50,8 @@ class Router(GrpcSkin):
             )
             for name, handle in handles.items()
         }
-        recorder = RouterMetrics(RequestLog(cluster.log_level), cluster.name, version("argus-serve"))
+        objectives = ObjectiveMetrics(cluster.objectives.slos)
+        recorder = RouterMetrics(RequestLog(cluster.log_level), cluster.name, version("argus-serve"), objectives)
         overload = OverloadMetrics()
         admission = build_admission(cluster, recorder.in_flight, overload)
         overload.follow(admission.lanes)
@@ -68,7 +70,7 @@ class Router(GrpcSkin):
             guard.tenants,
             recorder,
             version("argus-serve"),
-            CascadeMetrics(),
+            CascadeMetrics(objectives),
             demand.entered,
         )
         self._inference = InferenceService(

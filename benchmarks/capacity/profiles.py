@@ -74,7 +74,8 @@ class Generation(Record):
     Attributes:
         max_sequences: that run at a time.
         kv_tokens: tokens for which the cache has room.
-        prompt_tokens_a_step: most prompt tokens in one step (chunked prefill).
+        prompt_tokens_a_step: most tokens in one step, of prompts and one of each sequence that decodes (chunked
+            prefill); vLLM's `max_num_batched_tokens`.
         image_tokens: prompt tokens that one image becomes.
         residual: of a step's seconds around that formula, as a factor (mean 1).
     """

@@ -11,98 +11,32 @@ period, whose shape is stretched over the run. The processes:
   (MMPP) cookbook", Performance Evaluation 18, 1993), which begins in its stationary distribution.
 * `ramp`, `step`, `spike`, `diurnal`: Poisson with a rate that changes over the run, by thinning (Lewis and Shedler,
   "Simulation of nonhomogeneous Poisson processes by thinning", Naval Research Logistics 26, 1979).
-* `trace`: replays a recording.
+* `trace`: replays a recording (`benchmarks/traffic/replay.py`).
 """
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
-from benchmarks.traffic import recordings
+from benchmarks.traffic.process import Process, Rate
 from benchmarks.traffic.renewals import poisson_times, renewal_times
-from benchmarks.traffic.traces import MOST_REQUESTS, Float64, Int32, Trace
+from benchmarks.traffic.replay import Replay
+from benchmarks.traffic.traces import Float64
 from serve.errors import ConfigError
 
-Rate = Annotated[float, Field(gt=0, le=1e6, description="Requests a second.")]
 RateOrNone = Annotated[float, Field(ge=0, le=1e6, description="Requests a second; 0 for none.")]
 # A sojourn of a thousandth of a second is below what a server can feel, and bounds how many there are.
 _SHORTEST_SOJOURN_S = 1e-3
-# Fractions of its multiples are spread evenly, however many there are (Weyl's sequence of the golden ratio).
-_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-class _Process(BaseModel):
-    """What every process can do."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    def times(self, seconds: float, seed: int) -> Float64:
-        """When requests arrive in a run of `seconds`: sorted, in [0, seconds).
-
-        Raises:
-            ConfigError: there would be more than `MOST_REQUESTS`; a trace cannot be read.
-        """
-        if self.peak_rate(seconds) * seconds > MOST_REQUESTS:
-            raise ConfigError(
-                f"up to {self.peak_rate(seconds):g} requests a second for {seconds:g} s; at most {MOST_REQUESTS} "
-                "requests are scheduled",
-                param="arrivals",
-            )
-        return self._times(seconds, seed)
-
-    def tokens(self, seconds: float, seed: int) -> tuple[Int32, Int32] | None:
-        """Prompt and output tokens of the requests that `times` gives; None where the process has none."""
-        return None
-
-    @abstractmethod
-    def mean_rate(self, seconds: float) -> float:
-        """Requests a second that are expected in a run of `seconds`."""
-
-    def rate_at(self, times: Float64, seconds: float) -> Float64:
-        """Expected requests a second at `times` of a run of `seconds`."""
-        return np.full(len(times), self.mean_rate(seconds))
-
-    def peak_rate(self, seconds: float) -> float:
-        """At least what `rate_at` gives anywhere in the run."""
-        return self.mean_rate(seconds)
-
-    def long_rate(self, seconds: float) -> float:
-        """Requests a second over a long time: what `scaled` sets. That of a run of `seconds`, where runs are alike."""
-        return self.mean_rate(seconds)
-
-    def long_peak(self, seconds: float) -> float:
-        """`peak_rate` of whichever run of `times_anywhere` is the busiest."""
-        return self.peak_rate(seconds)
-
-    def times_anywhere(self, seconds: float, seed: int) -> Float64:
-        """When requests arrive in a run of `seconds` that stands for any time, not for the beginning alone.
-
-        Raises:
-            ConfigError: see `times`.
-        """
-        return self.times(seconds, seed)
-
-    @abstractmethod
-    def scaled(self, rate_per_s: float) -> Self:
-        """The same process at another mean rate; what it is made of keeps its proportions.
-
-        The mean is that over the run; of `mmpp` over a long time, of `diurnal` over whole periods, and of a trace over
-        the whole recording.
-        """
-
-    @abstractmethod
-    def _times(self, seconds: float, seed: int) -> Float64: ...
-
-
-class Constant(_Process):
+class Constant(Process):
     """One request every 1/rate seconds, the first at once."""
 
     process: Literal["constant"] = "constant"
@@ -119,7 +53,7 @@ class Constant(_Process):
         return times[times < seconds]
 
 
-class Poisson(_Process):
+class Poisson(Process):
     """Independent arrivals."""
 
     process: Literal["poisson"] = "poisson"
@@ -135,7 +69,7 @@ class Poisson(_Process):
         return poisson_times(self.rate_per_s, seconds, np.random.default_rng(seed))
 
 
-class Gamma(_Process):
+class Gamma(Process):
     """Gamma-distributed gaps."""
 
     process: Literal["gamma"] = "gamma"
@@ -156,7 +90,7 @@ class Gamma(_Process):
         return renewal_times(first, lambda count: draw.gamma(shape, scale, count), seconds)
 
 
-class Mmpp(_Process):
+class Mmpp(Process):
     """Poisson at one of two rates, with exponential times between the changes."""
 
     process: Literal["mmpp"] = "mmpp"
@@ -197,7 +131,7 @@ class Mmpp(_Process):
         return times[: int(np.searchsorted(times, seconds, side="left"))]
 
 
-class _Changing(_Process):
+class _Changing(Process):
     """Poisson whose rate is a function of time."""
 
     def _times(self, seconds: float, seed: int) -> Float64:
@@ -316,68 +250,11 @@ class Diurnal(_Changing):
         return self.model_copy(update={"rate_per_s": rate_per_s})
 
 
-class Replay(_Process):
-    """A recording, from its beginning; it begins anew when the run is longer."""
-
-    process: Literal["trace"] = "trace"
-    file: Path = Field(description="Azure LLM trace, BurstGPT or our JSONL.")
-    rate_per_s: Rate | None = Field(None, description="Mean over the whole recording; by default its own.")
-
-    def times(self, seconds: float, seed: int) -> Float64:
-        """See `_Process.times`; the recording bounds how many there may be by itself, whatever its peak."""
-        return self._times(seconds, seed)
-
-    def mean_rate(self, seconds: float) -> float:
-        return self._factor() * len(recordings.window(self.file, seconds)) / seconds
-
-    def long_rate(self, seconds: float) -> float:
-        return self.rate_per_s or recordings.loaded(self.file).rate_per_s
-
-    def long_peak(self, seconds: float) -> float:
-        return self._factor() * recordings.peak_rate(self.file, max(seconds, recordings.loaded(self.file).seconds))
-
-    def times_anywhere(self, seconds: float, seed: int) -> Float64:
-        """Each seed's run begins at another place of the recording; a few of them lie evenly spread in it."""
-        recording = recordings.loaded(self.file)
-        part = recording.begun_at(seed * _GOLDEN % 1 * recording.seconds).window(seconds)
-        if self.rate_per_s is not None and len(part):
-            part = part.scaled(self._factor() * part.rate_per_s, seed)
-        return part.times_s
-
-    def rate_at(self, times: Float64, seconds: float) -> Float64:
-        """See `recordings.rate_at`."""
-        return self._factor() * recordings.rate_at(self.file, times, seconds)
-
-    def peak_rate(self, seconds: float) -> float:
-        return self._factor() * recordings.peak_rate(self.file, seconds)
-
-    def _factor(self) -> float:
-        return self.rate_per_s / recordings.loaded(self.file).rate_per_s if self.rate_per_s else 1.0
-
-    def scaled(self, rate_per_s: float) -> Replay:
-        return self.model_copy(update={"rate_per_s": rate_per_s})
-
-    def replayed(self, seconds: float, seed: int) -> Trace:
-        """The requests of a run."""
-        trace = recordings.loaded(self.file)
-        if self.rate_per_s is not None:
-            trace = trace.scaled(self.rate_per_s, seed)
-        return trace.window(seconds)
-
-    def tokens(self, seconds: float, seed: int) -> tuple[Int32, Int32] | None:
-        trace = self.replayed(seconds, seed)
-        told = trace.prompt_tokens.any() or trace.output_tokens.any()
-        return (trace.prompt_tokens, trace.output_tokens) if told else None
-
-    def _times(self, seconds: float, seed: int) -> Float64:
-        return self.replayed(seconds, seed).times_s
-
-
 Arrivals = Annotated[
     Constant | Poisson | Gamma | Mmpp | Ramp | Step | Spike | Diurnal | Replay, Field(discriminator="process")
 ]
 _ARRIVALS: TypeAdapter[Arrivals] = TypeAdapter(Arrivals)
-_BY_NAME: dict[str, type[_Process]] = {
+_BY_NAME: dict[str, type[Process]] = {
     kind.model_fields["process"].default: kind for kind in get_args(get_args(Arrivals)[0])
 }
 
@@ -386,8 +263,8 @@ def parse_arrivals(text: str) -> Arrivals:
     """Reads a process from a command line: its name, its first value and others by name.
 
     A name may lack its unit: `poisson:100`, `gamma:100,cv=2`, `mmpp:low=20,high=200,low_s=30,high_s=5`, `ramp:1,to=50`,
-    `step:10/20/40`, `spike:20,peak=100,begin=0.4,share=0.2`, `diurnal:50,swing=0.8`, `trace:FILE,rate=100`. A
-    process as JSON is read as well.
+    `step:10/20/40`, `spike:20,peak=100,begin=0.4,share=0.2`, `diurnal:50,swing=0.8`, `trace:FILE,rate=100`. A path
+    may hold commas and equals signs. A process as JSON is read as well, as a path with `,rate=` in it must be.
 
     Raises:
         ConfigError: names the process, the key and what would be right.
@@ -398,14 +275,14 @@ def parse_arrivals(text: str) -> Arrivals:
     kind = _BY_NAME.get(name)
     if kind is None:
         raise _wrong(text, f"unknown process; there are {', '.join(_BY_NAME)}")
-    fields = [field for field in kind.model_fields if field != "process"]
-    given = _values(text, rest, fields)
+    given = _values(text, rest, kind)
     try:
         return _ARRIVALS.validate_python({"process": name, **given})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"] if part != name) or name
-        raise _wrong(text, f"{where}: {first['msg']}; {name} takes {', '.join(fields)}") from None
+        hint = "; a path with ',rate=' in it is given as JSON" if kind is Replay else ""
+        raise _wrong(text, f"{where}: {first['msg']}; {name} takes {', '.join(_fields(kind))}{hint}") from None
 
 
 def _from_json(text: str) -> Arrivals:
@@ -416,9 +293,10 @@ def _from_json(text: str) -> Arrivals:
         raise _wrong(text, f"{'.'.join(map(str, first['loc'])) or 'process'}: {first['msg']}") from None
 
 
-def _values(text: str, rest: str, fields: Sequence[str]) -> dict[str, str]:
+def _values(text: str, rest: str, kind: type[Process]) -> dict[str, str]:
+    fields = _fields(kind)
     given: dict[str, str] = {}
-    for place, part in enumerate(part.strip() for part in rest.split(",") if part.strip()):
+    for place, part in enumerate(part.strip() for part in _parts(rest, kind) if part.strip()):
         key, equals, value = part.partition("=")
         if not equals:
             key, value = fields[0], part
@@ -429,6 +307,19 @@ def _values(text: str, rest: str, fields: Sequence[str]) -> dict[str, str]:
             raise _wrong(text, f"{key} is given twice")
         given[key] = value
     return given
+
+
+def _parts(rest: str, kind: type[Process]) -> Sequence[str]:
+    """What stands between commas. A path may hold commas and equals signs, so of a recording only names part values."""
+    if kind is not Replay:
+        return rest.split(",")
+    first, *others = re.split(r",(?=\s*(?:file|rate|rate_per_s)=)", rest)
+    bare = first.strip() and not re.match(r"\s*(?:file|rate|rate_per_s)=", first)
+    return [f"file={first}" if bare else first, *others]
+
+
+def _fields(kind: type[Process]) -> Sequence[str]:
+    return [field for field in kind.model_fields if field != "process"]
 
 
 def _wrong(text: str, why: str) -> ConfigError:

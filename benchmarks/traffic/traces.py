@@ -29,6 +29,8 @@ Int32 = npt.NDArray[np.int32]
 T = TypeVar("T")
 
 _MOST_TOKENS = 2**31 - 1
+# Nanoseconds of these years, and those between any two of their moments, fit into 64 bits; numpy wraps others silently.
+_FIRST_YEAR, _LAST_YEAR = 1970, 2261
 # A file with more lines than that is refused rather than read into memory.
 MOST_REQUESTS = 50_000_000
 
@@ -160,10 +162,10 @@ def _read_azure(path: Path, lines: Iterator[str]) -> Columns:
 
 
 def _stamp(text: str) -> np.datetime64:
-    stamp = np.datetime64(text.strip().removesuffix("Z").removesuffix("+00:00"), "ns")
-    if np.isnat(stamp):
+    plain = text.strip().removesuffix("Z").removesuffix("+00:00")
+    if plain[4:5] != "-" or not _FIRST_YEAR <= int(plain[:4]) <= _LAST_YEAR:
         raise ValueError
-    return stamp
+    return np.datetime64(plain, "ns")
 
 
 def _read_burstgpt(path: Path, lines: Iterator[str]) -> Columns:
@@ -286,7 +288,7 @@ def _count(value: Any) -> int:
 
 
 _EXPECTED: Mapping[Callable[[Any], Any], str] = {
-    _stamp: "must be a date and time",
-    _seconds: "must be a number of seconds, 0 or more",
+    _stamp: f"must be a date and time of the years {_FIRST_YEAR} to {_LAST_YEAR}",
+    _seconds: "must be a number of seconds, 0 or more and below 1e10",
     _count: "must be a whole number, 0 or more",
 }

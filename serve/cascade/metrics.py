@@ -10,15 +10,21 @@ from ray.util.metrics import Counter, Histogram
 from deployments.gauges import Gauge
 from serve.cascade.recorder import Ran, ShadowResult
 from serve.latencies import LATENCIES_S
+from serve.objectives import ObjectiveMetrics
 
 _FLUSH_S = 0.25
 _CONFIDENCES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99]
 
 
 class CascadeMetrics:
-    """A `serve.cascade.recorder.CascadeRecorder`. Label values are names of the cluster file, or error codes."""
+    """A `serve.cascade.recorder.CascadeRecorder`. Label values are names of the cluster file, or error codes.
 
-    def __init__(self) -> None:
+    Args:
+        objectives: are told of each cascade and shadow check.
+    """
+
+    def __init__(self, objectives: ObjectiveMetrics) -> None:
+        self._objectives = objectives
         self._requests = Counter(
             "argus_cascade_requests_total",
             "Cascades by result (`ok`, `unsure`, `degraded`, an error code), outcome (allow, block, review, none) and "
@@ -87,6 +93,7 @@ class CascadeMetrics:
             self._saved_usd[ran.cascade] = self._saved_usd.get(ran.cascade, 0.0) + ran.saved_usd
         if ran.escalated:
             self._count(self._escalations, cascade)
+        self._objectives.cascade(ran.cascade, ran.fault, ran.seconds, escalated=ran.escalated)
         self._seconds.observe(ran.seconds, tags=cascade | {"fault": ran.fault, "path": ran.path})
         for entry in ran.trace:
             step = cascade | {"step": entry.step}
@@ -99,6 +106,7 @@ class CascadeMetrics:
     def shadowed(self, cascade: str, step: str, result: ShadowResult) -> None:
         """See `CascadeRecorder`."""
         self._count(self._shadows, {"cascade": cascade, "step": step, "result": result})
+        self._objectives.shadow(cascade, result)
 
     def drifting(self, cascade: str, step: str, alarm: bool, evidence: float) -> None:
         """See `CascadeRecorder`."""

@@ -36,7 +36,7 @@ def show_example(cluster: ClusterFile, address: str) -> None:
             timeout=_TIMEOUT_S,
             trust_env=False,
         ).text
-    except httpx.HTTPError as error:  # an example that fails is no reason to stop what runs
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:  # no reason to stop what runs
         said = f"no answer: {type(error).__name__}"
     output.print(f"\n  $ {command}", soft_wrap=True, highlight=False, markup=False)
     output.print(f"  {said}\n", soft_wrap=True, highlight=False, markup=False)

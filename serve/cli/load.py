@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _UI_PORT = 8089
 _DURATION, _SOAK_DURATION = "60s", "20m"
+# Answers are kept for five minutes (`resilience.cache.ttl_s`): before that, memory grows because a cache fills.
+_WARM_UP, _SOAK_WARM_UP = "5s", "6m"
 _MET = {True: "[green]met[/green]", False: "[red]missed[/red]", None: ""}
 
 
@@ -56,7 +58,7 @@ def load(
     worker: Annotated[str, typer.Option(help="host:port of a master: send for it, with --workers processes.")] = "",
     ui: Annotated[bool, typer.Option("--ui", help=f"Locust's web interface at 127.0.0.1:{_UI_PORT}.")] = False,
     soak: Annotated[bool, typer.Option("--soak", help="20 minutes at the target's rate; report drift.")] = False,
-    warm_up: Annotated[str, typer.Option(help="Before the measured part.")] = "5s",
+    warm_up: Annotated[str | None, typer.Option(help="Before the measured part; 5s, or 6m with --soak.")] = None,
     grace: Annotated[str, typer.Option(help="How long answers are waited for after it.")] = "30s",
     seed: Annotated[int, typer.Option(min=0, help="Of the arrivals.")] = 1,
     max_in_flight: Annotated[int, typer.Option(min=1, help="Requests in progress a worker; more are not sent.")] = 2000,
@@ -87,7 +89,7 @@ def load(
             key_env=key_env,
             arrivals=process,
             seconds=seconds,
-            warm_up_s=parse_seconds(warm_up),
+            warm_up_s=parse_seconds(warm_up or (_SOAK_WARM_UP if soak else _WARM_UP)),
             grace_s=parse_seconds(grace),
             seed=seed,
             max_in_flight=max_in_flight,

@@ -137,7 +137,8 @@ def _traffic(
 
 
 def _process(arrivals: str | None, trace: Path | None) -> Arrivals | None:
-    from benchmarks.traffic.arrivals import Replay, parse_arrivals
+    from benchmarks.traffic.arrivals import parse_arrivals
+    from benchmarks.traffic.replay import Replay
 
     if arrivals is not None and trace is not None:
         raise ConfigError("Give either --arrivals or --trace, not both.")

@@ -207,6 +207,7 @@ def deployed(cluster: ClusterFile) -> state.Deployed:
 def _instance(cluster: ClusterFile, settings: Mapping[str, str]) -> state.Instance:
     server = cluster.server
     reachable = "127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host
+    reachable = f"[{reachable}]" if ":" in reachable else reachable
     pid, started = state.this_process()
     return state.Instance(
         name=cluster.name,

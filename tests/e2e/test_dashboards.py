@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -146,6 +148,16 @@ def test_the_objectives_rules_are_recorded(server: Prometheus) -> None:
     assert all(float(one["value"][1]) <= 1 for one in left)
 
 
+def test_what_objectives_count_began_at_nothing(server: Prometheus) -> None:
+    """Seen before the first request, so that `rate` sees the first bad one."""
+    for counter in ("ray_argus_slo_events_total", "ray_argus_slo_errors_total"):
+        least = server.query(f"min by (slo) (min_over_time({counter}[1h]))")
+        found = {one["metric"]["slo"]: float(one["value"][1]) for one in least}
+        assert found == dict.fromkeys(("availability", "classify-latency", "moderation-agreement"), 0), counter
+    events = server.query("sum by (slo) (increase(ray_argus_slo_events_total[1h]))")
+    assert {one["metric"]["slo"]: float(one["value"][1]) > 0 for one in events}["availability"]
+
+
 def test_top_tells_the_same(seen: Observed, server: Prometheus) -> None:
     done = seen.cluster.argus("top", "--name", "seen", "--once", "--json", "--window", "20")
     assert done.returncode == 0, done.stderr
@@ -206,3 +218,19 @@ def test_top_of_no_cluster_is_one_line(seen: Observed) -> None:
     done = seen.cluster.argus("top", "--name", "nobody")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "argus up" in done.stderr
+
+
+def test_a_router_that_is_gone_raises_its_alert(seen: Observed, server: Prometheus) -> None:
+    """Last of all, since nothing answers meanwhile: each new router is killed until Prometheus has seen that there is
+    none, or one that starts quickly would go unseen."""
+
+    def told() -> bool:
+        for pid in seen.cluster.pids():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                process = psutil.Process(pid)
+                if " ".join(process.cmdline()).startswith("ray::ServeReplica:argus:router"):
+                    process.kill()
+        return bool(server.query('ALERTS{alertname="ArgusRouterDown",alertstate="firing",severity="page"}'))
+
+    assert not server.query('ALERTS{alertname="ArgusRouterDown"}')
+    assert until(told, every_s=1.0)

@@ -17,10 +17,8 @@ from serve.config.cluster import ClusterFile
 _PROMTOOL = shutil.which("promtool")
 promtool = pytest.mark.skipif(_PROMTOOL is None, reason="no promtool (Debian: apt-get install prometheus)")
 
-REQUESTS = (
-    'ray_argus_requests_total{client="a",outcome="%s",protocol="http",route="/v1/classify",fault="%s",WorkerId="1"}'
-)
-OK, FAILED, WRONG = REQUESTS % ("ok", "none"), REQUESTS % ("unavailable", "server"), REQUESTS % ("not_found", "client")
+COUNTED = 'ray_argus_slo_%s_total{slo="all",WorkerId="1"}'
+ALL, BAD = COUNTED % "events", COUNTED % "errors"
 
 
 def selector(name: str, labels: Mapping[str, str]) -> str:

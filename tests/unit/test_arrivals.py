@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,9 @@ def test_a_process_can_be_given_as_json(process: Arrivals) -> None:
         ("poisson:-3", "greater than 0"),
         ("poisson:nan", "rate_per_s"),
         ("poisson:3,rate=4", "rate_per_s is given twice"),
+        ("trace:", "file: Field required; trace takes file, rate_per_s"),
+        ("trace:,rate=4", "file: Field required"),
+        ("trace:a.csv,rate=4,rate=5", "rate_per_s is given twice"),
         ("gamma:3,4", "only the first value may stand without a name"),
         ("gamma:3,cw=2", "cw: Extra inputs are not permitted; gamma takes rate_per_s, cv"),
         ("step:3/x", "rates_per_s.1"),
@@ -211,6 +215,27 @@ def test_a_trace_is_replayed_at_another_rate_with_its_tokens(tmp_path: Path) -> 
     assert process.mean_rate(50) == pytest.approx(20)
     assert len(times) == len(tokens[0]) == 1000
     assert np.array_equal(tokens[0], 10 + np.floor(times).astype(int))
+
+
+@pytest.mark.parametrize("name", ["a=b.jsonl", "a,b.jsonl", "day=3,hour=4,x.jsonl", "rates=3", "file=", "a:b {}.jsonl"])
+@pytest.mark.parametrize("more", ["", ",rate=20", ", rate_per_s=20"])
+def test_a_path_may_hold_any_character(tmp_path: Path, name: str, more: str) -> None:
+    path = tmp_path / name
+    path.write_text('{"time_s": 0}\n{"time_s": 1}\n')
+    process = parse_arrivals(f"trace:{path}{more}")
+    assert process.process == "trace"
+    assert process.file == path
+    assert process.mean_rate(2) == pytest.approx(20 if more else 1)
+    assert parse_arrivals(f"trace:file={path}{more}") == process
+
+
+def test_a_path_that_looks_like_a_rate_is_given_as_json(tmp_path: Path) -> None:
+    path = tmp_path / "a,rate=b.jsonl"
+    path.write_text('{"time_s": 0}\n')
+    with pytest.raises(ConfigError, match=r"rate_per_s: .*; .*as JSON"):
+        parse_arrivals(f"trace:{path}")
+    process = parse_arrivals(json.dumps({"process": "trace", "file": str(path)}))
+    assert len(process.times(1, 1)) == 1
 
 
 def test_a_trace_without_tokens_has_none(tmp_path: Path) -> None:

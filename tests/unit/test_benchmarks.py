@@ -8,9 +8,13 @@ import itertools
 import json
 import math
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import typer
 from rich.console import Console
@@ -20,6 +24,8 @@ from benchmarks.load import Run, Sample
 from benchmarks.peers import setup
 from benchmarks.report import Column, Report
 from serve.cli.bench import command
+from serve.config.cluster import ClusterFile
+from serve.config.load import parse
 from serve.errors import Unavailable
 
 
@@ -27,6 +33,29 @@ def report(misses: list[str] | None = None) -> Report:
     columns = (Column("name", "name"), Column("rate", "rate/s", ".1f"))
     rows: list[dict[str, Any]] = [{"name": "a", "rate": 1 / 3}, {"name": "b", "rate": math.nan}]
     return Report("argus bench x", "X", "fast", columns, {"seed": 1}, rows, ["a note"], misses or [])
+
+
+class Unstarted:
+    """Stands in for servers and their load generator: keeps cluster files, and the flag of each trace by host."""
+
+    def __init__(self) -> None:
+        self.clusters: dict[str, ClusterFile] = {}
+        self.flags: dict[str, set[str]] = {}
+        self.sends_spans = True
+
+    @contextmanager
+    def argus(self, name: str, content: dict[str, Any], **_: int) -> Iterator[tuple[str, str]]:
+        self.clusters[name] = parse({"name": name, **content})
+        yield f"http://{name}", ""
+
+    def post(self, url: str, files: Any, headers: dict[str, str], **_: Any) -> wrk.Load:
+        host = urlsplit(url).hostname or ""
+        self.flags.setdefault(host, set()).add(headers.get("traceparent", "").rpartition("-")[2])
+        running = self.clusters.get(host)
+        if self.sends_spans and running is not None and running.tracing.endpoint:
+            spans = httpx.post(f"{running.tracing.endpoint}/v1/traces", content=b"spans", trust_env=False)
+            assert spans.status_code == 200
+        return wrk.Load(100.0, 0.01, 0.02, 100, 0)
 
 
 class TestArrivals:
@@ -195,6 +224,31 @@ class TestGoals:
 
         rows = overhead.rows({"argus": loads(80, 90, 10), "fastapi": loads(100, 99, 500), "asgi": loads(160)})
         assert [row["ratio"] for row in rows] == [1.0, 0.8, 0.5]
+
+    @pytest.fixture
+    def unstarted(self, monkeypatch: pytest.MonkeyPatch) -> Unstarted:
+        made = Unstarted()
+        monkeypatch.setattr(overhead, "argus", made.argus)
+        monkeypatch.setattr(overhead, "server", lambda *_: nullcontext())
+        monkeypatch.setattr(wrk, "post", made.post)
+        monkeypatch.setattr(wrk, "wrk_path", lambda: "wrk")
+        return made
+
+    def test_overhead_runs_without_tracing(self, unstarted: Unstarted) -> None:
+        rows = overhead.run(rounds=1, seconds=1, connections=1).rows
+        assert [row["system"] for row in rows] == list(overhead.NAMES.values())[:3]
+        assert {name: one.tracing.endpoint for name, one in unstarted.clusters.items()} == {"bench-overhead": None}
+
+    def test_overhead_with_tracing_has_a_row_for_each_share_of_requests(self, unstarted: Unstarted) -> None:
+        rows = overhead.run(rounds=1, seconds=1, connections=1, tracing=True).rows
+        assert [row["system"] for row in rows] == list(overhead.NAMES.values())
+        assert unstarted.clusters["bench-overhead-traced"].tracing.sample_ratio == 0.01
+        assert unstarted.flags == {"bench-overhead": {""}, "127.0.0.1": {""}, "bench-overhead-traced": {"00", "", "01"}}
+
+    def test_tracing_that_sends_nothing_is_not_measured(self, unstarted: Unstarted) -> None:
+        unstarted.sends_spans = False
+        with pytest.raises(Unavailable, match="no span arrived"):
+            overhead.run(rounds=1, seconds=1, connections=1, tracing=True)
 
     def test_serving_compares_under_the_same_generator(self) -> None:
         def row(title: str, kind: str, generator: str, rate: float, raw: float = 100.0) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve import errors, metrics
+from serve import errors, metrics, objectives
 from serve.errors import (
     ArgusError,
     BudgetExceeded,
@@ -19,6 +19,7 @@ from serve.errors import (
     Unavailable,
 )
 from serve.metrics import RequestRecord, RouterMetrics
+from serve.objectives import ObjectiveMetrics
 from serve.providers.faults import error_of
 from serve.request_log import RequestLog
 from tests.unit.fakes import Site, png
@@ -103,11 +104,12 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Metric]:
     Metric.made = {}
     for kind in ("Counter", "Gauge", "Histogram"):
         monkeypatch.setattr(metrics, kind, Metric)
+    monkeypatch.setattr(objectives, "Counter", Metric)
     return Metric.made
 
 
 async def test_the_routers_series(made: dict[str, Metric]) -> None:
-    router = RouterMetrics(RequestLog(), "shop", "1.2.3")
+    router = RouterMetrics(RequestLog(), "shop", "1.2.3", ObjectiveMetrics({}))
     for seconds, outcome, fault in ((0.02, "ok", "none"), (0.04, "ok", "none"), (3.0, "unavailable", "server")):
         router.record(RequestRecord("id", "http", "/v1/classify", "a", outcome, 200, seconds, fault=fault))  # type: ignore[arg-type]
     router.in_flight(3)

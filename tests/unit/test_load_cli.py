@@ -127,10 +127,12 @@ def test_a_soak_test_is_long_and_at_the_targets_rate(stub: Engine) -> None:
     _, text = said("classification", *HOST, "--soak")
     ((settings, _, _),) = stub.asked
     assert settings.seconds == 1200
+    assert settings.warm_up_s > 300, "caches keep answers for five minutes"
     assert settings.arrivals.mean_rate(1200) == pytest.approx(GOAL.qps)
     assert "latency P99, ms" in text
-    said("classification", *HOST, "--soak", "--rate", "9")
+    said("classification", *HOST, "--soak", "--rate", "9", "--warm-up", "1s")
     assert stub.asked[-1][0].arrivals.mean_rate(1200) == pytest.approx(9)
+    assert stub.asked[-1][0].warm_up_s == 1
 
 
 def test_a_file_of_ones_own(stub: Engine, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from scipy.signal import lfilter
 
 from benchmarks.loadtest.drift import latency_slopes, memory_slopes, slope, slopes
 from benchmarks.loadtest.html import render
@@ -97,6 +98,20 @@ def test_drift_finds_a_slope_and_its_interval() -> None:
     assert not leaking.flat
     assert steady.flat
     assert slope("short", times[:5], times[:5]) is None
+
+
+def test_the_interval_of_a_slope_holds_where_neighbours_resemble_each_other() -> None:
+    """Steady series whose every sample keeps nine tenths of the one before: about 95 of 100 intervals have 0 within."""
+    draw, times = np.random.default_rng(3), np.arange(200.0)
+    noise = lfilter([1.0], [1.0, -0.9], draw.normal(size=(200, 400)))[:, 200:]
+    found = [slope("steady", times, 1000 + one) for one in noise]
+    assert np.mean([one is not None and one.flat for one in found]) > 0.85
+
+
+def test_a_part_that_is_out_of_line_is_no_slope() -> None:
+    times, noise = np.arange(200.0), np.random.default_rng(4).normal(size=200)
+    stalled = slope("stalled once", times, noise + np.where((times > 30) & (times < 40), 500.0, 0.0))
+    assert stalled is not None and stalled.flat and abs(stalled.per_hour) < 200
 
 
 def test_drift_of_latency() -> None:

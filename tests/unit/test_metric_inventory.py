@@ -37,8 +37,8 @@ COUNTED = {
 # Each is a name of the cluster file or the code, or a word of a fixed list; none is a client's.
 LABELS = {
     *("answered", "cascade", "client", "cluster", "counted", "fault", "lane", "model", "operation", "outcome", "path"),
-    *("priority", "protocol", "reason", "result", "route", "stage", "state", "step", "target", "tenant", "version"),
-    "won",
+    *("priority", "protocol", "reason", "result", "route", "slo", "stage", "state", "step", "target", "tenant"),
+    *("version", "won"),
 }
 
 

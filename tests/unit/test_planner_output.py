@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -20,7 +22,7 @@ from benchmarks.capacity.planner.report import markdown
 from benchmarks.capacity.planner.solve import Solution, solve
 from benchmarks.capacity.planner.write import write
 from benchmarks.capacity.profiles import shipped_profiles
-from benchmarks.targets import load_targets
+from benchmarks.targets import Targets, load_targets
 from benchmarks.traffic.arrivals import Poisson
 from serve.cli import app
 from serve.config.budget import problems
@@ -157,6 +159,46 @@ def test_several_workloads_share_their_rates() -> None:
         "classification.classify": pytest.approx(0.5),
     }
     assert {one.flow for one in traffic.objectives} == {"image_search.search", "classification.classify"}
+
+
+def twice(section: str, name: str, **changes: Any) -> Targets:
+    """The workload clip_api, and one like it whose cluster defines one thing otherwise."""
+    shipped = load_targets()
+    one = shipped.workload("clip_api")
+    overlay = copy.deepcopy(one.place("t4").overlay)
+    overlay.setdefault(section, {}).setdefault(name, {}).update(changes)
+    other = one.place("t4").model_copy(update={"overlay": overlay})
+    labelling = one.model_copy(update={"places": {"t4": other}})
+    return shipped.model_copy(update={"workloads": {"clip_api": one, "labelling": labelling}})
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "changes"),
+    [
+        ("cascades", "clip-api", {"answer": "text"}),
+        ("models", "clip", {"checkpoint": "demo:clip"}),
+        ("providers", "gemini", {"model": "gemini-2.5-pro"}),
+    ],
+)
+def test_workloads_that_define_one_name_differently_are_refused(
+    section: str, name: str, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        of_workloads(twice(section, name, **changes), ["clip_api", "labelling"], "t4")
+    assert refused.value.message.startswith(f"workloads 'clip_api' and 'labelling' define {section}.{name} differently")
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "changes"),
+    [
+        ("node_pools", "t4", {"max_nodes": 9}),
+        ("models", "clip", {"batching": {"max_items": 3}, "autoscaling": {"min_replicas": 1, "max_replicas": 1}}),
+    ],
+)
+def test_workloads_need_not_agree_on_what_is_planned(section: str, name: str, changes: dict[str, Any]) -> None:
+    traffic = of_workloads(twice(section, name, **changes), ["clip_api", "labelling"], "t4")
+    assert traffic.rate_per_s == 2000
+    assert len(traffic.flows) == 2
 
 
 def test_flows_as_they_are_written() -> None:

@@ -28,7 +28,8 @@ from benchmarks.capacity.planner.search import Found, search
 from benchmarks.capacity.planner.solve import solve
 from benchmarks.capacity.profiles import PROBABILITIES, Distribution
 from benchmarks.capacity.scenario import Flow
-from benchmarks.traffic.arrivals import Poisson, Replay, parse_arrivals
+from benchmarks.traffic.arrivals import Poisson, parse_arrivals
+from benchmarks.traffic.replay import Replay
 from serve.errors import ConfigError
 from tests.unit.planner_cases import PROFILES, SCREENED, catalogue, cluster, problem
 from tests.unit.planner_stub import Stub

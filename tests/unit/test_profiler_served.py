@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.capacity.profiler import build, engines, measured, passes
+from benchmarks.capacity.profiler import build, busy, engines, measured, passes
 from benchmarks.capacity.profiler import served as loads
 from benchmarks.capacity.profiler.engines import LEAST_PASSES, Batched, Passes, Stepped
 from benchmarks.capacity.profiler.fit import StepFit
@@ -22,8 +22,11 @@ from benchmarks.capacity.profiler.passes import Alone
 from benchmarks.capacity.profiler.served import Loads, Served
 from benchmarks.capacity.profiler.timing import Effort
 from benchmarks.capacity.profiles import ForwardPass, HardwareProfile, Provenance, load_profile, save_profile
+from benchmarks.capacity.scenario import Flow
 from benchmarks.loadtest.settings import Settings
+from benchmarks.targets import load_targets
 from serve.cli import app
+from serve.config.cluster import ClusterFile
 from serve.config.load import load_profile as load_cluster
 from serve.errors import ArgusError, Unavailable
 from tests.unit.test_profiler import idle
@@ -212,6 +215,51 @@ def test_a_generating_model_is_measured_with_that_effort(monkeypatch: pytest.Mon
     monkeypatch.setattr(build, "_generating", generating)
     build._timed(build.Wish(DEMO, "cpu-demo", 0.2), DEMO.models["blip2"])
     assert [effort.least for effort in efforts] == [LEAST_PASSES]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Flow, ...]]:
+    """The flows that runs of a model are taken for, by its name."""
+
+    def flows_of(
+        name: str, what: Alone | Batched | Stepped, hardware: Any = "cpu-demo", cluster: ClusterFile = DEMO
+    ) -> tuple[Flow, ...]:
+        seen: list[tuple[Flow, ...]] = []
+
+        def figures(cluster: Any, name: str, found: Any, flows: tuple[Flow, ...], *_: Any, **__: Any) -> Any:
+            seen.append(flows)
+            return found
+
+        Load(monkeypatch)
+        monkeypatch.setattr(build, "_alone", lambda wish, model: what)
+        monkeypatch.setattr(busy, "loaded_figures", figures)
+        build.profile(build.Wish(cluster, hardware, 2.0), name)
+        return seen[0]
+
+    return flows_of
+
+
+def test_a_model_is_asked_what_its_workload_declares_for_the_hardware(asked: Callable[..., tuple[Flow, ...]]) -> None:
+    declared = load_targets().workload("llava_chat").flows("cpu-demo")
+    assert asked("llava", stepped()) == declared
+    assert [(flow.prompt_tokens, flow.output_tokens, flow.streamed) for flow in declared] == [
+        (13, 2, True),
+        (18, 13, True),
+    ]
+
+
+def test_a_model_of_another_name_is_asked_the_same_by_its_own(asked: Callable[..., tuple[Flow, ...]]) -> None:
+    cluster = DEMO.model_copy(update={"models": {"lens": DEMO.models["clip"]}})
+    (declared,) = load_targets().workload("classification").flows("cpu-demo")
+    assert asked("lens", alone(0.01), cluster=cluster) == (declared.model_copy(update={"entry": "lens"}),)
+
+
+@pytest.mark.parametrize(("name", "hardware"), [("clip", "a10"), ("video_classifier", "cpu-demo")])
+def test_what_no_workload_declares_is_one_plain_request(
+    asked: Callable[..., tuple[Flow, ...]], name: str, hardware: str
+) -> None:
+    """Classification has no place on an A10, and `videos` is in no declaration."""
+    assert asked(name, alone(0.01), hardware) == (Flow(name="asked", entry=name),)
 
 
 def said(*arguments: str) -> tuple[int, str]:

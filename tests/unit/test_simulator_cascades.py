@@ -304,6 +304,27 @@ def test_a_long_prompt_is_read_in_chunks_beside_those_who_write() -> None:
     assert both.latency_s[0] == pytest.approx(50 * 0.01 + 1000 * 1e-4 + 1e-4, rel=0.02)
 
 
+def test_more_sequences_than_a_step_has_tokens_take_turns_in_their_order() -> None:
+    """Eight that write ten tokens each, two tokens a step: forty steps, whoever came first is done first."""
+    stage = made_up.stage("llava", profile=made_up.engine(prompt_tokens_a_step=2, kv_tokens=200))
+    flows = (Flow(name="all", entry="llava", prompt_tokens=1, output_tokens=10),)
+    done = simulate(made_up.scenario(stage, flows=flows), 1.0 + 1e-5 * np.arange(8), seed=18)
+    assert done.ok.all()
+    ended = np.round((done.arrived_s + done.latency_s - 1.0) / 0.01).astype(int)
+    # The first has its first step alone, the others follow two by two; the last has a step of its own as well.
+    assert ended.tolist() == [10, 11, 20, 21, 30, 31, 40, 41]
+
+
+def test_prompts_longer_than_a_step_wait_for_what_those_before_them_leave() -> None:
+    """Two prompts of 30 tokens, 10 a step: the second is read after the first, which then writes beside it."""
+    stage = made_up.stage("llava", profile=made_up.engine(prompt_tokens_a_step=10, kv_tokens=200))
+    flows = (Flow(name="all", entry="llava", prompt_tokens=30, output_tokens=5),)
+    done = simulate(made_up.scenario(stage, flows=flows), np.array([1.0, 1.0]), seed=18)
+    assert done.ok.all()
+    # Steps 1 to 3 read the first; steps 4 to 7 write a token of its answer each, and read 9, 9, 9 and 3 of the second.
+    assert np.sort(done.latency_s) == pytest.approx([0.07, 0.11])
+
+
 def test_a_full_cache_puts_the_last_comer_off_and_loses_nobody() -> None:
     stage = made_up.stage("llava", profile=made_up.engine(kv_tokens=120))
     flows = (Flow(name="all", entry="llava", prompt_tokens=20, output_tokens=60),)

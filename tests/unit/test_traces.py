@@ -38,6 +38,13 @@ def test_azure_2024_has_a_time_zone(tmp_path: Path) -> None:
     assert trace.times_s == pytest.approx([0.0, 1.0])
 
 
+def test_dates_as_far_apart_as_they_may_be(tmp_path: Path) -> None:
+    rows = "2261-12-31 23:59:59.999999,1,2\n1970-01-01 00:00:00,3,4\n"
+    trace = load_trace(written(tmp_path, AZURE_HEAD + rows))
+    assert trace.times_s == pytest.approx([0.0, 292 * 365.2425 * 86_400], rel=1e-5)
+    assert trace.prompt_tokens.tolist() == [3, 1]
+
+
 def test_a_header_may_have_spaces_and_quotes(tmp_path: Path) -> None:
     head = 'TIMESTAMP, "ContextTokens", "GeneratedTokens"\n'
     trace = load_trace(written(tmp_path, head + '2023-11-16 18:15:46.68, "374", 44\n'))
@@ -75,6 +82,16 @@ def test_length_is_to_a_mean_gap_after_the_last(tmp_path: Path) -> None:
         ("a,b\n1,2\n", "line 1: is in no known format"),
         (AZURE_HEAD, "has no request"),
         (AZURE_HEAD + "2023-11-16 18:15:46.68,374,44\nyesterday,1,2\n", "line 3: TIMESTAMP: must be a date and time"),
+        (AZURE_HEAD + "2023-11-16 18:15:46.68,1,2\n0001-01-01 00:00:00,1,2\n", "line 3: TIMESTAMP: must be a date"),
+        (AZURE_HEAD + "1969-12-31 23:59:59,1,2\n", "of the years 1970 to 2261, got '1969-12-31 23:59:59'"),
+        (
+            AZURE_HEAD + "2262-01-01 00:00:00,1,2\n",
+            "line 2: TIMESTAMP: must be a date and time of the years 1970 to 2261",
+        ),
+        (AZURE_HEAD + "292277-01-01 00:00:00,1,2\n", "line 2: TIMESTAMP: must be a date and time"),
+        (AZURE_HEAD + "20231116,1,2\n", "line 2: TIMESTAMP: must be a date and time"),
+        (AZURE_HEAD + "today,1,2\n", "line 2: TIMESTAMP: must be a date and time"),
+        (AZURE_HEAD + "2023-02-30,1,2\n", "line 2: TIMESTAMP: must be a date and time"),
         (AZURE_HEAD + "2023-11-16 18:15:46.68,many,44\n", "line 2: ContextTokens: must be a whole number"),
         (AZURE_HEAD + "2023-11-16 18:15:46.68,374\n", "line 2: GeneratedTokens: is missing"),
         (AZURE_HEAD + '2023-11-16 18:15:46.68,"374,44\n' + "x" * 200_000, "line 3: is no CSV: field larger"),
@@ -82,6 +99,10 @@ def test_length_is_to_a_mean_gap_after_the_last(tmp_path: Path) -> None:
         (BURSTGPT_HEAD + "-5,ChatGPT,472,18,490,x\n", "line 2: Timestamp: must be a number of seconds"),
         (BURSTGPT_HEAD + "5,ChatGPT,4.5,18,490,x\n", "line 2: Request tokens"),
         ('{"time_s": 1}\n{"time_s": "soon"}\n', "line 2: time_s: must be a number of seconds"),
+        (
+            '{"time_s": 1e10}\n',
+            "line 1: time_s: must be a number of seconds, 0 or more and below 1e10, got 10000000000",
+        ),
         ('{"time_s": 1}\n{"prompt_tokens": 1}\n', "line 2: has no time_s"),
         ('{"time_s": 1}\n{"time_s": \n', "line 2: is not JSON"),
         ('{"time_s": 1}\n[]\n', "line 2: is not a JSON object"),

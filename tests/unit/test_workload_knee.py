@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.loadtest import crosscheck
 from benchmarks.loadtest.verdict import Figures
-from benchmarks.targets import Goal, load_targets
-from benchmarks.workloads.knee import goal_of, held, knee, rounded, search
-from serve.errors import Unavailable
+from benchmarks.targets import SHIPPED, Goal, load_targets
+from benchmarks.workloads.goals import goal_of, rounded, written
+from benchmarks.workloads.knee import held, knee, new_goal, search
+from serve.errors import ConfigError, Unavailable
 
 LIGHT = Figures(
     requests=24,
@@ -84,6 +86,76 @@ def test_the_knee_of_a_server_that_queues() -> None:
 
     # Five times the 95th percentile at 2/s is reached at 40.4/s.
     assert 40.4 / 1.6**0.25 <= knee(measure, 2.0, 10.0) <= 40.4
+
+
+def test_one_slow_moment_of_the_machine_does_not_end_the_search() -> None:
+    asked: list[float] = []
+
+    def measure(rate: float, _seconds: float) -> Figures:
+        asked.append(rate)
+        return replace(LIGHT, failed_share=0.0 if (rate <= 40 and asked.count(rate) == 2) or rate == 2.0 else 0.1)
+
+    assert 40 / 1.6**0.25 <= knee(measure, 2.0, 10.0) <= 40
+
+
+class Server:
+    """Does as many requests a second; a twentieth of its answers take a second more, wherever the load is.
+
+    Args:
+        tired: longest run in which it does so.
+    """
+
+    def __init__(self, most_per_s: float, tired: float = 1e9) -> None:
+        self.most_per_s, self.tired = most_per_s, tired
+        self.asked: list[tuple[float, float]] = []
+
+    def __call__(self, rate: float, seconds: float) -> Figures:
+        self.asked.append((rate, seconds))
+        median = 1e3 * math.log(2) / max(self.most_per_s - rate, 1e-3)
+        slow = len(self.asked) > 1  # the first run's 95th percentile lay just below them
+        paced = min(rate, self.most_per_s if seconds <= self.tired else 0.0)
+        p95 = 1000.0 + median if slow else 4 * median
+        return replace(LIGHT, offered_per_s=rate, paced_per_s=paced, p50_ms=median, p95_ms=p95, p99_ms=1000.0 + median)
+
+
+def test_a_goal_without_a_95th_percentile_is_found_by_the_median() -> None:
+    shipped = load_targets().workload("clip_api").goal("cpu-demo")
+    assert shipped is not None and shipped.p95_ms is None
+    server = Server(1000.0)
+    made = Goal.model_validate(new_goal("clip_api", shipped, server, 10.0, None))
+    assert server.asked[0] == (shipped.qps / 4, 10.0), "a quarter of the present goal is a light load"
+    assert 0.7 * 800 / 1.6**0.25 - 10 <= made.qps <= 0.7 * 810
+    assert server.asked[-1] == (made.qps, 40.0), "its latencies are a longer run's"
+    usual = shipped.model_copy(update={"p95_ms": 100.0})
+    with pytest.raises(Unavailable, match="is not held"):
+        new_goal("clip_api", usual, Server(1.0), 10.0, None)
+    assert Goal.model_validate(new_goal("clip_api", usual, Server(1000.0), 10.0, None)).qps < 20
+
+
+def test_a_rate_that_is_not_held_for_long_becomes_no_goal() -> None:
+    with pytest.raises(Unavailable, match="is not held for longer"):
+        new_goal("moderation", None, Server(100.0, tired=20.0), 10.0, 2.0)
+
+
+def test_goals_are_written_into_the_file_and_nothing_else_changes() -> None:
+    text = SHIPPED.read_text(encoding="utf-8")
+    goals = {
+        name: goal_of(name, workload.goal("cpu-demo"), 43.0, 30.0, LIGHT)
+        for name, workload in load_targets().workloads.items()
+    }
+    changed = text
+    for name, goal in goals.items():
+        changed = written(changed, name, goal)
+    before, after = yaml.safe_load(text), yaml.safe_load(changed)
+    for name, goal in goals.items():
+        assert after["workloads"][name]["goals"]["cpu-demo"] == goal
+        before["workloads"][name]["goals"]["cpu-demo"] = goal
+    assert after == before
+    assert [line for line in changed.splitlines() if "#" in line] == [line for line in text.splitlines() if "#" in line]
+    assert max(map(len, changed.splitlines())) <= 120
+    assert written(changed, "moderation", goals["moderation"]) == changed
+    with pytest.raises(ConfigError, match="'nothing' has no goal"):
+        written(text, "nothing", goals["moderation"])
 
 
 def test_goals_have_reserve_and_say_where_they_come_from() -> None:

@@ -15,7 +15,8 @@ from benchmarks.capacity.planner.problem import Problem, Wishes
 from benchmarks.capacity.profiles import HardwareClass, HardwareProfile, profile_key
 from benchmarks.capacity.scenario import Flow, check_flows
 from benchmarks.targets import Place, Targets, Workload
-from benchmarks.traffic.arrivals import Arrivals, Poisson, Replay
+from benchmarks.traffic.arrivals import Arrivals, Poisson
+from benchmarks.traffic.replay import Replay
 from serve.config.cluster import ClusterFile
 from serve.config.load import parse
 from serve.errors import ConfigError
@@ -48,7 +49,7 @@ def of_workloads(targets: Targets, names: Sequence[str], hardware: str | None) -
         hardware: a place of theirs; by default the first that is not the demo's.
 
     Raises:
-        ConfigError: there is no such workload or place, or two of them want one model differently.
+        ConfigError: there is no such workload or place, or two of them define one name differently.
     """
     chosen = [(name, targets.workload(name)) for name in names]
     places = [(name, workload, _place_name(name, workload, hardware)) for name, workload in chosen]
@@ -68,7 +69,7 @@ def of_workloads(targets: Targets, names: Sequence[str], hardware: str | None) -
             objectives += objectives_of(goal, flow.name)  # type: ignore[arg-type]
         if len(places) == 1 and goal is not None:
             objectives += objectives_of(goal)
-    content = _merged([workload.place(place) for _, workload, place in places])
+    content = _merged([(name, workload.place(place)) for name, workload, place in places])
     return Traffic(
         cluster=parse({"name": "-".join(names).replace("_", "-")[:60], **content}, source="targets.yaml"),
         flows=tuple(flows),
@@ -179,24 +180,32 @@ def _flow(prefix: str | None, flow: Flow, part: float) -> Flow:
     return flow.model_copy(update={"name": name, "share": flow.share * part})
 
 
-def _merged(places: Sequence[Place]) -> dict[str, Any]:
+def _merged(places: Sequence[tuple[str, Place]]) -> dict[str, Any]:
+    """One cluster for workloads, by their names: each brings what it needs, and what two bring must be the same."""
     merged: dict[str, Any] = {}
-    for place in places:
+    brought: dict[tuple[str, str], str] = {}
+    for workload, place in places:
         for section, content in place.content().items():
-            old = merged.setdefault(section, {})
+            there = merged.setdefault(section, {})
             for key, value in content.items():
-                # Pools, replicas and budgets are what is planned; anything else two workloads must agree on.
-                if section == "models" and key in old and _kernel(old[key]) != _kernel(value):
+                first = brought.setdefault((section, key), workload)
+                if key in there and _fixed(section, there[key]) != _fixed(section, value):
                     raise ConfigError(
-                        f"two workloads want model {key!r} differently; plan them apart", param="workload"
+                        f"workloads {first!r} and {workload!r} define {section}.{key} differently; plan them apart",
+                        param="workload",
                     )
-                old[key] = value
+                there[key] = value
     return merged
 
 
-def _kernel(model: Mapping[str, Any]) -> dict[str, Any]:
+def _fixed(section: str, content: Any) -> Any:
+    """What workloads must agree on: all but pools, replicas and budgets, which are what is planned."""
+    if section in ("node_pools", "router"):
+        return None
+    if section != "models":
+        return content
     planned = ("autoscaling", "placement", "batching", "gpu_memory_gb")
-    return {key: value for key, value in model.items() if key not in planned}
+    return {key: value for key, value in content.items() if key not in planned}
 
 
 def _read_flow(text: str) -> Flow:

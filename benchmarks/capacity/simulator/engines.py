@@ -3,6 +3,9 @@
 The order is that of vLLM's scheduler (vllm/v1/core/sched/scheduler.py, 0.32): a step has a budget of tokens; first each
 running sequence takes its next token, or the next chunk of its prompt, then waiting ones are admitted while budget,
 places and cache last. When the cache is full, the sequence that came last gives up its part and begins anew.
+
+The budget is never overdrawn: a sequence is admitted only while some of it is left and takes at least one token, so no
+more sequences run than it has tokens; and only the last of them can be within its prompt, which takes what is left.
 """
 
 from __future__ import annotations

@@ -30,6 +30,9 @@ def overhead(
     rounds: Annotated[int, typer.Option(min=1, help="Times each system is loaded.")] = 5,
     seconds: Annotated[float, typer.Option(min=1, help="Seconds of load each time.")] = 8.0,
     connections: Annotated[int, typer.Option(min=1, help="Connections of the load generator.")] = 32,
+    tracing: Annotated[
+        bool, typer.Option("--tracing", help="Also with tracing of no, of 1 % and of all requests (3 minutes more).")
+    ] = False,
     json: JsonFile = None,
     check: Check = False,
 ) -> None:
@@ -37,7 +40,7 @@ def overhead(
     from benchmarks import overhead as benchmark
 
     rounds, seconds = (1, 2.0) if quick else (rounds, seconds)
-    finish(benchmark.run(rounds=rounds, seconds=seconds, connections=connections), json, check)
+    finish(benchmark.run(rounds=rounds, seconds=seconds, connections=connections, tracing=tracing), json, check)
 
 
 @app.command()

@@ -1,0 +1,73 @@
+"""The process `trace`: a recording is replayed, at its own rate or at another."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from benchmarks.traffic import recordings
+from benchmarks.traffic.process import Process, Rate
+from benchmarks.traffic.traces import Float64, Int32, Trace
+
+# Fractions of its multiples are spread evenly, however many there are (Weyl's sequence of the golden ratio).
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+class Replay(Process):
+    """A recording, from its beginning; it begins anew when the run is longer."""
+
+    process: Literal["trace"] = "trace"
+    file: Path = Field(description="Azure LLM trace, BurstGPT or our JSONL.")
+    rate_per_s: Rate | None = Field(None, description="Mean over the whole recording; by default its own.")
+
+    def times(self, seconds: float, seed: int) -> Float64:
+        """See `Process.times`; the recording bounds how many there may be by itself, whatever its peak."""
+        return self._times(seconds, seed)
+
+    def mean_rate(self, seconds: float) -> float:
+        return self._factor() * len(recordings.window(self.file, seconds)) / seconds
+
+    def long_rate(self, seconds: float) -> float:
+        return self.rate_per_s or recordings.loaded(self.file).rate_per_s
+
+    def long_peak(self, seconds: float) -> float:
+        return self._factor() * recordings.peak_rate(self.file, max(seconds, recordings.loaded(self.file).seconds))
+
+    def times_anywhere(self, seconds: float, seed: int) -> Float64:
+        """Each seed's run begins at another place of the recording; a few of them lie evenly spread in it."""
+        recording = recordings.loaded(self.file)
+        part = recording.begun_at(seed * _GOLDEN % 1 * recording.seconds).window(seconds)
+        if self.rate_per_s is not None and len(part):
+            part = part.scaled(self._factor() * part.rate_per_s, seed)
+        return part.times_s
+
+    def rate_at(self, times: Float64, seconds: float) -> Float64:
+        """See `recordings.rate_at`."""
+        return self._factor() * recordings.rate_at(self.file, times, seconds)
+
+    def peak_rate(self, seconds: float) -> float:
+        return self._factor() * recordings.peak_rate(self.file, seconds)
+
+    def _factor(self) -> float:
+        return self.rate_per_s / recordings.loaded(self.file).rate_per_s if self.rate_per_s else 1.0
+
+    def scaled(self, rate_per_s: float) -> Replay:
+        return self.model_copy(update={"rate_per_s": rate_per_s})
+
+    def replayed(self, seconds: float, seed: int) -> Trace:
+        """The requests of a run."""
+        trace = recordings.loaded(self.file)
+        if self.rate_per_s is not None:
+            trace = trace.scaled(self.rate_per_s, seed)
+        return trace.window(seconds)
+
+    def tokens(self, seconds: float, seed: int) -> tuple[Int32, Int32] | None:
+        trace = self.replayed(seconds, seed)
+        told = trace.prompt_tokens.any() or trace.output_tokens.any()
+        return (trace.prompt_tokens, trace.output_tokens) if told else None
+
+    def _times(self, seconds: float, seed: int) -> Float64:
+        return self.replayed(seconds, seed).times_s
