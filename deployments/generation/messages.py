@@ -94,11 +94,19 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """One token and its natural-log probability; `top` holds the alternatives, likeliest first."""
+    """One token and its natural-log probability.
+
+    Attributes:
+        token: as text; bytes in it that are no whole character are written out (`\\xe2\\x80`), as OpenAI does.
+        top: the alternatives, likeliest first; they have none of their own.
+        data: the token's own bytes: those of all tokens of an answer, put together, are its text in UTF-8. None of a
+            special token, which is no part of the text, and where a provider does not tell.
+    """
 
     token: str
     logprob: float
-    top: tuple[tuple[str, float], ...] = ()
+    top: tuple[TokenLogprob, ...] = ()
+    data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from deployments.generation.grammar import GrammarCompiler
 from deployments.generation.prompts import Family, family_of
+from deployments.generation.token_bytes import TokenBytes
 from deployments.generation.transformers_inputs import Preparer
 from deployments.gpu import CONTEXT_GB, cap_allocator
 from serve.config.models import GenerativeModel
@@ -38,6 +39,7 @@ class Loaded:
     family: Family
     model: Any
     tokenizer: Any
+    tokens: TokenBytes
     preparer: Preparer
     grammars: GrammarCompiler
     device: torch.device
@@ -83,6 +85,7 @@ def load(config: GenerativeModel) -> Loaded:
         family=family,
         model=model,
         tokenizer=tokenizer,
+        tokens=TokenBytes(tokenizer),
         preparer=Preparer(processor, image, window),
         grammars=grammars,
         device=device,

@@ -235,14 +235,9 @@ def _logprobs(tokens: tuple[TokenLogprob, ...], *, wanted: bool) -> dict[str, An
 
 def logprobs_content(tokens: tuple[TokenLogprob, ...]) -> list[dict[str, Any]]:
     """Tokens and their alternatives, as OpenAI writes them."""
-    return [
-        {
-            **_token(token.token, token.logprob),
-            "top_logprobs": [_token(text, logprob) for text, logprob in token.top],
-        }
-        for token in tokens
-    ]
+    return [{**_token(token), "top_logprobs": [_token(alternative) for alternative in token.top]} for token in tokens]
 
 
-def _token(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "surrogatepass"))}
+def _token(token: TokenLogprob) -> dict[str, Any]:
+    data = None if token.data is None else list(token.data)
+    return {"token": token.token, "logprob": token.logprob, "bytes": data}
