@@ -8,6 +8,7 @@ from typing import Literal
 from deployments.messages import Image
 
 Role = Literal["system", "user", "assistant"]
+Detail = Literal["low", "high", "auto"]
 # `cut` is ours: the deadline passed after text had been streamed. The others are OpenAI's.
 FinishReason = Literal["stop", "length", "cut"]
 
@@ -24,11 +25,11 @@ class ImagePart:
     """An image in a message.
 
     Attributes:
-        detail: `low` caps the longer side before preprocessing, as OpenAI's parameter does; `high` and `auto` do not.
+        detail: of what size the model's preprocessing gets it; see `deployments.generation.media`.
     """
 
     image: Image
-    detail: Literal["low", "high", "auto"] = "auto"
+    detail: Detail = "auto"
 
 
 @dataclass(frozen=True, slots=True)
