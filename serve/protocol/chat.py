@@ -140,19 +140,23 @@ async def server_sent(
     What fails after the first event is said in an event of its own: the status has been sent.
     """
     try:
-        for chunk in chunks.of(first):
-            yield chunk
-        while not chunks.complete and (event := await anext(events, None)) is not None:
-            for chunk in chunks.of(event):
-                yield chunk
+        # The chunks of one event are sent together: each sending is a system call and a proxy's turn.
+        sent = b"".join(chunks.of(first))
+        while not chunks.complete:
+            if sent:
+                yield sent
+            if (event := await anext(events, None)) is None:
+                sent = b""
+                break
+            sent = b"".join(chunks.of(event))
     except ArgusError as error:
         yield error_event(error, request)
         return
     if include_usage:
-        yield chunks.usage()
+        sent += chunks.usage()
     if closing is not None:
-        yield chunks.extension(closing())
-    yield _DONE
+        sent += chunks.extension(closing())
+    yield sent + _DONE
 
 
 class _Chunks:
