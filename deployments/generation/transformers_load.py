@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import dataclass
@@ -129,6 +130,8 @@ def _quantization(config: GenerativeModel, dtype: torch.dtype) -> BitsAndBytesCo
     if config.quantization == "none":
         return None
     if config.quantization == "int8":
+        # With activations that are not float16, it logs a line for every layer of every step.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     # NormalFloat 4 with quantised scales (Dettmers et al. 2023, QLoRA).
     return BitsAndBytesConfig(
