@@ -151,7 +151,7 @@ async def _answer(engine: Engine, prompt: Prompt, number: int) -> Answer:
     return Answer(
         tuple(token for event in events for token in event.token_ids),
         tuple(token.logprob for token in chosen),
-        tuple(token.top[0][1] - token.top[1][1] for token in chosen),
+        tuple(token.top[0].logprob - token.top[1].logprob for token in chosen),
     )
 
 

@@ -15,6 +15,7 @@ from deployments.generation.messages import (
     ChatEvent,
     ChatRequest,
     ChatResult,
+    Detail,
     ImagePart,
     Message,
     Part,
@@ -62,7 +63,7 @@ class Medium:
     kind: Literal["image", "video"]
     source: MediaSource
     param: str
-    detail: Literal["low", "high", "auto"] = "auto"
+    detail: Detail = "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,17 +51,17 @@ class ServeHandle:
     def __init__(self, name: str, handle: DeploymentHandle[Any]) -> None:
         self._name = name
         self._handle = handle
-        self._methods: dict[str, Any] = {}
+        self._methods: dict[tuple[str, bool], Any] = {}
 
     async def stream(
         self, method: str, context: RequestContext, *args: Any, affinity: str | None = None
     ) -> AsyncGenerator[Any, None]:
         """See `ModelHandle.stream`."""
-        streaming = self._handle.options(stream=True, session_id=affinity or "")
+        remote = self._method(method, affinity, stream=True)
         response: Any = None
         try:
             with _as_its_own():
-                response = getattr(streaming, method).remote(*args)
+                response = remote.remote(*args)
             while True:
                 async with asyncio.timeout(context.left_s()):
                     try:
@@ -85,7 +85,7 @@ class ServeHandle:
         self, method: str, context: RequestContext, *args: Any, affinity: str | None = None, **kwargs: Any
     ) -> Any:
         """See `ModelHandle.call`. A caller that is cancelled, or too late, cancels the call below it."""
-        remote = self._method(method) if affinity is None else self._method_for(method, affinity)
+        remote = self._method(method, affinity)
         remaining = context.remaining_s()
         try:
             with _as_its_own():
@@ -100,14 +100,13 @@ class ServeHandle:
         except Exception as error:
             raise self._translate(error, context) from error
 
-    def _method(self, name: str) -> Any:
-        """A method's handle, kept: making one costs as much as using it."""
-        if name not in self._methods:
-            self._methods[name] = getattr(self._handle, name)
-        return self._methods[name]
-
-    def _method_for(self, name: str, affinity: str) -> Any:
-        return getattr(self._handle.options(session_id=affinity), name)
+    def _method(self, name: str, affinity: str | None, *, stream: bool = False) -> Any:
+        """A method's handle, kept where any call may use it: making one costs as much as using it."""
+        if affinity is not None:
+            return getattr(self._handle.options(stream=stream, session_id=affinity), name)
+        if (name, stream) not in self._methods:
+            self._methods[name, stream] = getattr(self._handle.options(stream=stream), name)
+        return self._methods[name, stream]
 
     def _translate(self, error: Exception, context: RequestContext) -> ArgusError:
         cause = error.cause if isinstance(error, RayTaskError) else error

@@ -20,6 +20,9 @@ from serve.errors import InvalidRequest
 
 # Where in its source xgrammar found the error.
 _PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
+# xgrammar (0.2) writes a character below U+0100 with two digits, but reads as many as follow: `ße` in a schema would
+# become U+0DFE. With four digits it reads four. An escaped backslash is no beginning of an escape.
+_TWO_DIGITS = re.compile(r"\\(?:\\|x([0-9a-f]{2}))")
 _ANY_OBJECT = '{"type": "object"}'
 # Characters of a schema: compiling one of this length takes a fifth of a second.
 _MOST = 65_536
@@ -27,8 +30,8 @@ _MOST = 65_536
 _CACHE_BYTES = 64 * 1024 * 1024
 
 
-def grammar_of(constraint: Constraint) -> xgrammar.Grammar:
-    """The grammar of a constraint; `str` of it is EBNF.
+def grammar_of(constraint: Constraint) -> str:
+    """The grammar of a constraint, as EBNF.
 
     Raises:
         InvalidRequest: `invalid_json_schema`.
@@ -38,7 +41,8 @@ def grammar_of(constraint: Constraint) -> xgrammar.Grammar:
         raise unusable(f"it has {len(schema)} characters, {_MOST} are allowed")
     try:
         json_schema.check(json.loads(schema))
-        return xgrammar.Grammar.from_json_schema(schema, any_whitespace=False, separators=(", ", ": "))
+        grammar = xgrammar.Grammar.from_json_schema(schema, any_whitespace=False, separators=(", ", ": "))
+        return _TWO_DIGITS.sub(lambda found: found[0] if found[1] is None else f"\\u00{found[1]}", str(grammar))
     except Exception as error:  # whatever it is, it is the schema's
         raise unusable(str(error)) from error
 

@@ -8,6 +8,7 @@ from typing import Literal
 from deployments.messages import Image
 
 Role = Literal["system", "user", "assistant"]
+Detail = Literal["low", "high", "auto"]
 # `cut` is ours: the deadline passed after text had been streamed. The others are OpenAI's.
 FinishReason = Literal["stop", "length", "cut"]
 
@@ -24,11 +25,11 @@ class ImagePart:
     """An image in a message.
 
     Attributes:
-        detail: `low` caps the longer side before preprocessing, as OpenAI's parameter does; `high` and `auto` do not.
+        detail: of what size the model's preprocessing gets it; see `deployments.generation.media`.
     """
 
     image: Image
-    detail: Literal["low", "high", "auto"] = "auto"
+    detail: Detail = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +95,19 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """One token and its natural-log probability; `top` holds the alternatives, likeliest first."""
+    """One token and its natural-log probability.
+
+    Attributes:
+        token: as text; bytes in it that are no whole character are written out (`\\xe2\\x80`), as OpenAI does.
+        top: the alternatives, likeliest first; they have none of their own.
+        data: the token's own bytes: those of all tokens of an answer, put together, are its text in UTF-8. None of a
+            special token, which is no part of the text, and where a provider does not tell.
+    """
 
     token: str
     logprob: float
-    top: tuple[tuple[str, float], ...] = ()
+    top: tuple[TokenLogprob, ...] = ()
+    data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from deployments.base import CpuPool
 from deployments.generation.engine import Engine, EngineInfo, Prompt
 from deployments.generation.engines import make_engine
-from deployments.generation.media import MediaLimits, load_prompt
+from deployments.generation.media import DecodedMedia, MediaLimits, load_prompt, low_detail_side
 from deployments.generation.messages import ChatEvent, ChatRequest, ChatResult, Gathering
 from deployments.generation.metrics import GenerationMetrics
 from deployments.generation.prompts import PromptStyle, load_style, render
@@ -36,10 +36,12 @@ class GenerativeReplica:
     async def __init__(self, name: str, config: GenerativeModel, limits: ImageLimits) -> None:  # type: ignore[misc]
         started = time.monotonic()
         self._config = config
-        self._media = MediaLimits(image=limits, frames=config.video_frames)
         self._metrics = GenerationMetrics(name)
         self._gpu = GpuMemory(name, config.gpu_memory_gb)
         self._style: PromptStyle = await asyncio.to_thread(load_style, config.checkpoint, config.revision)
+        low_side = await asyncio.to_thread(low_detail_side, config.checkpoint, config.revision)
+        self._media = MediaLimits(image=limits, frames=config.video_frames, low_side=low_side)
+        self._decoded = DecodedMedia()
         self._pool = CpuPool(config.placement.preprocess_workers)
         self._engine: Engine = make_engine(config)
         self._engine_info: EngineInfo = await self._engine.start()
@@ -125,7 +127,7 @@ class GenerativeReplica:
         rendered = await self._pool.run(
             render, request.messages, self._style, max_images=config.max_images, max_videos=config.max_videos
         )
-        return await load_prompt(rendered, self._pool, self._media, deadline)
+        return await load_prompt(rendered, self._pool, self._media, deadline, self._decoded)
 
     async def _engine_back(self, deadline: float) -> None:
         """Waits for a restart in progress.

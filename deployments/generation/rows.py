@@ -16,6 +16,7 @@ from transformers import LogitsProcessor, StoppingCriteria
 from deployments.generation.messages import ChatEvent, FinishReason, TokenLogprob
 from deployments.generation.sampling import Chosen, RowSampler, choose
 from deployments.generation.text_stream import TextStream
+from deployments.generation.token_bytes import TokenBytes
 from serve.errors import ArgusError, ModelFailed
 
 
@@ -132,12 +133,13 @@ class RowChooser(LogitsProcessor):
     """Chooses every row's token by its own rules, and leaves `generate` (greedy) no other choice.
 
     Args:
+        tokens: of the model's tokenizer.
         pad_token: for rows that are over while their batch runs on.
         beat: called at each step; a health check looks at when.
     """
 
-    def __init__(self, rows: Sequence[Row], tokenizer: Any, pad_token: int, beat: Callable[[], None]) -> None:
-        self._rows, self._tokenizer, self._pad_token, self._beat = rows, tokenizer, pad_token, beat
+    def __init__(self, rows: Sequence[Row], tokens: TokenBytes, pad_token: int, beat: Callable[[], None]) -> None:
+        self._rows, self._tokens, self._pad_token, self._beat = rows, tokens, pad_token, beat
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         self._beat()
@@ -152,7 +154,7 @@ class RowChooser(LogitsProcessor):
                 asking.append(number)
         if asking:
             logits = scores if len(asking) == len(self._rows) else scores[asking]
-            chosen = choose(logits.float(), [self._rows[number].sampler for number in asking], self._tokenizer)
+            chosen = choose(logits.float(), [self._rows[number].sampler for number in asking], self._tokens)
             for number, choice in zip(asking, chosen, strict=True):
                 row = self._rows[number]
                 if isinstance(choice, Exception):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from deployments.generation.grammar import Matcher
 from deployments.generation.messages import Sampling, TokenLogprob
+from deployments.generation.token_bytes import TokenBytes
 
 # Lowest temperature but 0, which is greedy: dividing by less overflows. vLLM raises what is lower to the same.
 _COLDEST = 1e-2
@@ -39,6 +39,7 @@ class RowSampler:
         self.top_p = sampling.top_p
         self.logprobs = sampling.logprobs
         self.matcher = matcher
+        self.begun = False
         self.generator = torch.Generator(device)
         if seed is None:
             self.generator.seed()
@@ -46,7 +47,7 @@ class RowSampler:
             self.generator.manual_seed(seed)
 
 
-def choose(logits: torch.Tensor, samplers: Sequence[RowSampler], tokenizer: Any) -> list[Chosen | Exception]:
+def choose(logits: torch.Tensor, samplers: Sequence[RowSampler], tokens: TokenBytes) -> list[Chosen | Exception]:
     """The next token of each row.
 
     Log-probabilities are those of the model (Holtzman's nucleus, temperature and grammar not applied), as OpenAI and
@@ -54,6 +55,7 @@ def choose(logits: torch.Tensor, samplers: Sequence[RowSampler], tokenizer: Any)
 
     Args:
         logits: (rows, vocabulary) float32.
+        tokens: of the model's tokenizer.
 
     Returns:
         As many as rows; an exception in a row's place is that row's alone.
@@ -77,7 +79,8 @@ def choose(logits: torch.Tensor, samplers: Sequence[RowSampler], tokenizer: Any)
             token = _draw(scores[row], sampler) if sampler.temperature else int(best[row])
             if sampler.matcher is not None:
                 sampler.matcher.accept(token)
-            results.append(Chosen(token, _logprob(logits[row], token, sampler.logprobs, tokenizer)))
+            results.append(Chosen(token, _logprob(logits[row], token, sampler, tokens)))
+            sampler.begun = True
         except Exception as error:
             results.append(error)
     return results
@@ -94,14 +97,10 @@ def _draw(scores: torch.Tensor, sampler: RowSampler) -> int:
     return int(torch.multinomial(probabilities, 1, generator=sampler.generator))
 
 
-def _logprob(logits: torch.Tensor, token: int, wanted: int | None, tokenizer: Any) -> TokenLogprob | None:
-    if wanted is None:
+def _logprob(logits: torch.Tensor, token: int, sampler: RowSampler, tokens: TokenBytes) -> TokenLogprob | None:
+    if sampler.logprobs is None:
         return None
     logs = torch.log_softmax(logits, -1)
-    values, tokens = logs.topk(min(wanted, logs.numel()))
-    top = tuple((_text(other, tokenizer), value) for other, value in zip(tokens.tolist(), values.tolist(), strict=True))
-    return TokenLogprob(_text(token, tokenizer), float(logs[token]), top)
-
-
-def _text(token: int, tokenizer: Any) -> str:
-    return str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
+    values, likeliest = logs.topk(min(sampler.logprobs, logs.numel()))
+    top = zip(likeliest.tolist(), values.tolist(), strict=True)
+    return tokens.logprob(token, float(logs[token]), top, first=not sampler.begun)

@@ -281,9 +281,7 @@ class TransformersEngine:
                 inputs_embeds=embed(loaded.model, batch)[request_of],
                 attention_mask=batch["attention_mask"][request_of],
                 generation_config=generation_config(loaded, max(row.max_tokens for row in rows)),
-                logits_processor=LogitsProcessorList(
-                    [RowChooser(rows, loaded.tokenizer, loaded.pad_token, self._step)]
-                ),
+                logits_processor=LogitsProcessorList([RowChooser(rows, loaded.tokens, loaded.pad_token, self._step)]),
                 stopping_criteria=StoppingCriteriaList([RowStopping(rows)]),
             )
 

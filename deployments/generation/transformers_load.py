@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from deployments.generation.grammar import GrammarCompiler
 from deployments.generation.prompts import Family, family_of
+from deployments.generation.token_bytes import TokenBytes
 from deployments.generation.transformers_inputs import Preparer
 from deployments.gpu import CONTEXT_GB, cap_allocator
 from serve.config.models import GenerativeModel
@@ -38,6 +40,7 @@ class Loaded:
     family: Family
     model: Any
     tokenizer: Any
+    tokens: TokenBytes
     preparer: Preparer
     grammars: GrammarCompiler
     device: torch.device
@@ -83,6 +86,7 @@ def load(config: GenerativeModel) -> Loaded:
         family=family,
         model=model,
         tokenizer=tokenizer,
+        tokens=TokenBytes(tokenizer),
         preparer=Preparer(processor, image, window),
         grammars=grammars,
         device=device,
@@ -126,6 +130,8 @@ def _quantization(config: GenerativeModel, dtype: torch.dtype) -> BitsAndBytesCo
     if config.quantization == "none":
         return None
     if config.quantization == "int8":
+        # With activations that are not float16, it logs a line for every layer of every step.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     # NormalFloat 4 with quantised scales (Dettmers et al. 2023, QLoRA).
     return BitsAndBytesConfig(

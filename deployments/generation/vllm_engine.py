@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from deployments.generation import vllm_plugin, vllm_process, vllm_settings
 from deployments.generation.engine import EngineInfo, Prompt
 from deployments.generation.messages import ChatEvent, Constraint, Sampling
+from deployments.generation.token_bytes import TokenBytes
 from deployments.generation.vllm_output import event, sampling_params
 from serve import tracing
 from serve.config.models import GenerativeModel
@@ -62,6 +63,7 @@ class VllmEngine:
     def __init__(self, model: GenerativeModel) -> None:
         self._model = model
         self._llm: AsyncLLM | None = None
+        self._tokens: TokenBytes | None = None
         self._limits: dict[str, int] = {}
         self._open = 0
         self._numbers = itertools.count()
@@ -101,6 +103,7 @@ class VllmEngine:
             (report,) = await llm.collective_rpc("argus_report")
             stages["process"] = round(max(0.0, report["process_ready"] - spawned), 3)
             stages["load"] = round(stages.pop("engine") - stages["process"], 3)
+            self._tokens = await asyncio.to_thread(TokenBytes, llm.renderer.get_tokenizer())
             self._limits = dict(llm.renderer.get_mm_processor().info.allowed_mm_limits)
             await self._warm_up(llm)
         except BaseException:
@@ -121,7 +124,7 @@ class VllmEngine:
         self, prompt: Prompt, sampling: Sampling, request_id: str, deadline: float
     ) -> AsyncGenerator[ChatEvent, None]:
         """Answers a prompt; see `Engine.generate`."""
-        llm = self._alive()
+        llm, tokens = self._alive()
         if sampling.n > 1 and sampling.temperature == 0:
             # vLLM refuses more than one greedy answer; they would be the same one.
             async with aclosing(self.generate(prompt, replace(sampling, n=1), request_id, deadline)) as answer:
@@ -155,7 +158,7 @@ class VllmEngine:
                     _tell_stages(output)
                 cached_tokens = output.num_cached_tokens or cached_tokens
                 for completion in output.outputs:
-                    made = event(completion, sampling, prompt_tokens, cached_tokens)
+                    made = event(completion, sampling, prompt_tokens, cached_tokens, tokens)
                     if made.finish_reason is not None:
                         unfinished.discard(made.index)
                     yield made
@@ -173,12 +176,12 @@ class VllmEngine:
                 # vLLM aborts a request whose generator is closed.
                 await stream.aclose()
 
-    def _alive(self) -> AsyncLLM:
-        if self._llm is None:
+    def _alive(self) -> tuple[AsyncLLM, TokenBytes]:
+        if self._llm is None or self._tokens is None:
             raise Unavailable("The engine has not started.", retry_after_s=1.0)
         if self._llm.errored:
             raise _died()
-        return self._llm
+        return self._llm, self._tokens
 
     def _check_counts(self, prompt: Prompt) -> None:
         for noun, items in (("image", prompt.images), ("video", prompt.videos)):
@@ -254,7 +257,7 @@ class VllmEngine:
 
     async def check(self, timeout_s: float) -> None:
         """The health check's body; see `Engine.check`. A busy engine is healthy, a hung one is not."""
-        llm = self._alive()
+        llm, _ = self._alive()
         if self._probe is None or self._probe.done():
             # One question at a time: an engine in a long step answers it afterwards.
             self._probe = asyncio.ensure_future(llm.is_sleeping())

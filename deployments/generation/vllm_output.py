@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from deployments.generation.grammar import grammar_of, unusable
 from deployments.generation.messages import ChatEvent, FinishReason, Sampling, TokenLogprob
+from deployments.generation.token_bytes import TokenBytes
 from serve.errors import ModelFailed
 
 if TYPE_CHECKING:
-    from vllm.logprobs import Logprob
     from vllm.outputs import CompletionOutput
     from vllm.sampling_params import SamplingParams
 
@@ -30,7 +30,7 @@ def sampling_params(sampling: Sampling, room: int) -> SamplingParams:
 
     grammar = None
     if sampling.constraint is not None:
-        grammar = StructuredOutputsParams(grammar=str(grammar_of(sampling.constraint)))
+        grammar = StructuredOutputsParams(grammar=grammar_of(sampling.constraint))
 
     return SamplingParams(
         n=sampling.n,
@@ -45,8 +45,13 @@ def sampling_params(sampling: Sampling, room: int) -> SamplingParams:
     )
 
 
-def event(completion: CompletionOutput, sampling: Sampling, prompt_tokens: int, cached_tokens: int) -> ChatEvent:
+def event(
+    completion: CompletionOutput, sampling: Sampling, prompt_tokens: int, cached_tokens: int, tokens: TokenBytes
+) -> ChatEvent:
     """One delta of one answer.
+
+    Args:
+        tokens: of the model's tokenizer.
 
     Raises:
         InvalidRequest: `invalid_json_schema`: the engine gave this answer up, whose grammar leaves no token.
@@ -56,7 +61,7 @@ def event(completion: CompletionOutput, sampling: Sampling, prompt_tokens: int, 
         completion.index,
         completion.text,
         tuple(completion.token_ids),
-        _logprobs(completion, sampling.logprobs or 0),
+        _logprobs(completion, sampling.logprobs or 0, tokens),
         _finish_reason(completion.finish_reason, sampling),
         prompt_tokens,
         cached_tokens,
@@ -75,17 +80,13 @@ def _finish_reason(reason: str | None, sampling: Sampling) -> FinishReason | Non
             raise ModelFailed(f"The engine gave the answer up ({reason}).")
 
 
-def _logprobs(completion: CompletionOutput, alternatives: int) -> tuple[TokenLogprob, ...]:
+def _logprobs(completion: CompletionOutput, alternatives: int, tokens: TokenBytes) -> tuple[TokenLogprob, ...]:
+    """What vLLM decodes of a token alone is not used: of a character in several tokens, only the last one has text."""
     made = []
     for token_id, ranked in zip(completion.token_ids, completion.logprobs or (), strict=False):
         if ranked is None:
             continue
-        likeliest = sorted(ranked.values(), key=lambda choice: -choice.logprob)[:alternatives]
-        top = tuple((_text(choice), choice.logprob) for choice in likeliest)
-        chosen = ranked[token_id]
-        made.append(TokenLogprob(_text(chosen), chosen.logprob, top))
+        values = [(other, choice.logprob) for other, choice in ranked.items()]
+        likeliest = sorted(values, key=lambda choice: -choice[1])[:alternatives]
+        made.append(tokens.logprob(token_id, ranked[token_id].logprob, likeliest))
     return tuple(made)
-
-
-def _text(choice: Logprob) -> str:
-    return choice.decoded_token or ""

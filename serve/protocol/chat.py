@@ -140,19 +140,23 @@ async def server_sent(
     What fails after the first event is said in an event of its own: the status has been sent.
     """
     try:
-        for chunk in chunks.of(first):
-            yield chunk
-        while not chunks.complete and (event := await anext(events, None)) is not None:
-            for chunk in chunks.of(event):
-                yield chunk
+        # The chunks of one event are sent together: each sending is a system call and a proxy's turn.
+        sent = b"".join(chunks.of(first))
+        while not chunks.complete:
+            if sent:
+                yield sent
+            if (event := await anext(events, None)) is None:
+                sent = b""
+                break
+            sent = b"".join(chunks.of(event))
     except ArgusError as error:
         yield error_event(error, request)
         return
     if include_usage:
-        yield chunks.usage()
+        sent += chunks.usage()
     if closing is not None:
-        yield chunks.extension(closing())
-    yield _DONE
+        sent += chunks.extension(closing())
+    yield sent + _DONE
 
 
 class _Chunks:
@@ -235,14 +239,9 @@ def _logprobs(tokens: tuple[TokenLogprob, ...], *, wanted: bool) -> dict[str, An
 
 def logprobs_content(tokens: tuple[TokenLogprob, ...]) -> list[dict[str, Any]]:
     """Tokens and their alternatives, as OpenAI writes them."""
-    return [
-        {
-            **_token(token.token, token.logprob),
-            "top_logprobs": [_token(text, logprob) for text, logprob in token.top],
-        }
-        for token in tokens
-    ]
+    return [{**_token(token), "top_logprobs": [_token(alternative) for alternative in token.top]} for token in tokens]
 
 
-def _token(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "surrogatepass"))}
+def _token(token: TokenLogprob) -> dict[str, Any]:
+    data = None if token.data is None else list(token.data)
+    return {"token": token.token, "logprob": token.logprob, "bytes": data}

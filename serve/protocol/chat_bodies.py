@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import orjson
 from pydantic import Field
 
-from deployments.generation.messages import Constraint, Role, Sampling
+from deployments.generation.messages import Constraint, Detail, Role, Sampling
 from serve.chat import Medium, Turn
 from serve.errors import InvalidRequest, Unsupported
 from serve.media.admit import Reference
@@ -42,7 +42,6 @@ _NOT_OFFERED: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-Detail = Literal["auto", "low", "high"]
 Nothing = Annotated[list[Any], Field(max_length=0)] | None
 
 
@@ -51,7 +50,9 @@ class MediaUrl(JsonFields):
 
     url: str = Field(min_length=1, description="http(s) URL or data URI.")
     detail: Detail = Field(
-        "auto", description="`low` caps the longer side at 512 pixels; `auto` and `high` leave the size to the model."
+        "auto",
+        description="`low` caps the longer side at 512 pixels, for a model that cuts images into tiles at one tile; "
+        "`auto` caps the shorter side at 768, more than any model here reads; `high` caps nothing.",
     )
 
 

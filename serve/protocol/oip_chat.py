@@ -13,13 +13,13 @@ from typing import Any
 
 import orjson
 
-from deployments.generation.messages import ChatResult, TokenLogprob
+from deployments.generation.messages import ChatResult, Detail, TokenLogprob
 from serve.chat import ChatService, Medium, Prepared, Turn
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest
 from serve.protocol.bodies import JsonFields, validate
 from serve.protocol.chat import logprobs_content
-from serve.protocol.chat_bodies import ChatFields, Detail, chat_fields, sampling, turns
+from serve.protocol.chat_bodies import ChatFields, chat_fields, sampling, turns
 from serve.protocol.oip_inputs import check_names, files, texts
 from serve.protocol.tensors import InferRequest, ModelSpec, Tensor, TensorSpec, int_tensor, text_tensor
 

@@ -280,13 +280,14 @@ def _logprobs(candidate: Any) -> tuple[TokenLogprob, ...]:
         return ()
     tops = result.top_candidates or [None] * len(result.chosen_candidates)
     return tuple(
-        TokenLogprob(
-            chosen.token,
-            chosen.log_probability,
-            tuple((one.token, one.log_probability) for one in (top.candidates if top is not None else None) or ()),
-        )
+        _logprob(chosen, tuple(map(_logprob, (top.candidates if top is not None else None) or ())))
         for chosen, top in zip(result.chosen_candidates, tops, strict=False)
     )
+
+
+def _logprob(candidate: Any, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+    """The API tells a token's text, which holds whole characters."""
+    return TokenLogprob(candidate.token, candidate.log_probability, top, candidate.token.encode())
 
 
 def _counted(usage: Any) -> Counted:

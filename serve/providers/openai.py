@@ -155,10 +155,11 @@ def _part(part: object) -> dict[str, Any]:
 def _logprobs(given: Any) -> tuple[TokenLogprob, ...]:
     if given is None or given.content is None:
         return ()
-    return tuple(
-        TokenLogprob(one.token, one.logprob, tuple((top.token, top.logprob) for top in one.top_logprobs or ()))
-        for one in given.content
-    )
+    return tuple(_logprob(one, tuple(map(_logprob, one.top_logprobs or ()))) for one in given.content)
+
+
+def _logprob(given: Any, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+    return TokenLogprob(given.token, given.logprob, top, None if given.bytes is None else bytes(given.bytes))
 
 
 def _counted(usage: Any) -> Counted:

@@ -24,10 +24,7 @@ class ChatCodec:
         """See `Codec`."""
         if any(answer.finish_reason == "cut" for answer in value.answers):
             return None
-        answers = [
-            [a.text, a.token_ids, [[p.token, p.logprob, p.top] for p in a.logprobs], a.finish_reason]
-            for a in value.answers
-        ]
+        answers = [[a.text, a.token_ids, list(map(_told, a.logprobs)), a.finish_reason] for a in value.answers]
         return _joined([answers, value.prompt_tokens, value.cached_tokens, value.written], ())
 
     def decode(self, data: bytes) -> ChatResult:
@@ -85,12 +82,18 @@ def _answer(fields: Any) -> Answer:
     text, token_ids, logprobs, finish_reason = fields
     if finish_reason not in ("stop", "length"):
         raise ValueError(f"no finish reason: {finish_reason!r}")
-    return Answer(
-        text,
-        tuple(token_ids),
-        tuple(TokenLogprob(token, logprob, tuple((t, p) for t, p in top)) for token, logprob, top in logprobs),
-        finish_reason,
-    )
+    return Answer(text, tuple(token_ids), tuple(map(_token, logprobs)), finish_reason)
+
+
+def _told(token: TokenLogprob) -> list[Any]:
+    # JSON has no bytes; each is a character of Latin-1.
+    data = None if token.data is None else token.data.decode("latin-1")
+    return [token.token, token.logprob, data, list(map(_told, token.top))]
+
+
+def _token(fields: Any) -> TokenLogprob:
+    token, logprob, data, top = fields
+    return TokenLogprob(token, logprob, tuple(map(_token, top)), None if data is None else bytes(data, "latin-1"))
 
 
 def _joined(head: Any, arrays: Iterable[Float32]) -> bytes:

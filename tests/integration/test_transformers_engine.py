@@ -21,11 +21,12 @@ from transformers import AutoProcessor
 from demo.scenes import render_video, sample_scene
 from deployments.base import CpuPool
 from deployments.generation.engine import Prompt
-from deployments.generation.media import MediaLimits, load_prompt
+from deployments.generation.media import MediaLimits, load_image, load_prompt, low_detail_side
 from deployments.generation.messages import (
     ChatEvent,
     ChatResult,
     Constraint,
+    ImagePart,
     Message,
     Sampling,
     Text,
@@ -33,6 +34,7 @@ from deployments.generation.messages import (
 )
 from deployments.generation.prompts import load_style, render
 from deployments.generation.transformers_engine import TransformersEngine
+from deployments.messages import RawImage
 from serve.errors import (
     InvalidRequest,
 )
@@ -255,14 +257,38 @@ async def test_logprobs_are_the_models(llava: TransformersEngine, folders: dict[
         logs = model(**inputs).logits[0, -steps - 1 : -1].log_softmax(-1)
     for step, logprob in enumerate(result.answers[0].logprobs):
         assert logprob.logprob == pytest.approx(float(logs[step, chosen[0, step]]), abs=1e-4)
-        values = [value for _, value in logprob.top]
+        values = [other.logprob for other in logprob.top]
         assert values == pytest.approx(logs[step].topk(5).values.tolist(), abs=1e-4)
         assert values == sorted(values, reverse=True)
     assert len(result.answers[0].logprobs) == steps
     bare = await answer(llava, prompt, Sampling(max_tokens=2, logprobs=0))
     assert [logprob.top for logprob in bare.answers[0].logprobs] == [(), ()]
     everything = await answer(llava, prompt, Sampling(max_tokens=1, logprobs=10_000))
-    assert sum(math.exp(value) for _, value in everything.answers[0].logprobs[0].top) == pytest.approx(1, abs=1e-5)
+    assert sum(math.exp(other.logprob) for other in everything.answers[0].logprobs[0].top) == pytest.approx(1, abs=1e-5)
+
+
+def test_low_detail_makes_fewer_tiles(folders: dict[str, Path]) -> None:
+    folder = str(folders["llava_next"])
+    processor = AutoProcessor.from_pretrained(folder)
+    limits = MediaLimits(low_side=low_detail_side(folder))
+    assert limits.low_side == tiny_models.IMAGE_SIZE
+    assert low_detail_side(str(folders["llava"])) == 512
+    shown = RawImage(np.zeros((80, 80, 3), np.uint8))
+    tokens = {}
+    for detail in ("low", "auto", "high"):
+        picture, _ = load_image(ImagePart(shown, detail), limits)
+        tokens[detail] = processor(text="<image>", images=picture, return_tensors="pt")["input_ids"].shape[1]
+    assert tokens["low"] < tokens["auto"] == tokens["high"]
+
+
+async def test_the_bytes_of_logprobs_are_the_answer(llava: TransformersEngine) -> None:
+    """The tokenizer has a token a byte: the characters that the grammar forces have several."""
+    wanted = Constraint(json.dumps({"enum": ["Grüße 🎉"]}, ensure_ascii=False))
+    sampling = Sampling(max_tokens=60, temperature=0, logprobs=2, constraint=wanted)
+    one = (await answer(llava, about("greet", 1), sampling)).answers[0]
+    assert json.loads(one.text) == "Grüße 🎉"
+    assert b"".join(token.data or b"" for token in one.logprobs).decode() == one.text
+    assert all(len(token.data or b" ") == 1 for token in one.logprobs)
 
 
 async def test_json_fits_its_schema_beside_free_text(llava: TransformersEngine, gate: Gate) -> None:

@@ -125,10 +125,19 @@ async def test_logprobs(llava: VllmEngine) -> None:
     assert len(one.logprobs) == len(one.token_ids)
     for token in one.logprobs:
         assert len(token.top) == 3
-        assert token.logprob == pytest.approx(token.top[0][1])  # greedy took the likeliest
-        assert list(token.top) == sorted(token.top, key=lambda pair: -pair[1])
+        assert token.logprob == pytest.approx(token.top[0].logprob)  # greedy took the likeliest
+        assert list(token.top) == sorted(token.top, key=lambda other: -other.logprob)
     plain = await only(llava, ask_about(A), Sampling(temperature=0.0, max_tokens=3, logprobs=0))
     assert [token.top for token in plain.logprobs] == [(), (), ()]
+
+
+async def test_the_bytes_of_logprobs_are_the_answer(llava: VllmEngine) -> None:
+    """The tokenizer has a token a byte: the characters that the grammar forces have several."""
+    wanted = Constraint(json.dumps({"enum": ["Grüße 🎉"]}, ensure_ascii=False))
+    one = await only(llava, ask_about(A), Sampling(temperature=0.0, max_tokens=60, logprobs=2, constraint=wanted))
+    assert json.loads(one.text) == "Grüße 🎉"
+    assert b"".join(token.data or b"" for token in one.logprobs).decode() == one.text
+    assert all(len(token.data or b" ") == 1 for token in one.logprobs)
 
 
 async def test_json_that_fits_a_schema(llava: VllmEngine) -> None:

@@ -206,10 +206,14 @@ class FakeGenerator:
             for i, word in enumerate(words):
                 last = i == len(words) - 1
                 reason = None if not last else "length" if len(words) == sampling.max_tokens else "stop"
-                logprobs = () if sampling.logprobs is None else (TokenLogprob(word, -0.5, ((word, -0.5),)),)
+                logprobs = () if sampling.logprobs is None else (_told(word, (_told(word),)),)
                 text = word if i == 0 else f" {word}"
                 events.append(ChatEvent(index, text, (i,), logprobs, reason, 7, 3))  # type: ignore[arg-type]
         return events
+
+
+def _told(word: str, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+    return TokenLogprob(word, -0.5, top, word.encode())
 
 
 class FakeStore:

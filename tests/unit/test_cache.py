@@ -16,12 +16,10 @@ from serve.resilience.codec import CHAT, CLASSIFY, EMBED
 from tests.unit.resilience_fakes import Clock, Remembers, TextCodec
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
-LOGPROBS = st.builds(
-    TokenLogprob,
-    st.text(max_size=3),
-    st.floats(-9, 0),
-    st.lists(st.tuples(st.text(max_size=2), st.floats(-9, 0)), max_size=2).map(tuple),
-)
+TOKEN = (st.text(max_size=3), st.floats(-9, 0))
+BYTES = st.none() | st.binary(max_size=3)
+ALTERNATIVES = st.lists(st.builds(TokenLogprob, *TOKEN, data=BYTES), max_size=2).map(tuple)
+LOGPROBS = st.builds(TokenLogprob, *TOKEN, ALTERNATIVES, BYTES)
 ANSWERS = st.builds(
     Answer,
     st.text(max_size=9),

@@ -129,6 +129,14 @@ def written(schema: Any, rng: random.Random, most: int = 400) -> str | None:
     return None
 
 
+@pytest.mark.parametrize("text", ["Grüße", "é1", "ÿff", r"\xdfe", "日b", "\U0001f389a", "a\tb", "\x1fa"])
+def test_letters_before_hexadecimal_digits_stay_what_they_are(text: str) -> None:
+    named = {"type": "object", "properties": {text: {"type": "null"}}, "required": [text]}
+    for schema, value in (({"enum": [text]}, text), ({**named, "additionalProperties": False}, {text: None})):
+        matcher = xgrammar.GrammarMatcher(COMPILER.compile_grammar(grammar_of(Constraint(json.dumps(schema)))))
+        assert matcher.accept_string(json.dumps(value, ensure_ascii=False))
+
+
 @pytest.mark.parametrize("schema", KEPT, ids=json.dumps)
 def test_whatever_the_grammar_lets_be_written_fits_the_schema(schema: Any) -> None:
     rng = random.Random(3)

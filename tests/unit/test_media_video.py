@@ -18,8 +18,9 @@ from PIL import Image
 
 from demo.scenes import render_video, sample_scene
 from deployments.base import CpuPool
+from deployments.generation.engine import Prompt
 from deployments.generation.frames import sample_frames
-from deployments.generation.media import MediaLimits, load_image, load_prompt
+from deployments.generation.media import DecodedMedia, MediaLimits, load_image, load_prompt
 from deployments.generation.messages import ImagePart, VideoPart
 from deployments.generation.prompts import Rendered
 from deployments.messages import EncodedImage, PixelValues, RawImage
@@ -341,10 +342,14 @@ def test_the_edge_limits_bytes() -> None:
         inspect_video(FILES["mp4"], VideoLimits(max_bytes=len(FILES["mp4"]) - 1))
 
 
-def png(size: tuple[int, int], colour: str = "red") -> EncodedImage:
+def encoded(size: tuple[int, int], format: str, colour: str = "red") -> EncodedImage:
     buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, "PNG")
+    Image.new("RGB", size, colour).save(buffer, format)
     return EncodedImage(buffer.getvalue())
+
+
+def png(size: tuple[int, int], colour: str = "red") -> EncodedImage:
+    return encoded(size, "PNG", colour)
 
 
 @pytest.fixture
@@ -407,6 +412,51 @@ def test_low_detail_caps_the_longer_side() -> None:
     small = png((300, 200))
     assert load_image(ImagePart(small, "low"), limits)[0].size == (300, 200)
     assert load_image(ImagePart(small, "low"), limits)[1] == load_image(ImagePart(small), limits)[1]
+
+
+def test_other_details_cap_the_shorter_side_or_nothing() -> None:
+    limits = MediaLimits()
+    for format in ("PNG", "JPEG"):  # the latter may be decoded at half its size
+        source = encoded((3600, 1600), format)
+        auto, auto_id = load_image(ImagePart(source), limits)
+        high, high_id = load_image(ImagePart(source, "high"), limits)
+        assert (auto.size, high.size) == ((1728, 768), (3600, 1600))
+        assert auto_id != high_id
+    panorama = encoded((3000, 700), "PNG")
+    assert load_image(ImagePart(panorama), limits)[0].size == (3000, 700)
+    assert load_image(ImagePart(panorama, "low"), MediaLimits(low_side=300))[0].size == (300, 70)
+
+
+async def test_a_medium_is_decoded_once_for_many_turns(pool: CpuPool) -> None:
+    picture = png((40, 20))
+    rendered = Rendered("", (("a", ImagePart(picture)),), (("b", VideoPart(FILES["mp4"])),))
+    limits, kept = MediaLimits(frames=3), DecodedMedia()
+
+    async def prompt() -> Prompt:
+        return await load_prompt(rendered, pool, limits, time.monotonic() + 60, kept)
+
+    first, second = await prompt(), await prompt()
+    assert second.images[0] is first.images[0] and second.videos[0] is first.videos[0]
+    assert (second.image_ids, second.video_ids) == (first.image_ids, first.video_ids)
+    assert load_image(ImagePart(picture, "low"), MediaLimits(low_side=20), kept)[0].size == (20, 10)
+    assert load_image(ImagePart(png((20, 40))), limits, kept)[0].size == (20, 40)
+
+
+def test_what_is_kept_is_bounded() -> None:
+    kept = DecodedMedia(3 * 100 * 100)
+    small, large = ImagePart(png((100, 100))), ImagePart(png((100, 101)))
+    one = load_image(small, MediaLimits(), kept)[0]
+    assert load_image(small, MediaLimits(), kept)[0] is one
+    assert load_image(large, MediaLimits(), kept)[0] is not load_image(large, MediaLimits(), kept)[0]
+    load_image(ImagePart(png((10, 10), "blue")), MediaLimits(), kept)
+    assert load_image(small, MediaLimits(), kept)[0] is not one, "it made room"
+
+
+def test_a_bad_image_is_refused_each_time() -> None:
+    kept = DecodedMedia()
+    for _ in range(2):
+        with pytest.raises(InvalidRequest):
+            load_image(ImagePart(EncodedImage(b"no")), MediaLimits(), kept)
 
 
 def test_equal_bytes_of_other_shape_are_another_image() -> None:

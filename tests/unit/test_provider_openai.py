@@ -83,7 +83,9 @@ async def test_several_answers_with_log_probabilities(server: FakeOpenAI, gpt: A
     answer = await gpt.chat(asking("?", sampling=Sampling(max_tokens=9, n=2, logprobs=2)), 10)
     first, second = answer.result.answers
     assert first.text == second.text == "".join(one.token for one in first.logprobs)
-    assert [token for token, _ in first.logprobs[0].top] == ["A ca", "~0"]
+    assert [other.token for other in first.logprobs[0].top] == ["A ca", "~0"]
+    assert [other.data for other in first.logprobs[0].top] == [b"A ca", None], "as the API told"
+    assert b"".join(one.data or b"" for one in first.logprobs).decode() == first.text
     assert sent(server)["top_logprobs"] == 2
 
 

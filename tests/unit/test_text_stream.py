@@ -7,34 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from deployments.generation.text_stream import TextStream
+from tests.support.tiny_tokenizers import byte_level, ids_of, sentence_pieces
 
 REPLACEMENT = "\ufffd"
-
-
-def byte_level() -> Any:
-    """A token a byte, as GPT-2 and OPT spell them."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=core)
-
-
-def sentence_pieces() -> Any:
-    """Words with a leading space, and bytes for what is no word, as Llama's tokenizer has them."""
-    words = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "▁a", "▁cat", "b", "c", "</s>"]
-    core = Tokenizer(
-        models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[], unk_token="<unk>", byte_fallback=True)
-    )
-    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    core.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", eos_token="</s>")
 
 
 BYTES, PIECES = byte_level(), sentence_pieces()
@@ -49,10 +26,6 @@ def read(tokenizer: Any, ids: list[int], *stop: str) -> tuple[list[str], bool]:
         if stream.stopped:
             break
     return [*pieces, stream.finish()], stream.stopped
-
-
-def ids_of(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 @pytest.mark.parametrize("tokenizer", [BYTES, PIECES])

@@ -54,6 +54,23 @@ def parity(
 
 
 @app.command()
+def startup(
+    model: Annotated[str, typer.Option(help="llava, blip2, video_llava, or all.")] = "all",
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each is started.")] = 3,
+    quick: Quick = False,
+    json: JsonFile = None,
+    check: Check = False,
+) -> None:
+    """How long each engine takes from nothing to its first answer, beside vLLM's own start (about 15 minutes)."""
+    from benchmarks import startup as benchmark
+
+    one_of("--model", model, (*benchmark.KINDS, "all"))
+    kinds = benchmark.KINDS if model == "all" else (model,)
+    report = benchmark.run(kinds=kinds, systems=benchmark.SYSTEMS, rounds=1 if quick else rounds, progress=errors)
+    finish(report, json, check)
+
+
+@app.command()
 def accuracy(
     model: Annotated[str, typer.Option(help="llava, blip2, video_llava, or all.")] = "all",
     scenes: Annotated[int, typer.Option(min=10, help="Held-out scenes of each difficulty.")] = 200,
