@@ -152,6 +152,8 @@ def _mapped(
 ) -> list[Any]:
     """Every model that the mapper finds."""
     if spec.mapper == "global":
+        # It takes focal lengths as they are given, and few photos say theirs: from the pairs' geometry they come close.
+        pycolmap.calibrate_view_graph(_database(folder))
         at_once = pycolmap.GlobalPipelineOptions()
         at_once.num_threads = spec.threads
         at_once.random_seed = spec.seed

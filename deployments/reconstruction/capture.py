@@ -166,7 +166,7 @@ def _advice(report: dict[str, Any], count: int, *, from_video: bool) -> list[str
             f"There are only {count} photos. Twenty to sixty, taken while walking once or twice around, do better."
         )
     if report["overlap"] < 0.8:
-        most = f" Most alone: {named(alone)}." if alone else ""
+        most = f" Most alone: {named(alone)}." if 0 < len(alone) <= count / 2 else ""
         advice.append(
             "Neighbouring photos share too little. Take smaller steps: two thirds of each photo should be in the next."
             + most

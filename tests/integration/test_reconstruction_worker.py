@@ -74,7 +74,7 @@ def test_photos_become_a_scene(undisturbed: WorkFolder) -> None:
 
 def test_every_other_option_from_photos_to_a_scene(tmp_path: Path) -> None:
     """A radiance field, cameras by the global mapper, and each photo matched with its neighbours."""
-    spec = replace(SPEC, method="nerf", mapper="global", matching="sequential", side=48, steps=40)
+    spec = replace(SPEC, method="nerf", mapper="global", matching="sequential", side=16, steps=20)
     child = Child(made(tmp_path / "job", spec), 1)
     child.begin()
     assert finish(child).state == "succeeded"
