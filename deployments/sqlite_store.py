@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ from deployments.sqlite_file import connect, sqlite_errors
 from serve.errors import OutOfCapacity, Unavailable
 
 FILE_NAME: Final = "store.db"
+_NO_UPGRADES: Final[Mapping[int, str]] = {}
 
 
 class Database:
@@ -26,6 +27,7 @@ class Database:
         root: the folder; made when absent.
         schema: SQL that makes the tables of an empty database and sets its `user_version`.
         version: the `user_version` that this build reads.
+        upgrades: SQL that takes the tables of an earlier build one version on, by the version that it starts from.
         max_bytes: beyond which the file does not grow. The write-ahead log beside it takes up to 64 MiB more.
         store: what it holds, for messages.
 
@@ -34,7 +36,16 @@ class Database:
         Unavailable: `store_io`, `store_format`.
     """
 
-    def __init__(self, root: Path, schema: str, version: int, *, max_bytes: int, store: str) -> None:
+    def __init__(
+        self,
+        root: Path,
+        schema: str,
+        version: int,
+        *,
+        max_bytes: int,
+        store: str,
+        upgrades: Mapping[int, str] = _NO_UPGRADES,
+    ) -> None:
         self._store = store
         self._max_bytes = max_bytes
         self._turn = threading.RLock()
@@ -45,7 +56,7 @@ class Database:
             with sqlite_errors(store):
                 self._connection = connect(root / FILE_NAME, foreign_keys=True, max_bytes=max_bytes)
                 self._connection.execute("PRAGMA journal_mode = WAL")
-                self._prepare(self._connection, schema, version, root)
+                self._prepare(self._connection, schema, version, upgrades, root)
         except BaseException:
             self.close()
             raise
@@ -103,11 +114,18 @@ class Database:
                 self._connection = None
             self._folder.release()
 
-    def _prepare(self, connection: sqlite3.Connection, schema: str, version: int, root: Path) -> None:
+    def _prepare(
+        self, connection: sqlite3.Connection, schema: str, version: int, upgrades: Mapping[int, str], root: Path
+    ) -> None:
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         if found == 0:
             connection.executescript(f"BEGIN IMMEDIATE; {schema} COMMIT;")
-        elif found != version:
+            return
+        while found in upgrades:
+            step = f"{upgrades[found]} PRAGMA user_version = {found + 1};"
+            connection.executescript(f"BEGIN IMMEDIATE; {step} COMMIT;")
+            found += 1
+        if found != version:
             raise Unavailable(f"{root / FILE_NAME} has format {found}, this build reads {version}", code="store_format")
 
     def _open(self) -> sqlite3.Connection:

@@ -28,6 +28,8 @@ from serve.stores import StoreClient
 _LOOK_S: Final = 1.0
 _CALL_S: Final = 60.0
 _FAREWELL_S: Final = 5.0
+# Names that are tried for a finished scene, and how much of the one that was wanted is in the others.
+_NAMES, _STEM = 9, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,15 @@ class Wanted:
     Attributes:
         name: of the scene.
         attribution: who took the photos, and under which licence.
-        replace: a scene of that name gives way.
+        replace: a scene of that name gives way, also one that comes while the photos are worked on.
+        photo_names: as their owner knows them, in their order; those in an archive have their own.
     """
 
     name: str
     spec: Spec
     attribution: str = ""
     replace: bool = False
+    photo_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +55,7 @@ class Reconstructed:
     """What came of a job.
 
     Attributes:
+        scene: of the name that was wanted or, where that was taken meanwhile, one like it: `room-2`.
         turntable: a film around the scene.
     """
 
@@ -83,13 +88,19 @@ class ReconstructionService:
         Raises:
             NotFound: `not_configured`.
             Conflict: `scene_exists`.
-            InvalidRequest: `no_photos`, `too_few_photos`, `too_many_photos`, `mixed_media`, a name that is none, or a
-                file that is no photo.
+            InvalidRequest: `no_photos`, `too_few_photos`, `too_many_photos`, `mixed_media`, a name that is none, as
+                many names as there are no photos, or a file that is no photo.
         """
         check_name(wanted.name)
         if self._settings is None:
             raise NotFound("This cluster has no model of kind reconstruction.", code="not_configured")
         kind = kind_of(media)
+        if kind == "photos" and wanted.photo_names and len(wanted.photo_names) != len(media):
+            raise InvalidRequest(
+                f"There are {len(wanted.photo_names)} names for {len(media)} photos.",
+                code="invalid_field",
+                param="photo_names",
+            )
         if kind != "video":
             # In a thread: the list of an archive may be long.
             count = len(await asyncio.to_thread(photo_names, media[0])) if kind == "archive" else len(media)
@@ -113,7 +124,9 @@ class ReconstructionService:
         """
         job_id = context.request_id
         try:
-            status: Status = await self._model.call("start", _soon(context), job_id, wanted.spec, media)
+            status: Status = await self._model.call(
+                "start", _soon(context), job_id, wanted.spec, media, wanted.photo_names
+            )
             stage = status.stage
             while not status.ended:
                 # Each finished stage is a part that is kept, so that a job that gets on is not given up.
@@ -148,21 +161,33 @@ class ReconstructionService:
         return picture
 
     async def _keep(self, wanted: Wanted, result: Result, context: RequestContext) -> Reconstructed:
-        info: SceneInfo = await self._scenes.call(
-            "put",
-            _soon(context),
-            wanted.name,
-            result.scene,
-            format="argus" if result.kind == "gaussians" else None,
-            up=result.up,
-            attribution=wanted.attribution,
-            replace=wanted.replace,
-            source="reconstruction",
-        )
+        info = await self._put(wanted, result, context)
         film: Artifact = await self._scenes.call(
-            "add_artifact", _soon(context), f"{wanted.name}.mp4", "video/mp4", result.turntable
+            "add_artifact", _soon(context), info.name, f"{info.name}.mp4", "video/mp4", result.turntable
         )
         return Reconstructed(info, film, result.report)
+
+    async def _put(self, wanted: Wanted, result: Result, context: RequestContext) -> SceneInfo:
+        """The scene in the store. That somebody took its name while it was made is no reason to throw hours away."""
+        for name in (wanted.name, *(f"{wanted.name[:_STEM]}-{number}" for number in range(2, _NAMES + 1))):
+            try:
+                info: SceneInfo = await self._scenes.call(
+                    "put",
+                    _soon(context),
+                    name,
+                    result.scene,
+                    format="argus" if result.kind == "gaussians" else None,
+                    up=result.up,
+                    attribution=wanted.attribution,
+                    replace=wanted.replace,
+                    source="reconstruction",
+                )
+                return info
+            except Conflict as error:
+                if error.code != "scene_exists":
+                    raise
+                taken = error
+        raise taken
 
     async def _pause(self, job_id: str, context: RequestContext) -> None:
         """Nobody waits for the job here any more; whoever takes it up goes on where it stopped."""

@@ -15,7 +15,8 @@ from typing import Any, Final
 from deployments.jobs.rules import Verdict
 from deployments.jobs.types import Claim, Failure, Job, NewJob, Progress, State
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+_BY_MAKES: Final = "CREATE INDEX jobs_by_makes ON jobs (makes) WHERE makes IS NOT NULL;"
 SCHEMA: Final = f"""
 PRAGMA user_version = {FORMAT};
 CREATE TABLE jobs (
@@ -40,12 +41,14 @@ CREATE TABLE jobs (
     ended_at REAL,
     expires_at REAL,
     ttl_s REAL NOT NULL,
-    failure TEXT  -- as JSON
+    failure TEXT,  -- as JSON
+    makes TEXT
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX jobs_by_key ON jobs (owner, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX jobs_by_owner ON jobs (owner, created_at, id);
 CREATE INDEX jobs_by_state ON jobs (state, owner);
 CREATE INDEX jobs_by_expiry ON jobs (expires_at) WHERE expires_at IS NOT NULL;
+{_BY_MAKES}
 CREATE TABLE requests (job_id TEXT PRIMARY KEY REFERENCES jobs ON DELETE CASCADE, fields BLOB NOT NULL);
 CREATE TABLE media (
     job_id TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
@@ -61,6 +64,7 @@ CREATE TABLE chunks (
 );
 CREATE TABLE results (job_id TEXT PRIMARY KEY REFERENCES jobs ON DELETE CASCADE, value BLOB NOT NULL);
 """
+UPGRADES: Final = {1: f"ALTER TABLE jobs ADD COLUMN makes TEXT; {_BY_MAKES}"}
 _COLUMNS: Final = (
     "id, owner, operation, state, version, stage, done, total, attempts, cancelling, created_at, started_at, ended_at, "
     "expires_at, failure"
@@ -84,9 +88,9 @@ def insert(connection: sqlite3.Connection, new: NewJob, now: float) -> None:
     """Adds a queued job, whose id must be new."""
     connection.execute(
         "INSERT INTO jobs (id, owner, operation, idempotency_key, digest, state, version, stage, done, total, "
-        "attempts, fruitless, cancelling, lease_until, ready_at, created_at, ttl_s) "
-        "VALUES (?, ?, ?, ?, ?, 'queued', 1, '', 0, 0, 0, 0, 0, 0, ?, ?, ?)",
-        (new.id, new.owner, new.operation, new.key, new.digest, now, now, new.ttl_s),
+        "attempts, fruitless, cancelling, lease_until, ready_at, created_at, ttl_s, makes) "
+        "VALUES (?, ?, ?, ?, ?, 'queued', 1, '', 0, 0, 0, 0, 0, 0, ?, ?, ?, ?)",
+        (new.id, new.owner, new.operation, new.key, new.digest, now, now, new.ttl_s, new.makes),
     )
     connection.execute("INSERT INTO requests VALUES (?, ?)", (new.id, new.fields))
     connection.executemany(
@@ -131,6 +135,14 @@ def active(connection: sqlite3.Connection, owner: str) -> int:
     """Jobs of an owner that have not ended."""
     (found,) = connection.execute(f"SELECT count(*) FROM jobs WHERE {_ACTIVE} AND owner = ?", (owner,)).fetchone()
     return int(found)
+
+
+def in_the_making(connection: sqlite3.Connection, makes: str) -> bool:
+    """Whether a job that has not ended, and is not about to be, makes this."""
+    row = connection.execute(
+        f"SELECT 1 FROM jobs WHERE makes = ? AND {_ACTIVE} AND NOT cancelling LIMIT 1", (makes,)
+    ).fetchone()
+    return row is not None
 
 
 def by_state(connection: sqlite3.Connection) -> dict[str, int]:

@@ -61,7 +61,9 @@ class JobStore:
         self._on_end = on_end
         self._clock = clock
         self._jitter = jitter
-        self._database = Database(root, sql.SCHEMA, sql.FORMAT, max_bytes=max_bytes, store="job store")
+        self._database = Database(
+            root, sql.SCHEMA, sql.FORMAT, max_bytes=max_bytes, store="job store", upgrades=sql.UPGRADES
+        )
 
     # What clients do.
 
@@ -78,7 +80,7 @@ class JobStore:
         """A queued job, or the one that was submitted under this id or key before; on disk when this returns.
 
         Raises:
-            Conflict: `idempotency_conflict`.
+            Conflict: `idempotency_conflict`; `in_the_making`: another job that has not ended makes the same.
             Overloaded: `too_many_jobs`; its owner has as many that have not ended as are allowed.
             OutOfCapacity: no room for it.
         """
@@ -90,6 +92,8 @@ class JobStore:
                 found = self._find(connection, new.owner, new.key, new.digest)
             if found is not None:
                 return found
+            if new.makes is not None and not new.insists and sql.in_the_making(connection, new.makes):
+                raise Conflict(f"Another job that has not ended makes {new.makes}.", code="in_the_making", param="name")
             self._check_room(connection, new)
             sql.insert(connection, new, now)
             return _found(sql.job(connection, new.id, now))

@@ -53,6 +53,8 @@ class NewJob:
         fields: the checked request without its media, as JSON.
         media: files of the request.
         ttl_s: seconds that the result is kept.
+        makes: what it makes, as `scene room`, of whatever client; None when no other job could be in its way.
+        insists: it is taken also while another job that has not ended makes the same.
     """
 
     id: str
@@ -63,6 +65,8 @@ class NewJob:
     fields: bytes
     media: tuple[bytes, ...]
     ttl_s: float
+    makes: str | None = None
+    insists: bool = False
 
 
 @dataclass(frozen=True, slots=True)

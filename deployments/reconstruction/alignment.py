@@ -8,13 +8,14 @@ SQLite database, and goes on from there.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import pycolmap
 
+from deployments.reconstruction.capture import named
 from deployments.reconstruction.folder import WorkFolder, replacing
 from deployments.reconstruction.given import LEAST_PHOTOS
 from deployments.reconstruction.messages import Matching, Spec
@@ -107,13 +108,17 @@ def chosen_matching(asked: Matching, photos: int, *, from_video: bool) -> Matchi
     return "sequential" if from_video or photos > _EXHAUSTIVE else "exhaustive"
 
 
-def align(folder: WorkFolder, spec: Spec, photos: int, tell: Tell) -> dict[str, Any]:
+def align(folder: WorkFolder, spec: Spec, names: Mapping[str, str], tell: Tell) -> dict[str, Any]:
     """Cameras and points, as a model of COLMAP's in `folder.alignment / "model"`.
+
+    Args:
+        names: of the photos, by their files.
 
     Raises:
         InvalidMedia: `photos_not_aligned`, in words that a photographer can act on.
     """
     best: Any = None
+    photos = len(names)
     with replacing(folder.alignment / "attempts") as scratch:
         scratch.mkdir()
         for number, settings in enumerate(_STARTS if spec.mapper == "incremental" else _STARTS[:1]):
@@ -125,8 +130,10 @@ def align(folder: WorkFolder, spec: Spec, photos: int, tell: Tell) -> dict[str, 
             if best is not None and best.num_reg_images() >= max(LEAST_PHOTOS, 0.8 * photos):
                 break
     aligned = 0 if best is None else best.num_reg_images()
+    posed = set() if best is None else {image.name for image in best.images.values() if image.has_pose}
+    lost = [name for file, name in names.items() if file not in posed]
     if aligned < max(LEAST_PHOTOS, _LEAST_SHARE * photos):
-        raise InvalidMedia(_why_not(aligned, photos, folder), code="photos_not_aligned", param="photos")
+        raise InvalidMedia(_why_not(lost, photos, folder), code="photos_not_aligned", param="photos")
     with replacing(folder.alignment / "model") as new:
         new.mkdir()
         best.write(new)
@@ -136,7 +143,7 @@ def align(folder: WorkFolder, spec: Spec, photos: int, tell: Tell) -> dict[str, 
         "points": best.num_points3D(),
         "reprojection_error_px": round(best.compute_mean_reprojection_error(), 3),
         "track_length": round(best.compute_mean_track_length(), 2),
-        "not_aligned": sorted(_names(folder) - {image.name for image in best.images.values() if image.has_pose}),
+        "not_aligned": lost,
     }
 
 
@@ -145,6 +152,8 @@ def _mapped(
 ) -> list[Any]:
     """Every model that the mapper finds."""
     if spec.mapper == "global":
+        # It takes focal lengths as they are given, and few photos say theirs: from the pairs' geometry they come close.
+        pycolmap.calibrate_view_graph(_database(folder))
         at_once = pycolmap.GlobalPipelineOptions()
         at_once.num_threads = spec.threads
         at_once.random_seed = spec.seed
@@ -171,8 +180,9 @@ def _mapped(
     return list(models.values())
 
 
-def _why_not(aligned: int, photos: int, folder: WorkFolder) -> str:
+def _why_not(lost: Sequence[str], photos: int, folder: WorkFolder) -> str:
     pairs = len(_verified(_database(folder)))
+    aligned = photos - len(lost)
     found = "none" if aligned == 0 else f"only {aligned}"
     if pairs < photos - 1:
         why = "neighbouring photos share too little. Take smaller steps, so that two thirds of each are in the next"
@@ -183,16 +193,14 @@ def _why_not(aligned: int, photos: int, folder: WorkFolder) -> str:
         )
     else:
         why = "the photos fall into groups that do not connect. Add photos in between, without gaps"
+    if aligned:
+        why += f". Not aligned: {named(lost)}"
     return f"{found.capitalize()} of {photos} photos could be aligned: {why}."
 
 
 def _database(folder: WorkFolder) -> Path:
     folder.alignment.mkdir(exist_ok=True)
     return folder.alignment / "database.db"
-
-
-def _names(folder: WorkFolder) -> set[str]:
-    return {f"{path.parent.name}/{path.name}" for path in folder.photos.glob("camera*/*.jpg")}
 
 
 @contextmanager

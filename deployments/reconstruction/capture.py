@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,6 +28,8 @@ _NEIGHBOURS: Final = 2
 _FEW: Final = 20
 # Stops of exposure between the darker and the brighter photos.
 _UNEVEN: Final = 1.2
+# Photos that are named in one sentence.
+_NAMED: Final = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,17 +80,15 @@ def repeats(measured: Sequence[Measures]) -> list[int]:
     return found
 
 
-def overlap(measured: Sequence[Measures]) -> float:
-    """Share of photos, from 0 to 1, that see the same things as one of the next two; an estimate."""
-    if len(measured) < 2:
-        return 0.0
+def lonely(measured: Sequence[Measures]) -> list[int]:
+    """Positions of photos that see nothing of what any of the two before and after them sees; an estimate."""
     matcher = cv2.BFMatcher(cv2.NORM_HAMMING)
     seen = [False] * len(measured)
     for first in range(len(measured)):
         for second in range(first + 1, min(first + 1 + _NEIGHBOURS, len(measured))):
             if _shared(matcher, measured[first].corners, measured[second].corners) >= _MATCHES:
                 seen[first] = seen[second] = True
-    return sum(seen) / len(seen)
+    return [position for position, found in enumerate(seen) if not found]
 
 
 def _shared(matcher: Any, first: UInt8 | None, second: UInt8 | None) -> int:
@@ -103,52 +103,96 @@ def assess(names: Sequence[str], measured: Sequence[Measures], *, from_video: bo
 
     Args:
         names: of the photos that are used, in order, as their owner knows them.
+
+    Returns:
+        With the names of photos that are `blurred`, `dark` and `bright`, the worst first, and of those that are good
+        by themselves and `lonely`, in their order.
     """
     sharpness = np.array([one.sharpness for one in measured])
     brightness = np.array([one.brightness for one in measured])
+    burnt = np.array([one.burnt for one in measured])
     middle = float(np.median(sharpness))
-    blurred = [name for name, value in zip(names, sharpness, strict=True) if value < max(_SOFT, _SHAKEN * middle)]
-    dark = [name for name, value in zip(names, brightness, strict=True) if value < _DARK]
-    bright = [name for name, one in zip(names, measured, strict=True) if one.brightness > _BRIGHT or one.burnt > _BURNT]
+    blurred = _worst(names, sharpness, sharpness < max(_SOFT, _SHAKEN * middle))
+    dark = _worst(names, brightness, brightness < _DARK)
+    bright = _worst(names, -brightness, (brightness > _BRIGHT) | (burnt > _BURNT))
     low, high = np.percentile(np.maximum(brightness, 1.0), [10, 90])
     stops = float(np.log2(high / low))
-    shared = overlap(measured)
+    alone = lonely(measured)
+    explained = {*blurred, *dark, *bright}
     report: dict[str, Any] = {
         "used": len(names),
         "sharpness": round(middle, 1),
-        "overlap": round(shared, 3),
+        "overlap": round(1 - len(alone) / len(names), 3),
         "exposure_stops": round(stops, 2),
         "blurred": blurred,
         "dark": dark,
         "bright": bright,
+        "lonely": [names[position] for position in alone if names[position] not in explained],
     }
     report["advice"] = _advice(report, len(names), from_video=from_video)
     return report
 
 
+def suspects(report: Mapping[str, Any]) -> str:
+    """The photos that are the likeliest cause when a capture cannot be aligned, in a sentence; empty when all are good.
+
+    Args:
+        report: of `assess`.
+    """
+    kinds = {"blurred": "shaken or out of focus", "dark": "too dark", "bright": "burnt out"}
+    if len(report["lonely"]) <= report["used"] / 2:  # else the walk is at fault, not these
+        kinds["lonely"] = "sharing nothing with their neighbours"
+    found = [f"{words}: {named(report[kind])}" for kind, words in kinds.items() if report[kind]]
+    return f"Photos to take again or to leave out, {'; '.join(found)}." if found else ""
+
+
+def named(names: Sequence[str]) -> str:
+    """The first few of these, and how many more there are."""
+    shown = ", ".join(names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
+
+
+def _worst(names: Sequence[str], values: npt.NDArray[np.float64], which: npt.NDArray[np.bool_]) -> list[str]:
+    """Names of those at `which`, the lowest value first."""
+    return [names[position] for position in np.argsort(values, kind="stable") if which[position]]
+
+
 def _advice(report: dict[str, Any], count: int, *, from_video: bool) -> list[str]:
     """In a photographer's words; nothing when nothing is to be said."""
     advice = []
+    blurred, dark, bright, alone = (report[kind] for kind in ("blurred", "dark", "bright", "lonely"))
     if count < _FEW and not from_video:
         advice.append(
             f"There are only {count} photos. Twenty to sixty, taken while walking once or twice around, do better."
         )
     if report["overlap"] < 0.8:
+        most = f" Most alone: {named(alone)}." if 0 < len(alone) <= count / 2 else ""
         advice.append(
             "Neighbouring photos share too little. Take smaller steps: two thirds of each photo should be in the next."
+            + most
         )
-    if len(report["blurred"]) > count / 2:
-        advice.append("Most photos are soft. Use more light, a shorter exposure, or hold still; check the focus.")
-    elif report["blurred"]:
+    elif alone:
+        advice.append(f"{len(alone)} photos share nothing with their neighbours: {named(alone)}. Add some between.")
+    if len(blurred) > count / 2:
         advice.append(
-            f"{len(report['blurred'])} photos are shaken or out of focus. Take them again, or leave them out."
+            f"Most photos are soft, above all {named(blurred)}. Use more light, a shorter exposure, or hold still; "
+            "check the focus."
         )
-    if len(report["dark"]) > count / 4:
-        advice.append("Many photos are too dark. Use more light rather than a higher ISO.")
-    if len(report["bright"]) > count / 4:
-        advice.append("Many photos are burnt out. Expose for the highlights, and keep windows and the sun out of view.")
+    elif blurred:
+        advice.append(
+            f"{len(blurred)} photos are shaken or out of focus: {named(blurred)}. Take them again, or leave them out."
+        )
+    if dark:
+        many = "Many" if len(dark) > count / 4 else len(dark)
+        advice.append(f"{many} photos are too dark: {named(dark)}. Use more light rather than a higher ISO.")
+    if bright:
+        many = "Many" if len(bright) > count / 4 else len(bright)
+        advice.append(
+            f"{many} photos are burnt out: {named(bright)}. Expose for the highlights, and keep windows and the sun "
+            "out of view."
+        )
     if report["exposure_stops"] > _UNEVEN:
         advice.append("Brightness changes from photo to photo. Lock exposure and white balance for the whole walk.")
-    if from_video and report["blurred"]:
+    if from_video and blurred:
         advice.append("Move more slowly, or film at a shutter of 1/200 s or faster.")
     return advice

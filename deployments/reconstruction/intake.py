@@ -31,6 +31,7 @@ _EXPOSURE_IFD, _FOCAL_35MM = 0x8769, 0xA405
 # TIFF tags of who made the camera.
 _MAKE, _MODEL = 0x010F, 0x0110
 _QUALITY: Final = 97
+_MOST_NAME: Final = 80
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +128,7 @@ def _photos(
             photo = _decoded(name, data, spec.max_side)
         except ArgusError as error:  # one bad photo among good ones is left out
             first = first or error
-            skipped.append({"photo": name, "why": error.message})
+            skipped.append({"photo": _label(name), "why": error.message})
             continue
         good += 1
         yield photo
@@ -154,6 +155,11 @@ def _exif(data: bytes) -> tuple[tuple[str, str], int | None]:
     return make, focal if 4 <= focal <= 2000 else None
 
 
+def _label(name: str) -> str:
+    """A stranger's file name as it can be shown: without what controls a screen, and its end where it is long."""
+    return "".join(letter for letter in name if letter.isprintable())[-_MOST_NAME:] or "unnamed"
+
+
 def _keep(root: Path, photo: _Photo, number: int, cameras: dict[tuple[str, ...], Path]) -> _Kept:
     """The photo as a file in its camera's folder: what lies in one folder shares a focal length and a distortion.
 
@@ -167,7 +173,7 @@ def _keep(root: Path, photo: _Photo, number: int, cameras: dict[tuple[str, ...],
     if photo.focal_mm is not None:
         exif.get_ifd(_EXPOSURE_IFD)[_FOCAL_35MM] = photo.focal_mm
     Image.fromarray(photo.pixels).save(path, quality=_QUALITY, subsampling=0, exif=exif)
-    return _Kept(photo.name, path, capture.measure(photo.pixels))
+    return _Kept(_label(photo.name), path, capture.measure(photo.pixels))
 
 
 def _selected(kept: list[_Kept], most: int, skipped: list[dict[str, str]]) -> list[_Kept]:

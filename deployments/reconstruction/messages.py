@@ -130,6 +130,7 @@ class Status:
         preview: number of the newest preview picture; 0 when there is none.
         starts: times that a worker began or resumed it.
         failure: set when it has failed.
+        advice: what the photographer could do better, as far as is known by now.
     """
 
     state: State
@@ -142,6 +143,7 @@ class Status:
     preview: int = 0
     starts: int = 0
     failure: Failure | None = None
+    advice: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -152,7 +154,8 @@ class Status:
     def from_json(fields: Mapping[str, Any]) -> Status:
         """Of `dataclasses.asdict`."""
         failure = fields.get("failure")
-        return Status(**{**fields, "failure": Failure(**failure) if failure else None})
+        advice = tuple(fields.get("advice", ()))
+        return Status(**{**fields, "failure": Failure(**failure) if failure else None, "advice": advice})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

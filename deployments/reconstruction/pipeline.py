@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from deployments.reconstruction import alignment, intake
+from deployments.reconstruction import alignment, capture, intake
 from deployments.reconstruction.folder import WorkFolder, replacing, write_json
 from deployments.reconstruction.messages import STAGES, Plan, Stage
 from deployments.reconstruction.views import UP, View, Views, load_views, make_views
+from serve.errors import ArgusError, InvalidMedia
 
 if TYPE_CHECKING:
     from deployments.reconstruction.trainers import Trainer
@@ -47,8 +48,8 @@ class Pipeline:
             "intake": lambda tell: intake.take_in(folder, self._spec, tell),
             "features": lambda tell: alignment.find_features(folder, self._spec, self._photos, tell),
             "matching": self._match,
-            "mapping": lambda tell: alignment.align(folder, self._spec, self._photos, tell),
-            "views": lambda tell: make_views(folder, self._spec, folder.report("intake")["photos"]),
+            "mapping": lambda tell: alignment.align(folder, self._spec, self._names, tell),
+            "views": lambda tell: make_views(folder, self._spec, self._names),
             "training": self._train,
             "evaluation": self._evaluate,
             "export": self._export,
@@ -69,14 +70,37 @@ class Pipeline:
             def tell(done: int, total: int, stage: Stage = stage) -> None:
                 self._tell(stage, done, total)
 
-            report = work(tell)
+            try:
+                report = work(tell)
+            except InvalidMedia as error:
+                raise self._with_suspects(error) from error
             self._folder.mark(stage, {**report, "seconds": round(self._clock() - started, 2)})
+            self._status = replace(self._status, advice=self._advice())
         self._status = replace(self._status, state="succeeded", fraction=1.0, eta_s=0.0)
         self._write()
 
     @property
     def _photos(self) -> int:
         return int(self._folder.report("intake")["used"])
+
+    @property
+    def _names(self) -> dict[str, str]:
+        """Of the photos, by their files."""
+        names: dict[str, str] = self._folder.report("intake")["photos"]
+        return names
+
+    def _advice(self) -> tuple[str, ...]:
+        advice = list(self._folder.report("intake")["advice"])
+        if self._folder.is_done("mapping") and (lost := self._folder.report("mapping")["not_aligned"]):
+            advice.append(f"{len(lost)} photos could not be aligned and are not used: {capture.named(lost)}.")
+        return tuple(advice)
+
+    def _with_suspects(self, error: InvalidMedia) -> ArgusError:
+        """The same with the photos that may be why."""
+        if not self._folder.is_done("intake"):
+            return error
+        message = f"{error.message} {capture.suspects(self._folder.report('intake'))}".rstrip()
+        return type(error)(message, code=error.code, param=error.param)
 
     def _tell(self, stage: Stage, done: int, total: int, *, at_once: bool = False) -> None:
         now = self._clock()

@@ -251,7 +251,16 @@ class _Address:
         path.unlink()
 
     def read(self, name: str, start: int, end: int | None) -> bytes:
-        return bytes(self._system.cat_file(self._at(name), start=start, end=end))
+        if end is None and start == 0:  # an object store refuses any range of an empty file
+            return bytes(self._system.cat_file(self._at(name)))
+        try:
+            return bytes(self._system.cat_file(self._at(name), start=start, end=end))
+        except FileNotFoundError:
+            raise
+        except Exception:
+            if start < self.size(name):
+                raise
+            return b""  # and one that begins beyond the end
 
     def path(self, name: str) -> None:
         return None

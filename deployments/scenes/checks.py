@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final, TypeVar
 
 from deployments.rendering.messages import SceneKind
-from deployments.scenes.types import NewScene, Vector
+from deployments.scenes.types import Label, NewScene, Vector
 from deployments.splat.formats.names import EXPORTS, EXTENSIONS, FORMATS, MEDIA_TYPES, ExportName, FormatName
 from serve.errors import InvalidRequest, Unsupported
 
@@ -85,8 +85,8 @@ def _named(format: str, known: Sequence[Format]) -> Format:
     return found
 
 
-def export_name(scene: str, number: int, format: ExportName, kind: SceneKind) -> tuple[str, str]:
-    """File name and media type of an export.
+def export_label(scene: str, number: int, format: ExportName, kind: SceneKind) -> Label:
+    """Of an export.
 
     Raises:
         Unsupported: `unsupported_export`; a radiance field has no other form than ours.
@@ -97,11 +97,11 @@ def export_name(scene: str, number: int, format: ExportName, kind: SceneKind) ->
             code="unsupported_export",
             param="format",
         )
-    return f"{scene}-v{number}{EXTENSIONS[format]}", MEDIA_TYPES[format]
+    return Label(scene, f"{scene}-v{number}{EXTENSIONS[format]}", MEDIA_TYPES[format])
 
 
-def artifact_name(filename: str, media_type: str) -> tuple[str, str]:
-    """A file name that is harmless in a header and on every disk, and a media type.
+def artifact_label(scene: str, filename: str, media_type: str) -> Label:
+    """With a file name that is harmless in a header and on every disk.
 
     Raises:
         InvalidRequest: `invalid_media_type`.
@@ -109,4 +109,4 @@ def artifact_name(filename: str, media_type: str) -> tuple[str, str]:
     if not _MEDIA_TYPE.fullmatch(media_type):
         raise InvalidRequest("The media type must look like video/mp4.", code="invalid_media_type", param="media_type")
     name = _FILENAME.sub("_", re.split(r"[/\\]", filename)[-1])[-_MOST_FILENAME:].strip(" .")
-    return name or "file", media_type
+    return Label(scene, name or "file", media_type)

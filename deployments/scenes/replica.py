@@ -200,10 +200,10 @@ class SceneStoreReplica:
         """
         return await self._whole(lambda: self._export(name, version, format))
 
-    async def add_artifact(self, filename: str, media_type: str, data: bytes) -> Artifact:
-        """Keeps a file, such as a video, for a while."""
-        name, kind = checks.artifact_name(filename, media_type)
-        return await self._files.run(lambda: self._store.add_artifact(name, kind, data))
+    async def add_artifact(self, scene: str, filename: str, media_type: str, data: bytes) -> Artifact:
+        """Keeps a file that was made from a scene, such as a video, for a while."""
+        label = checks.artifact_label(scene, filename, media_type)
+        return await self._files.run(lambda: self._store.add_artifact(label, data))
 
     async def artifact(self, artifact_id: str) -> Artifact:
         """What is known of it."""
@@ -280,7 +280,7 @@ class SceneStoreReplica:
             start = info.current if number is None else number
             if info.kind != "gaussians":
                 raise Unsupported("A radiance field cannot be edited.", code="unsupported_edit", param="edits")
-            request = _digest(repr(edits).encode(), "")
+            request = await asyncio.to_thread(lambda: _digest(repr(edits).encode(), ""))  # a mask has megabytes
             found = await self._thread.run(lambda: self._store.find_edit(name, start, request))
             if found is not None:
                 return found
@@ -311,17 +311,17 @@ class SceneStoreReplica:
     async def _export(self, name: str, number: int | None, format: str) -> Artifact:
         known = checks.export_format(format)
         info, version = await self.resolve(name, number)
-        filename, media_type = checks.export_name(name, version.number, known, info.kind)
+        label = checks.export_label(name, version.number, known, info.kind)
         export = f"{version.ref.digest} {known}"
         async with self._turn(f"export {export}"), self._folder() as folder:
-            found = await self._files.run(lambda: self._store.find_export(export, filename, media_type))
+            found = await self._files.run(lambda: self._store.find_export(export, label))
             if found is not None:
                 return found
             if known == "argus":
-                return await self._files.run(lambda: self._store.add_own_export(version, export, filename, media_type))
+                return await self._files.run(lambda: self._store.add_own_export(version, export, label))
             path, target = await self._local(version, folder), folder / "export"
             digest = await self._pool.run(work.export_scene, path, target, known)
-            return await self._files.run(lambda: self._store.add_export(export, filename, media_type, target, digest))
+            return await self._files.run(lambda: self._store.add_export(export, label, target, digest))
 
     async def _local(self, version: Version, folder: Path) -> Path:
         """Where a worker finds the version's file: where it lies, or a copy in `folder`."""

@@ -13,9 +13,9 @@ from dataclasses import astuple
 from typing import Any, Final
 
 from deployments.rendering.messages import SceneRef
-from deployments.scenes.types import Artifact, Bounds, NewScene, SceneFile, SceneInfo, StoreStats, Version
+from deployments.scenes.types import Artifact, Bounds, Label, NewScene, SceneFile, SceneInfo, StoreStats, Version
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 SCHEMA: Final = f"""
 PRAGMA user_version = {FORMAT};
 CREATE TABLE store (id TEXT NOT NULL);
@@ -49,6 +49,7 @@ CREATE TABLE versions (
 CREATE INDEX versions_by_digest ON versions (digest);
 CREATE TABLE artifacts (
     id TEXT PRIMARY KEY,
+    scene TEXT NOT NULL,  -- name of the one that it was made from, which may be gone
     digest TEXT NOT NULL REFERENCES files,
     filename TEXT NOT NULL,
     media_type TEXT NOT NULL,
@@ -59,9 +60,13 @@ CREATE INDEX artifacts_by_digest ON artifacts (digest);
 CREATE INDEX artifacts_by_expiry ON artifacts (expires);
 CREATE INDEX artifacts_by_export ON artifacts (export, filename);
 """
+UPGRADES: Final = {
+    # Artifacts did not say what they are of; they live for a day, and exports are made again when they are asked for.
+    1: "DELETE FROM artifacts; ALTER TABLE artifacts ADD COLUMN scene TEXT NOT NULL DEFAULT '';",
+}
 _SCENE: Final = "name, kind, current, source, up, attribution, created, updated"
 _VERSION: Final = "number, digest, nbytes, motion_s, edit, count, sh_degree, bounds, created"
-_ARTIFACT: Final = "id, filename, media_type, nbytes, expires"
+_ARTIFACT: Final = "id, scene, filename, media_type, nbytes, expires"
 
 
 def store_id(connection: sqlite3.Connection) -> str:
@@ -146,8 +151,8 @@ def add_artifact(connection: sqlite3.Connection, artifact: Artifact, digest: str
     """Adds an artifact."""
     add_file(connection, digest, artifact.nbytes)
     connection.execute(
-        "INSERT INTO artifacts (id, digest, filename, media_type, expires, export) VALUES (?, ?, ?, ?, ?, ?)",
-        (artifact.id, digest, artifact.filename, artifact.media_type, artifact.expires, export),
+        "INSERT INTO artifacts (id, scene, digest, filename, media_type, expires, export) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (artifact.id, artifact.scene, digest, artifact.filename, artifact.media_type, artifact.expires, export),
     )
 
 
@@ -161,13 +166,14 @@ def artifact(connection: sqlite3.Connection, artifact_id: str, now: float) -> tu
 
 
 def exported(
-    connection: sqlite3.Connection, export: str, filename: str | None, now: float
+    connection: sqlite3.Connection, export: str, label: Label | None, now: float
 ) -> tuple[Artifact, str] | None:
-    """An artifact that is this export, by this name or, when None, by any; and the digest of its file."""
+    """An artifact that is this export, under this label or, when None, under any; and the digest of its file."""
+    scene, filename = (None, None) if label is None else (label.scene, label.filename)
     row = connection.execute(
-        f"SELECT {_ARTIFACT}, digest FROM artifacts JOIN files USING (digest) "
-        "WHERE export = ? AND filename = coalesce(?, filename) AND expires > ? LIMIT 1",
-        (export, filename, now),
+        f"SELECT {_ARTIFACT}, digest FROM artifacts JOIN files USING (digest) WHERE export = ? AND expires > ? "
+        "AND scene = coalesce(?, scene) AND filename = coalesce(?, filename) LIMIT 1",
+        (export, now, scene, filename),
     ).fetchone()
     return None if row is None else (Artifact(*row[:-1]), row[-1])
 

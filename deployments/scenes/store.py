@@ -16,7 +16,7 @@ from deployments.scenes import sql
 from deployments.scenes.blobs import Blobs
 from deployments.scenes.history import conflict, neighbour, version_of
 from deployments.scenes.stored_files import StoredFiles
-from deployments.scenes.types import Artifact, NewScene, SceneFile, SceneInfo, StoreStats, Version
+from deployments.scenes.types import Artifact, Label, NewScene, SceneFile, SceneInfo, StoreStats, Version
 from deployments.sqlite_store import Database
 from serve.errors import Conflict, NotFound, OutOfCapacity
 
@@ -59,7 +59,14 @@ class SceneStore:
         self._max_bytes, self._max_scenes, self._max_versions = max_bytes, max_scenes, max_versions
         self._ttl_s, self._max_artifacts = artifact_ttl_s, max_artifacts
         self._clock = clock
-        self._database = Database(root, sql.SCHEMA, sql.FORMAT, max_bytes=_DATABASE_BYTES, store="scene store")
+        self._database = Database(
+            root,
+            sql.SCHEMA,
+            sql.FORMAT,
+            max_bytes=_DATABASE_BYTES,
+            store="scene store",
+            upgrades=sql.UPGRADES,
+        )
         self._files = StoredFiles(blobs, self._database)
         try:
             with self._database.reading() as connection:
@@ -192,7 +199,7 @@ class SceneStore:
 
     # Artifacts.
 
-    def add_artifact(self, filename: str, media_type: str, data: bytes) -> Artifact:
+    def add_artifact(self, label: Label, data: bytes) -> Artifact:
         """Keeps a file for a while; on disk when this returns.
 
         Raises:
@@ -200,10 +207,10 @@ class SceneStore:
         """
         with self._files.pinned(digest := self._blobs.digest(data)):
             self._blobs.write(data)
-            return self._change(lambda connection: self._add(connection, filename, media_type, digest, len(data), None))
+            return self._change(lambda connection: self._add(connection, label, digest, len(data), None))
 
-    def find_export(self, export: str, filename: str, media_type: str) -> Artifact | None:
-        """An export that was made before, by the name asked for, to be kept as long as a new one.
+    def find_export(self, export: str, label: Label) -> Artifact | None:
+        """An export that was made before, under that label, to be kept as long as a new one.
 
         Args:
             export: digest of the scene's file, and format.
@@ -211,16 +218,16 @@ class SceneStore:
 
         def change(connection: sqlite3.Connection) -> Artifact | None:
             now = self._clock()
-            if found := sql.exported(connection, export, filename, now):
+            if found := sql.exported(connection, export, label, now):
                 sql.keep(connection, found[0].id, now + self._ttl_s)
                 return _found_artifact(sql.artifact(connection, found[0].id, now))[0]
             if found := sql.exported(connection, export, None, now):
-                return self._add(connection, filename, media_type, found[1], found[0].nbytes, export)
+                return self._add(connection, label, found[1], found[0].nbytes, export)
             return None
 
         return self._change(change)
 
-    def add_export(self, export: str, filename: str, media_type: str, path: Path, digest: str) -> Artifact:
+    def add_export(self, export: str, label: Label, path: Path, digest: str) -> Artifact:
         """Keeps an export, which is moved from `path` into the store.
 
         Raises:
@@ -228,9 +235,9 @@ class SceneStore:
         """
         nbytes = path.stat().st_size
         with self._files.stored(digest, path):
-            return self._change(lambda connection: self._add(connection, filename, media_type, digest, nbytes, export))
+            return self._change(lambda connection: self._add(connection, label, digest, nbytes, export))
 
-    def add_own_export(self, version: Version, export: str, filename: str, media_type: str) -> Artifact:
+    def add_own_export(self, version: Version, export: str, label: Label) -> Artifact:
         """Keeps a version's own file as an export.
 
         Raises:
@@ -240,7 +247,7 @@ class SceneStore:
         def change(connection: sqlite3.Connection) -> Artifact:
             if not sql.has_file(connection, version.ref.digest):
                 raise NotFound("This version is gone.", code="scene_gone", param="version")
-            return self._add(connection, filename, media_type, version.ref.digest, version.ref.nbytes, export)
+            return self._add(connection, label, version.ref.digest, version.ref.nbytes, export)
 
         return self._change(change)
 
@@ -328,20 +335,15 @@ class SceneStore:
         return self._change(change)
 
     def _add(
-        self,
-        connection: sqlite3.Connection,
-        filename: str,
-        media_type: str,
-        digest: str,
-        nbytes: int,
-        export: str | None,
+        self, connection: sqlite3.Connection, label: Label, digest: str, nbytes: int, export: str | None
     ) -> Artifact:
         now = self._clock()
         if sql.stats(connection).artifacts >= self._max_artifacts:
             sql.expire(connection, now)
         if sql.stats(connection).artifacts >= self._max_artifacts:
             raise OutOfCapacity(f"The scene store holds its {self._max_artifacts:,} exports and videos.")
-        artifact = Artifact(f"art_{secrets.token_urlsafe(24)}", filename, media_type, nbytes, now + self._ttl_s)
+        key = f"art_{secrets.token_urlsafe(24)}"
+        artifact = Artifact(key, label.scene, label.filename, label.media_type, nbytes, now + self._ttl_s)
         sql.add_artifact(connection, artifact, digest, export)
         return artifact
 

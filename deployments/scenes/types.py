@@ -79,15 +79,26 @@ class Artifact:
 
     Attributes:
         id: unguessable.
+        scene: its name then; it may be another's by now, or nobody's.
         nbytes: of the file.
         expires: when it goes.
     """
 
     id: str
+    scene: str
     filename: str
     media_type: str
     nbytes: int
     expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What an artifact is of, and what it is called; see `Artifact`."""
+
+    scene: str
+    filename: str
+    media_type: str
 
 
 @dataclass(frozen=True, slots=True)

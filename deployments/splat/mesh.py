@@ -48,7 +48,8 @@ def extract_mesh(
         views: cameras around it.
 
     Raises:
-        InvalidRequest: `invalid_mesh` (a bound is not kept), `no_surface` (nothing in the box covers a pixel by half).
+        InvalidRequest: `invalid_mesh` (a bound is not kept), `no_surface` (nothing in the box covers a pixel by half,
+            or what does is thinner than a voxel).
     """
     low, high = np.array(least, np.float64), np.array(most, np.float64)
     if not ((high > low).all() and np.isfinite(high - low).all()):
@@ -96,7 +97,11 @@ def _surface(volume: Volume) -> trimesh.Trimesh:
     # A border of outside closes what reaches the box's sides.
     padded = np.pad(volume.distances, 1, constant_values=1)
     if volume.distances.max() <= 0 or volume.distances.min() >= 0 or not volume.colours.any():
-        raise InvalidRequest("No surface was found in the box.", code="no_surface", param="bounds")
+        raise InvalidRequest(
+            "No surface was found in the box: what is there is empty, translucent, or thinner than a voxel.",
+            code="no_surface",
+            param="bounds",
+        )
     places, faces, _, _ = marching_cubes(  # type: ignore[no-untyped-call]
         padded, 0.0, gradient_direction="descent"
     )

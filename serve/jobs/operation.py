@@ -18,10 +18,13 @@ class JobInput:
     Attributes:
         fields: what JSON can hold.
         media: files, fetched and checked, so that what is named by URL cannot change until the job runs.
+        makes, insists: see `deployments.jobs.types.NewJob`; of no meaning to a job that runs.
     """
 
     fields: Mapping[str, Any]
     media: tuple[bytes, ...] = ()
+    makes: str | None = None
+    insists: bool = False
 
 
 class Report(Protocol):

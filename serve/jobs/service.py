@@ -74,7 +74,7 @@ class JobService:
 
         Raises:
             InvalidRequest: `ttl_s` beyond the cluster file's.
-            ArgusError: `idempotency_conflict`, `too_many_jobs`, `out_of_capacity`, `not_configured`.
+            ArgusError: `idempotency_conflict`, `in_the_making`, `too_many_jobs`, `out_of_capacity`, `not_configured`.
         """
         new = NewJob(
             id=f"job_{secrets.token_urlsafe(_ID_BYTES)}",
@@ -85,6 +85,8 @@ class JobService:
             fields=_stored(given.fields),
             media=given.media,
             ttl_s=self._ttl_s(ttl_s),
+            makes=given.makes,
+            insists=given.insists,
         )
         job: Job = await self.store.call("submit", context, new)
         self.on_submit()

@@ -32,6 +32,8 @@ class MediaBytes:
     data: bytes
     declared_type: str | None
     """The media type its sender claims ("image/png", possibly with parameters); None when nothing was claimed."""
+    filename: str | None = None
+    """As its sender names it, for messages only; None when it has no name."""
 
 
 def classify_source(text: str) -> SourceKind:

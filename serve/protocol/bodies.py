@@ -28,6 +28,8 @@ from serve.media.source import MediaBytes
 from serve.validation import fields_at, most_telling, real_path
 
 _MAX_FIELDS = 4096
+# Bytes of a form that are parsed at once.
+_PIECE = 1024 * 1024
 MOST_KEYS: Final = 50_000
 """Of all objects in a JSON body together; to say of so many that they are not known takes a router 0.3 s."""
 
@@ -308,7 +310,10 @@ async def read_form(headers: Headers, body: bytes) -> list[tuple[str, str | Medi
     """
 
     async def stream() -> AsyncIterator[bytes]:
-        yield body
+        # In pieces that take the parser a millisecond or two, with room for others in between.
+        for start in range(0, len(body), _PIECE):
+            yield body[start : start + _PIECE]
+            await asyncio.sleep(0)
 
     # RFC 7578, section 5.1.2: fields are UTF-8. A charset that the client names would choose our decoder.
     _, options = parse_options_header(headers["content-type"])
@@ -328,11 +333,14 @@ async def read_form(headers: Headers, body: bytes) -> list[tuple[str, str | Medi
         message = getattr(error, "message", None) or str(error)
         raise InvalidRequest(f"The multipart body does not parse: {message}.", code="invalid_multipart") from None
     parts = [
-        (name, MediaBytes(await value.read(), value.content_type) if isinstance(value, UploadFile) else value)
-        for name, value in form.multi_items()
+        (name, await _file(value) if isinstance(value, UploadFile) else value) for name, value in form.multi_items()
     ]
     await form.close()
     return parts
+
+
+async def _file(part: UploadFile) -> MediaBytes:
+    return MediaBytes(await part.read(), part.content_type, part.filename)
 
 
 def _file_param(name: str, position: int, medium: Medium) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -102,7 +103,8 @@ def _add_submission(
         operation = operations.get(fields.operation)
         if operation is None:
             raise unknown_operation(fields.operation, list(operations), "operation")
-        key, digest = fields.idempotency_key, digest_of(fields.operation, fields.request, files)
+        key = fields.idempotency_key
+        digest = await asyncio.to_thread(digest_of, fields.operation, fields.request, files)  # files may be large
         job = None if key is None else await service.find(key, digest, context)
         if job is None:
             given = await _admitted(operation, fields, files, context)

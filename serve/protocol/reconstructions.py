@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
@@ -20,7 +21,7 @@ from serve.jobs.operation import JobInput, Report
 from serve.jobs.service import JobService, digest_of
 from serve.media.source import MediaBytes
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, context_of, read_body, read_form, validate
+from serve.protocol.bodies import AS_LIST, Fields, context_of, read_body, read_form, validate
 from serve.protocol.events import RETRY, document, error_event, event_stream, server_event
 from serve.protocol.job_files import Files, accepted
 from serve.protocol.jobs import job_object
@@ -32,8 +33,12 @@ from serve.reconstructions import Reconstructed, ReconstructionService, Wanted
 OPERATION: Final = "reconstructions"
 _FILES: Final = ("photos", "photos[]", "photo", "images", "images[]", "image", "video", "archive", "file", "files")
 _KEY_HEADER: Final = "idempotency-key"
+_MOST_NAME: Final = 200
 # Seconds between looks at a reconstruction that is watched.
 _LOOK_S: Final = 1.0
+
+
+PhotoNames = Annotated[list[Annotated[str, Field(max_length=_MOST_NAME)]], AS_LIST]
 
 
 class ReconstructFields(Fields):
@@ -47,16 +52,21 @@ class ReconstructFields(Fields):
     )
     mapper: Mapper = Field("incremental", description="Photo by photo, or all at once (global), which suits many.")
     up: Up = Field("auto", description="Axis that points up in the aligned frame; auto: as the camera was held.")
+    photo_names: PhotoNames | None = Field(
+        None, max_length=5000, description="Of the photos in their order, for messages; the files' when left out."
+    )
     max_photos: int | None = Field(None, ge=3, le=5000, description="Use no more; frames of a video.")
     attribution: str = Field("", max_length=2000, description="Who took the photos, and under which licence.")
-    replace: bool = Field(False, description="A scene of that name gives way.")
+    replace: bool = Field(
+        False, description="A scene of that name gives way, also one that another reconstruction makes meanwhile."
+    )
 
     def wanted(self) -> Wanted:
         """As the service takes it."""
         spec = Spec(self.method, self.quality, self.matching, self.mapper, self.up)
         if self.max_photos is not None:
             spec = replace(spec, max_photos=self.max_photos)
-        return Wanted(self.name, spec, self.attribution, self.replace)
+        return Wanted(self.name, spec, self.attribution, self.replace, tuple(self.photo_names or ()))
 
 
 class Reconstruct:
@@ -68,9 +78,12 @@ class Reconstruct:
     async def admit(self, fields: Mapping[str, Any], files: Files, context: RequestContext) -> JobInput:
         """See `serve.jobs.operation.Operation.admit`."""
         checked = validate(fields, ReconstructFields)
-        media = tuple(file.data for _, file in accepted(files, _FILES))
+        photos = [file for _, file in accepted(files, _FILES)]
+        if checked.photo_names is None:
+            checked.photo_names = [_name_of(photo, number) for number, photo in enumerate(photos, 1)]
+        media = tuple(photo.data for photo in photos)
         await self._service.admit(checked.wanted(), media, context)
-        return JobInput(checked.model_dump(), media)
+        return JobInput(checked.model_dump(), media, makes=f"scene {checked.name}", insists=checked.replace)
 
     async def run(
         self, given: JobInput, context: RequestContext, report: Report, done: Mapping[str, Any]
@@ -96,7 +109,8 @@ def build(service: ReconstructionService, jobs: JobService, limits: Limits) -> A
     async def submit(request: Request) -> Response:
         context = context_of(request)
         fields, files = await _read(request, limits.max_body_bytes)
-        key, digest = request.headers.get(_KEY_HEADER), digest_of(OPERATION, fields, files)
+        key = request.headers.get(_KEY_HEADER)
+        digest = await asyncio.to_thread(digest_of, OPERATION, fields, files)  # of hundreds of photos
         job = None if key is None else await jobs.find(key, digest, context)
         if job is None:
             given = await operation.admit(fields, files, context)
@@ -164,7 +178,7 @@ def reconstruction_object(made: Reconstructed) -> dict[str, Any]:
         "object": "reconstruction.result",
         "scene": scene_object(made.scene),
         "metrics": {key: evaluation[key] for key in ("held_out", "psnr", "ssim", "lpips")},
-        "turntable": artifact_object(made.turntable, made.scene.name),
+        "turntable": artifact_object(made.turntable),
         "report": made.report,
     }
 
@@ -213,7 +227,9 @@ async def _events(
 
 def _steps(status: Status | None) -> tuple[Any, ...]:
     """What is worth an event: time passes all the while."""
-    return () if status is None else (status.stage, status.done, status.total, int(100 * status.fraction))
+    if status is None:
+        return ()
+    return status.stage, status.done, status.total, int(100 * status.fraction), status.advice
 
 
 async def _own(jobs: JobService, job_id: str, context: RequestContext) -> tuple[Job, bytes | None]:
@@ -222,6 +238,11 @@ async def _own(jobs: JobService, job_id: str, context: RequestContext) -> tuple[
     if job.operation != OPERATION:
         raise NotFound(f"Job {job_id[:80]!r} is no reconstruction.", code="reconstruction_not_found", param="id")
     return job, result
+
+
+def _name_of(photo: MediaBytes, number: int) -> str:
+    """As its owner knows it: some browsers send the folders too."""
+    return re.split(r"[/\\]", photo.filename or "")[-1][-_MOST_NAME:] or f"photo {number}"
 
 
 def _object(job: Job, result: bytes | None, status: Status | None, context: RequestContext) -> dict[str, Any]:
@@ -234,6 +255,7 @@ def _object(job: Job, result: bytes | None, status: Status | None, context: Requ
             "percent": round(100 * status.fraction, 1),
             "eta_s": None if status.eta_s is None else round(status.eta_s, 1),
             "elapsed_s": round(status.elapsed_s, 1),
+            "advice": status.advice,
             "preview": status.preview,
             "preview_url": f"/v1/reconstructions/{job.id}/preview" if status.preview else None,
         }

@@ -172,7 +172,7 @@ def selection_object(
         "object": "scene.selection",
         "scene": info.name,
         "version": version.number,
-        "gaussians": sum(map(int.bit_count, mask.bits)),
+        "gaussians": int.from_bytes(mask.bits).bit_count(),
         "of": mask.count,
         "bounds": None if bounds is None else bounds_object(bounds),
         "texts": [
@@ -192,7 +192,7 @@ def selection_object(
     return shown
 
 
-def artifact_object(artifact: Artifact, name: str) -> dict[str, Any]:
+def artifact_object(artifact: Artifact) -> dict[str, Any]:
     """A file that was made from a scene, and where it can be fetched."""
     return {
         "object": "scene.artifact",
@@ -201,7 +201,7 @@ def artifact_object(artifact: Artifact, name: str) -> dict[str, Any]:
         "media_type": artifact.media_type,
         "bytes": artifact.nbytes,
         "expires_at": time_of(artifact.expires),
-        "url": f"/v1/scenes/{name}/artifacts/{artifact.id}",
+        "url": f"/v1/scenes/{artifact.scene}/artifacts/{artifact.id}",
     }
 
 

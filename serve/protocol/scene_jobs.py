@@ -154,9 +154,9 @@ class MakeFilm:
         )
         made = _made("scene.film", info, version)
         made |= {"frames": film.frames, "fps": film.fps, "width": film.width, "height": film.height}
-        name = f"{info.name}-v{version.number}.mp4"
-        artifact = await self._scenes.keep(name, "video/mp4", data, _soon(self._scenes, context))
-        return made | {"artifact": artifact_object(artifact, info.name)}
+        filename = f"{info.name}-v{version.number}.mp4"
+        artifact = await self._scenes.keep(info.name, filename, "video/mp4", data, _soon(self._scenes, context))
+        return made | {"artifact": artifact_object(artifact)}
 
 
 class MakeMesh:
@@ -183,9 +183,9 @@ class MakeMesh:
             fields.wanted(), info, version, context, report, lambda of: _soon(self._scenes, of)
         )
         extension = "glb" if fields.format == "glb" else "ply"
-        name = f"{info.name}-v{version.number}.mesh.{extension}"
-        artifact = await self._scenes.keep(name, media_type, data, _soon(self._scenes, context))
-        return _made("scene.mesh", info, version) | {"artifact": artifact_object(artifact, info.name)}
+        filename = f"{info.name}-v{version.number}.mesh.{extension}"
+        artifact = await self._scenes.keep(info.name, filename, media_type, data, _soon(self._scenes, context))
+        return _made("scene.mesh", info, version) | {"artifact": artifact_object(artifact)}
 
 
 def _pinned(fields: FilmFields | MeshFields, version: Version) -> JobInput:

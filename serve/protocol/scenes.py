@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import Mapping
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from deployments.scenes.types import SceneInfo, Version
+from deployments.splat.edits_types import Edit
 from deployments.splat.formats.names import EXPORTS, MEDIA_TYPES, ExportName
 from serve.context import RequestContext
 from serve.errors import ArgusError, raise_if_all_failed
@@ -31,6 +34,7 @@ from serve.protocol.scene_edits import EditsFields, SelectFields, selection, tex
 from serve.protocol.scene_edits import edit as edit_of
 from serve.protocol.scene_files import IMMUTABLE, REVALIDATED, download, unchanged
 from serve.scenes.rendering import Shot
+from serve.scenes.selection import Selected
 from serve.scenes.service import SceneService, version_with
 
 
@@ -114,7 +118,8 @@ def _add_versions(router: APIRouter, service: SceneService) -> None:
         texts = texts_in(fields.edits)
         info, base = await service.version(name, fields.base_version, context)
         found = await service.named(texts, info, base, context)
-        edits = [edit_of(one, f"edits[{i}]", lambda param, _: found[param].mask) for i, one in enumerate(fields.edits)]
+        # In a thread, as below: a mask, or several pictures, are megabytes of base64.
+        edits = await asyncio.to_thread(_edits, fields, found)
         return json(scene_object(await service.edit(name, edits, base.number, context)))
 
     @router.post(
@@ -129,7 +134,7 @@ def _add_versions(router: APIRouter, service: SceneService) -> None:
         texts = dict(texts_of(fields.where, "where"))
         info, version = await service.version(name, fields.version, context)
         found = await service.named(texts, info, version, context)
-        where = selection(fields.where, "where", lambda param, _: found[param].mask)
+        where = await asyncio.to_thread(selection, fields.where, "where", lambda param, _: found[param].mask)
         mask, bounds = await service.look_at(where, version, context)
         return json(selection_object(info, version, mask, bounds, found, whole=fields.mask))
 
@@ -152,6 +157,10 @@ def _add_versions(router: APIRouter, service: SceneService) -> None:
     async def redo(name: str, request: Request) -> Response:
         fields = await _step(request, most)
         return json(scene_object(await service.redo(name, fields.base_version, context_of(request))))
+
+
+def _edits(fields: EditsFields, found: Mapping[str, Selected]) -> list[Edit]:
+    return [edit_of(one, f"edits[{i}]", lambda param, _: found[param].mask) for i, one in enumerate(fields.edits)]
 
 
 async def _step(request: Request, most: int) -> StepFields:
@@ -211,7 +220,7 @@ async def _drawn(
     if len(drawn.views) == 1 and len(shot.outputs) == 1 and not isinstance(first, ArgusError):
         picture = bytes(first.files[shot.outputs[0]])
         return Response(picture, media_type=PICTURE_TYPES[shot.encoding], headers=headers)
-    response = json(render_object(drawn, shot, info, version, context))
+    response = await asyncio.to_thread(lambda: json(render_object(drawn, shot, info, version, context)))
     response.headers.update(headers)
     return response
 
@@ -251,5 +260,5 @@ def _add_files(router: APIRouter, service: SceneService) -> None:
         responses=file_response("The file; ranges are answered.", ("application/octet-stream",), ERRORS | RANGES),
     )
     async def artifact(name: str, id: str, request: Request) -> Response:
-        found = await service.artifact(id, context_of(request))
+        found = await service.artifact(name, id, context_of(request))
         return download(service, found, request, f'"{found.id}"', IMMUTABLE)

@@ -18,6 +18,7 @@ from starlette.responses import FileResponse
 
 from serve.errors import NotFound
 from serve.protocol import routes
+from serve.scenes.service import is_name
 
 PREFIX: Final = "/viewer"
 FOLDER: Final = Path(__file__).parents[1] / "viewer"
@@ -40,17 +41,17 @@ class Asset:
     media_type: str
     etag: str
 
-    def response(self, request: Request, headers: dict[str, str]) -> Response:
+    def response(self, request: Request, headers: dict[str, str], status: int = 200) -> Response:
         """The file, or word that the browser's copy is still good."""
         headers = {**headers, "cache-control": "no-cache", "x-content-type-options": "nosniff", "etag": self.etag}
         if self.packed is not None:
             headers["vary"] = "accept-encoding"
-        if self.etag in request.headers.get("if-none-match", ""):
+        if status == 200 and self.etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         if self.packed is not None and "gzip" in request.headers.get("accept-encoding", ""):
             headers["content-encoding"] = "gzip"
-            return FileResponse(self.packed, media_type=self.media_type, headers=headers)
-        return FileResponse(self.path, media_type=self.media_type, headers=headers)
+            return FileResponse(self.packed, status, headers, self.media_type)
+        return FileResponse(self.path, status, headers, self.media_type)
 
 
 def build(folder: Path = FOLDER) -> APIRouter:
@@ -66,7 +67,8 @@ def build(folder: Path = FOLDER) -> APIRouter:
 
     @router.get("/{scene}", include_in_schema=False)
     async def view(scene: str, request: Request) -> Response:
-        return page.response(request, page_headers)
+        # Of what no scene can be called (percent-encoding that is no text among it), the page itself says so.
+        return page.response(request, page_headers, 200 if is_name(scene) else 404)
 
     @router.get("/assets/{path:path}", include_in_schema=False)
     async def asset(path: str, request: Request) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from deployments.jobs.types import Progress
@@ -104,7 +104,7 @@ class FilmMaker:
                 raise InvalidRequest(message, code="invalid_field", param=name)
         model = self._renderer.pick(info.kind, film.model)
         self._renderer.check(Shot((("path", Orbit()),), film.width, film.height), model)
-        cameras_of(film, info, version)
+        stops_of(film, info, version)
 
     async def make(
         self,
@@ -127,12 +127,13 @@ class FilmMaker:
             ArgusError: a frame could not be drawn.
         """
         model = self._renderer.pick(info.kind, film.model)
-        cameras = cameras_of(film, info, version)
+        # In threads: thousands of cameras, and the files of as many frames.
+        cameras = await asyncio.to_thread(cameras_of, film, info, version)
         step = max(
             1, min(_SEGMENT_FRAMES, self._renderer.most_views(model), _SEGMENT_PIXELS // (film.width * film.height))
         )
         starts = range(0, len(cameras), step)
-        finished = {key: base64.b64decode(value) for key, value in done.items()}
+        finished = await asyncio.to_thread(_decoded, done)
 
         async def tell(key: str | None = None, value: str | None = None) -> None:
             frames = min(len(finished) * step, len(cameras))
@@ -152,30 +153,41 @@ class FilmMaker:
         return await asyncio.to_thread(_join, [finished[str(start)] for start in starts])
 
 
-def cameras_of(film: Film, info: SceneInfo, version: Version) -> list[Camera]:
-    """One a frame.
+def stops_of(film: Film, info: SceneInfo, version: Version) -> list[Camera]:
+    """What the client has said of the way: its keyframes, or where it begins. If these can stand, so can all between.
 
     Raises:
         InvalidRequest: `invalid_camera`.
     """
+    path = film.path
+    views = (("turntable", path.start),) if isinstance(path, Turn) else path.views
+    return [_standing(view, film, info, version, param) for param, view in views]
 
-    def camera(view: View, param: str) -> Camera:
-        return placed(view, version.bounds, info.up, film.width, film.height, param)
 
+def cameras_of(film: Film, info: SceneInfo, version: Version) -> list[Camera]:
+    """One a frame; a tenth of a millisecond each.
+
+    Raises:
+        InvalidRequest: `invalid_camera`.
+    """
     path = film.path
     if isinstance(path, Turn):
         start, turn = path.start, 360 * path.turns / film.frames
-        return [
-            camera(
-                Orbit(start.azimuth_deg + turn * frame, start.elevation_deg, start.radius, start.target, start.fov_deg),
-                "turntable",
-            )
-            for frame in range(film.frames)
-        ]
+        orbits = (replace(start, azimuth_deg=start.azimuth_deg + turn * frame) for frame in range(film.frames))
+        return [_standing(orbit, film, info, version, "turntable") for orbit in orbits]
     last = max(1, len(path.views) - 1)
     at = path.at or tuple(index / last for index in range(len(path.views)))
-    keyframes = [Keyframe(moment, camera(view, param)) for moment, (param, view) in zip(at, path.views, strict=True)]
+    stops = stops_of(film, info, version)
+    keyframes = [Keyframe(moment, stop) for moment, stop in zip(at, stops, strict=True)]
     return interpolated(keyframes, film.frames, closed=path.closed)
+
+
+def _standing(view: View, film: Film, info: SceneInfo, version: Version, param: str) -> Camera:
+    return placed(view, version.bounds, info.up, film.width, film.height, param)
+
+
+def _decoded(parts: Mapping[str, str]) -> dict[str, bytes]:
+    return {key: base64.b64decode(value) for key, value in parts.items()}
 
 
 def _join(segments: list[bytes]) -> bytes:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from deployments.jobs.types import Progress
 from deployments.rendering.camera import Camera, Vector
 from deployments.rendering.messages import Rendered, RenderRequest, ViewFiles
-from deployments.scenes.types import SceneInfo, Version
+from deployments.scenes.types import Bounds, SceneInfo, Version
 from deployments.worker_pool import Subject, WorkerPool
 from deployments.worker_process import bound_memory, end_with_parent
 from serve.context import RequestContext
@@ -26,9 +27,13 @@ from serve.scenes.rendering import SceneRenderer, blamed
 if TYPE_CHECKING:
     from deployments.splat.mesh import MeshFormat
 
+Float64 = npt.NDArray[np.float64]
+
 VIEWS: Final = 48
 # As `extract_mesh` wants them.
 PIXELS_A_VOXEL: Final = 2
+# Of a box, on each axis: as far as distances reach on both sides of a surface, and one more each.
+_LEAST_VOXELS: Final = 8
 # Views of one call to the renderer.
 _AT_ONCE: Final = 8
 _SECONDS: Final = 300.0
@@ -88,11 +93,11 @@ class MeshMaker:
             soon: the context of one call, which has the time that a request may have.
 
         Raises:
-            InvalidRequest: `no_surface`.
+            InvalidRequest: `no_surface`: there is none in the box, or the scene is flat.
             ArgusError: a view could not be drawn, or the work took too much.
         """
         model = self._renderer.pick(info.kind, wanted.model)
-        least, most = wanted.least or version.bounds.least, wanted.most or version.bounds.most
+        least, most = box_of(wanted, version.bounds)
         pool = WorkerPool(_SCENES, 1, _SECONDS, 1, _start, _MEMORY_BYTES)
         try:
             cameras = await pool.run(_cameras, least, most, wanted.resolution)
@@ -111,8 +116,32 @@ class MeshMaker:
             await report(Progress("meshing", 0, 1))
             files = [view.files for view in views]
             return await pool.run(_mesh, least, most, wanted.resolution, files, wanted.format)
+        except InvalidRequest as error:
+            if error.param != "bounds":
+                raise
+            raise error.at("box") from None
         finally:
             await pool.close()
+
+
+def box_of(wanted: Wanted, bounds: Bounds) -> tuple[Vector, Vector]:
+    """Corners of the box that is made a mesh of: the one that is wanted, or the scene's.
+
+    The scene's is that of its centres, which is flat where they are, and a point for a single one: it is made as thick
+    as the Gaussians, and some voxels.
+    """
+    if wanted.least is not None and wanted.most is not None:
+        return wanted.least, wanted.most
+    least, most = np.array(bounds.least), np.array(bounds.most)
+    centre, half = (least + most) / 2, (most - least) / 2
+    if float(np.linalg.norm(half)) < 0.99 * bounds.radius:  # then it is the Gaussians' own size, see `Bounds`
+        half = np.maximum(half, bounds.radius)
+    half = np.maximum(half, half.max() * _LEAST_VOXELS / wanted.resolution)
+    return _vector(centre - half), _vector(centre + half)
+
+
+def _vector(values: Float64) -> Vector:
+    return float(values[0]), float(values[1]), float(values[2])
 
 
 def _start(memory_bytes: int) -> None:

@@ -7,6 +7,7 @@ weights, as in FlashSplat, Shen et al. 2024): what stands behind a mark in one p
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -27,7 +28,7 @@ from serve.context import RequestContext
 from serve.dataplane import CLASSIFY, VISION, DataPlane
 from serve.errors import ArgusError, InvalidRequest, NotFound
 from serve.scenes.cameras import FOV_DEG, Orbit, View, fitting_radius, placed
-from serve.scenes.centres import Centres
+from serve.scenes.centres import Centres, Float32
 from serve.scenes.rendering import SceneRenderer, blamed
 
 Bools = npt.NDArray[np.bool_]
@@ -181,14 +182,24 @@ class TextSelector:
             request = CoverRequest(version.ref, cameras, marks)
             called = await self._calls.task(model, request, context, affinity=version.ref.digest)
             inside, total = inside + called.value.inside, total + called.value.total
-        seen = total > _UNSEEN
-        which: Bools = seen & (inside >= _VOTE * total)
-        if not which.any():
-            return which, 0.0
-        share = float(inside[which].sum() / inside.sum())
-        least, most = np.percentile(centres[which], (5, 95), axis=0)
-        within = ((centres >= least) & (centres <= most)).all(axis=1)
-        return np.asarray(which | (within & ~seen)), share
+        return await asyncio.to_thread(_voted, centres, inside, total)
+
+
+def _voted(centres: Float32, inside: Float32, total: Float32) -> tuple[Bools, float]:
+    """See `TextSelector._lifted`.
+
+    Args:
+        centres: (N, 3).
+        inside, total: (N,): what each Gaussian gives to the marks, and to all pixels.
+    """
+    seen = total > _UNSEEN
+    which: Bools = seen & (inside >= _VOTE * total)
+    if not which.any():
+        return which, 0.0
+    share = float(inside[which].sum() / inside.sum())
+    least, most = np.percentile(centres[which], (5, 95), axis=0)
+    within = ((centres >= least) & (centres <= most)).all(axis=1)
+    return np.asarray(which | (within & ~seen)), share
 
 
 def _around(version: Version) -> list[View]:

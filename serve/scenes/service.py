@@ -19,7 +19,7 @@ from serve.context import RequestContext
 from serve.dataplane import DataPlane
 from serve.errors import InvalidRequest, NotFound
 from serve.handles import ModelHandle
-from serve.scenes.centres import Centres, bounds_of
+from serve.scenes.centres import Centres, Float32, bounds_of
 from serve.scenes.films import FilmMaker
 from serve.scenes.meshes import MeshMaker
 from serve.scenes.rendering import SceneRenderer
@@ -27,8 +27,8 @@ from serve.scenes.selection import Selected, TextSelector
 from serve.stores import StoreClient
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
-# Bytes of a file that are read from the store at once.
 _MOST_TEXTS: Final = 8
+# Bytes of a file that are read from the store at once.
 CHUNK: Final = 4 * 1024 * 1024
 FIELD: Final = "nerf"
 _MISSING: Final = "No model of kind scene_store is in this cluster; scenes are not kept here."
@@ -168,8 +168,7 @@ class SceneService:
         if version.ref.kind != "gaussians":
             raise InvalidRequest("A radiance field has no parts that could be selected.", code="unsupported_edit")
         centres = await self._centres.of(version.ref, context)
-        which = await asyncio.to_thread(selected, where, centres)
-        return mask_of(which), bounds_of(centres[which]) if which.any() else None
+        return await asyncio.to_thread(_looked_at, where, centres)
 
     async def version(self, name: str, number: int | None, context: RequestContext) -> tuple[SceneInfo, Version]:
         """A scene and one of its versions, the current one when None.
@@ -189,18 +188,21 @@ class SceneService:
         artifact: Artifact = await self._store.call("export", context, check_name(name), version, format)
         return artifact
 
-    async def artifact(self, artifact_id: str, context: RequestContext) -> Artifact:
-        """A file that was made from a scene.
+    async def artifact(self, name: str, artifact_id: str, context: RequestContext) -> Artifact:
+        """A file that was made from the scene of that name, which may be gone by now.
 
         Raises:
             NotFound: `artifact_not_found`.
         """
+        check_name(name)
         artifact: Artifact = await self._store.call("artifact", context, artifact_id)
+        if artifact.scene != name:
+            raise NotFound(f"There is no such file of scene {name!r}.", code="artifact_not_found", param="id")
         return artifact
 
-    async def keep(self, filename: str, media_type: str, data: bytes, context: RequestContext) -> Artifact:
-        """Stores a file that was made from a scene."""
-        artifact: Artifact = await self._store.call("add_artifact", context, filename, media_type, data)
+    async def keep(self, name: str, filename: str, media_type: str, data: bytes, context: RequestContext) -> Artifact:
+        """Stores a file that was made from the scene of that name."""
+        artifact: Artifact = await self._store.call("add_artifact", context, name, filename, media_type, data)
         return artifact
 
     async def _read(self, key: str, offset: int, length: int, context: RequestContext) -> bytes:
@@ -219,13 +221,23 @@ class SceneService:
             start += len(piece)
 
 
+def _looked_at(where: Selection, centres: Float32) -> tuple[Mask, Bounds | None]:
+    which = selected(where, centres)
+    return mask_of(which), bounds_of(centres[which]) if which.any() else None
+
+
+def is_name(text: str) -> bool:
+    """Whether a scene may be called so."""
+    return _NAME.fullmatch(text) is not None
+
+
 def check_name(name: str) -> str:
     """A scene's name.
 
     Raises:
-        InvalidRequest: `invalid_name`.
+        InvalidRequest: `invalid_scene_name`.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise InvalidRequest(
             "A scene's name has at most 63 of a-z, 0-9, '_', '.', '-', and begins with a letter or digit.",
             code="invalid_scene_name",

@@ -189,6 +189,16 @@ async def test_a_scene_that_is_not_there_is_said_to_be_missing(cluster: Cluster)
         await expect(opened.page.get_by_role("button", name="Orbit")).to_be_hidden()
 
 
+@pytest.mark.parametrize("name", ["%ff", "%E0%A4", "Upper"])
+async def test_what_no_scene_can_be_called_is_said_to_be_no_name(cluster: Cluster, name: str) -> None:
+    async with tab(WIDTH, HEIGHT) as opened:
+        await opened.page.add_init_script(WITH_KEY)
+        response = await opened.page.goto(f"{cluster.http}/viewer/{name}")
+        assert response is not None and response.status == 404
+        await expect(opened.page.get_by_role("alert")).to_contain_text("A scene's name has at most 63")
+        assert opened.errors == []
+
+
 async def test_without_webgl_the_server_draws(cluster: Cluster, scene: str) -> None:
     async with tab(WIDTH, HEIGHT, NO_WEBGL) as opened:
         await opened.page.add_init_script(WITH_KEY)

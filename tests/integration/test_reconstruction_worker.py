@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from benchmarks.reconstruction import pose_error
+from deployments.nerf.checkpoint import read as read_field
 from deployments.reconstruction.child import Child
 from deployments.reconstruction.folder import WorkFolder, read_json
 from deployments.reconstruction.messages import STAGES, Spec, Stage, Status
@@ -68,6 +70,26 @@ def test_photos_become_a_scene(undisturbed: WorkFolder) -> None:
     assert list(report["intake"]["photos"].values()) == NAMES
     status = undisturbed.status()
     assert (status.fraction, status.starts, status.preview > 0) == (1.0, 1, True)
+
+
+def test_every_other_option_from_photos_to_a_scene(tmp_path: Path) -> None:
+    """A radiance field, cameras by the global mapper, and each photo matched with its neighbours."""
+    spec = replace(SPEC, method="nerf", mapper="global", matching="sequential", side=16, steps=20)
+    child = Child(made(tmp_path / "job", spec), 1)
+    child.begin()
+    assert finish(child).state == "succeeded"
+    report = read_json(child.folder.root / "report.json")
+    assert (report["matching"]["matching"], report["mapping"]["mapper"]) == ("sequential", "global")
+    assert report["mapping"]["aligned"] == len(NAMES) and report["mapping"]["not_aligned"] == []
+    shift, turn_deg = pose_error(child.folder, taken())
+    assert shift < 0.03
+    assert turn_deg < 1.5
+    assert (report["scene"]["kind"], report["training"]["method"]) == ("nerf", "nerf")
+    field = read_field(child.folder.scene.read_bytes())
+    # The scene's middle is where its photos look.
+    assert all(low < 0 < high for low, high in zip(field.settings.least, field.settings.most, strict=True))
+    assert report["evaluation"]["psnr"] > 12, "a field that has learned nothing is grey"
+    assert child.folder.turntable.read_bytes()[4:8] == b"ftyp"
 
 
 def test_killed_in_every_stage_it_ends_as_if_it_had_not_been(child: Child, undisturbed: WorkFolder) -> None:
@@ -160,3 +182,22 @@ def test_what_a_photographer_can_act_on(tmp_path: Path) -> None:
     assert status.failure is not None
     assert (status.failure.kind, status.failure.code) == ("InvalidMedia", "photos_do_not_overlap")
     assert "two thirds of each photo" in status.failure.message
+    assert "only 4 photos" in " ".join(status.advice)
+
+
+def test_the_photos_that_may_be_why_are_named(tmp_path: Path) -> None:
+    """Photos of different things, one of them out of focus."""
+    from PIL import Image, ImageFilter
+
+    rng = np.random.default_rng(2)
+    media = []
+    for number in range(4):
+        pixels = rng.integers(0, 256, (30, 40, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+        photo = Image.fromarray(pixels)
+        path = tmp_path / f"{number}.png"
+        (photo.filter(ImageFilter.GaussianBlur(12)) if number == 2 else photo).save(path)
+        media.append(path.read_bytes())
+    child = Child(WorkFolder.create(tmp_path / "job", SPEC, media, [f"IMG_{number}.jpg" for number in range(4)]), 1)
+    child.begin()
+    failure = finish(child).failure
+    assert failure is not None and failure.message.endswith("shaken or out of focus: IMG_2.jpg.")

@@ -36,6 +36,7 @@ from serve.errors import (
     Unsupported,
     UnsupportedMedia,
 )
+from tests.support.bucket import Bucket
 from tests.support.gaussians import moving_scene, random_scene, real_file
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -248,11 +249,22 @@ async def test_a_call_whose_caller_leaves_happens_all_the_same(tmp_path: Path) -
     await store.close()
 
 
+async def test_an_export_that_would_damage_the_scene_is_refused(store: SceneStoreReplica) -> None:
+    scene = random_scene(50)
+    scene.means[0] = 1e7
+    await store.put("wide", scene_file.write(scene))
+    error = await refused(store.export("wide", None, "spz"), Unsupported, "scene_too_wide")
+    assert error.param == "format" and "24 bits" in error.message
+    assert (await store.export("wide", None, "ply")).filename == "wide-v1.ply"
+
+
 async def test_artifacts_have_harmless_names(store: SceneStoreReplica) -> None:
-    made = await store.add_artifact('../../x/"a\r\nb".mp4', "video/mp4", b"film")
-    assert made.filename == "_a_b_.mp4"
+    made = await store.add_artifact("room", '../../x/"a\r\nb".mp4', "video/mp4", b"film")
+    assert (made.scene, made.filename) == ("room", "_a_b_.mp4")
     assert await store.artifact(made.id) == made
-    error = await refused(store.add_artifact("a", "text/html\r\nX: y", b""), InvalidRequest, "invalid_media_type")
+    error = await refused(
+        store.add_artifact("room", "a", "text/html\r\nX: y", b""), InvalidRequest, "invalid_media_type"
+    )
     assert error.param == "media_type"
 
 
@@ -387,7 +399,7 @@ async def test_more_work_than_the_store_takes_is_refused(tmp_path: Path) -> None
 
 
 async def test_files_in_an_object_store_are_worked_on_from_copies(tmp_path: Path) -> None:
-    store = SceneStoreReplica(config(tmp_path, blobs="memory://replica-scenes"))
+    store = SceneStoreReplica(config(tmp_path, blobs=f"{Bucket.protocol}://replica-scenes"))
     scene = random_scene(50)
     await store.put("room", scene_file.write(scene))
     edited = await store.edit("room", [Translate(All(), (1, 0, 0)), Merge("room")])

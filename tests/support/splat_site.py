@@ -31,10 +31,14 @@ UP = (0.0, -1.0, 0.0)
 
 
 class Site:
-    """A store's files, and a renderer of them."""
+    """A store's files, and a renderer of them.
 
-    def __init__(self, folder: Path, **options: Any) -> None:
-        self.store = SceneStoreModel(kind="scene_store", path=str(folder))
+    Args:
+        blobs: where the files lie, when not in the folder.
+    """
+
+    def __init__(self, folder: Path, blobs: str | None = None, **options: Any) -> None:
+        self.store = SceneStoreModel(kind="scene_store", path=str(folder), blobs=blobs)
         self.blobs: Blobs = blobs_of(self.store)
         self.config = SplatModel(kind="splat", scenes="scenes", **options)
         self.replica = SplatReplica("splat", self.config, self.store)

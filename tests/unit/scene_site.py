@@ -140,10 +140,10 @@ class FakeSceneStore:
 
     def _export(self, name: str, number: int, format: str) -> Artifact:
         _, version = self._resolve(name, number)
-        return self._add_artifact(f"{name}.{format}", "model/ply", f"{format} {version.ref.digest}".encode() * 7)
+        return self._add_artifact(name, f"{name}.{format}", "model/ply", f"{format} {version.ref.digest}".encode() * 7)
 
-    def _add_artifact(self, filename: str, media_type: str, data: bytes) -> Artifact:
-        made = Artifact(f"art_{len(self.files)}", filename, media_type, len(data), 2e9)
+    def _add_artifact(self, scene: str, filename: str, media_type: str, data: bytes) -> Artifact:
+        made = Artifact(f"art_{len(self.files)}", scene, filename, media_type, len(data), 2e9)
         self.files[made.id] = (made, data)
         return made
 

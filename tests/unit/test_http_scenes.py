@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -396,11 +397,24 @@ async def test_a_range_of_what_has_changed_gives_the_whole(client: httpx.AsyncCl
     assert (await client.get("/v1/scenes/room/export", headers=headers)).content == whole.content
 
 
+async def test_a_form_that_is_read_piece_by_piece_comes_whole(
+    client: httpx.AsyncClient, site: SceneSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.protocol.bodies._PIECE", 7)
+    large = random.Random(1).randbytes(30_000)
+    files = {"file": ("room.splat", large, "application/octet-stream")}
+    body_of(await client.post("/v1/scenes", data={"name": "room", "attribution": "é" * 900}, files=files), 201)
+    [said] = site.scenes.puts
+    assert said["data"] == large and said["attribution"] == "é" * 900
+
+
 async def test_an_artifact(client: httpx.AsyncClient, site: SceneSite) -> None:
-    made = site.scenes._add_artifact("turn.mp4", "video/mp4", b"a film")
+    made = site.scenes._add_artifact("room", "turn.mp4", "video/mp4", b"a film")
     response = await client.get(f"/v1/scenes/room/artifacts/{made.id}")
     assert (response.content, response.headers["content-type"]) == (b"a film", "video/mp4")
-    assert error_of(await client.get("/v1/scenes/room/artifacts/art_nope"), 404)["code"] == "artifact_not_found"
+    for other in ("room/artifacts/art_nope", f"hall/artifacts/{made.id}"):
+        assert error_of(await client.get(f"/v1/scenes/{other}"), 404)["code"] == "artifact_not_found"
+    assert error_of(await client.get(f"/v1/scenes/Room/artifacts/{made.id}"), 400)["code"] == "invalid_scene_name"
 
 
 async def test_undo_and_redo(client: httpx.AsyncClient, site: SceneSite) -> None:

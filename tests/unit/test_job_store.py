@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from deployments.jobs.rules import Rules, after_failure, after_lost_lease
 from deployments.jobs.store import REMEMBERED_S, JobStore
 from deployments.jobs.types import Claim, Failure, Job, NewJob, Progress
+from deployments.sqlite_store import FILE_NAME
 from serve.errors import ArgusError, Conflict, NotFound, OutOfCapacity, Overloaded
 
 PLENTY = 1 << 30
@@ -309,6 +311,42 @@ def test_a_key_names_one_request_of_one_client(store: JobStore) -> None:
         assert code_of(call) == "idempotency_conflict"
     assert store.submit(new("d", "bob", key="k")).id == "job_d"
     assert store.submit(new("e")).id == "job_e" and store.submit(new("f")).id == "job_f"
+
+
+def test_two_jobs_do_not_make_the_same_unless_one_insists(store: JobStore) -> None:
+    one = store.submit(new("one", makes="scene room"))
+    assert code_of(lambda: store.submit(new("two", "bob", makes="scene room"))) == "in_the_making"
+    assert store.submit(new("one", makes="scene room")) == one  # sent again
+    store.submit(new("other", makes="scene hall"))
+    store.submit(new("none"))
+    insisting = store.submit(new("insisting", "bob", makes="scene room", insists=True))
+    for job in (one, insisting):  # it is taken until both have ended
+        assert code_of(lambda: store.submit(new("late", makes="scene room"))) == "in_the_making"
+        store.cancel(job.id, job.owner)
+    assert store.submit(new("late", makes="scene room")).state == "queued"
+
+
+def test_a_running_job_that_is_to_end_is_in_nobodys_way(store: JobStore) -> None:
+    store.submit(new("one", makes="scene room"))
+    claimed(store)
+    assert code_of(lambda: store.submit(new("two", makes="scene room"))) == "in_the_making"
+    assert store.cancel("job_one", "ann").state == "running"
+    store.submit(new("two", makes="scene room"))
+
+
+def test_a_store_of_an_earlier_build_goes_on(tmp_path: Path, clock: Clock) -> None:
+    store = open_store(tmp_path, clock)
+    before = store.submit(new("before"))
+    store.close()
+    database = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+    database.executescript("DROP INDEX jobs_by_makes; ALTER TABLE jobs DROP COLUMN makes; PRAGMA user_version = 1;")
+    database.close()
+    store = open_store(tmp_path, clock)
+    assert store.get("job_before", "ann") == before
+    store.submit(new("after", makes="scene room"))
+    assert code_of(lambda: store.submit(new("again", makes="scene room"))) == "in_the_making"
+    store.close()
+    open_store(tmp_path, clock).close()
 
 
 def test_a_client_has_so_many_jobs_under_way(tmp_path: Path, clock: Clock) -> None:

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -37,7 +37,9 @@ class FakeModel:
 
     Attributes:
         started: specs and media, by job.
+        names: of the photos, by job.
         last: where the script stands still; None for its end.
+        kind: of the scenes that it makes.
     """
 
     def __init__(self) -> None:
@@ -45,7 +47,8 @@ class FakeModel:
 
     def reset(self) -> None:
         """Forgets what a test did."""
-        training = Status("running", "training", 40, 100, 0.5, 12.3, 10.0, 3, 1)
+        advice = ("2 photos are too dark: a.jpg, b.jpg.",)
+        training = Status("running", "training", 40, 100, 0.5, 12.3, 10.0, 3, 1, advice=advice)
         self.script = [
             Status("queued"),
             Status("running", "features", 3, 10, 0.05, None, 1.0, 0, 1),
@@ -53,10 +56,12 @@ class FakeModel:
             replace(training, state="succeeded", stage="export", fraction=1.0, eta_s=0.0),
         ]
         self.started: dict[str, tuple[Spec, tuple[bytes, ...]]] = {}
+        self.names: dict[str, tuple[str, ...]] = {}
         self.at: dict[str, int] = {}
         self.cancelled: list[str] = []
         self.failing: list[Exception] = []
         self.last: int | None = None
+        self.kind: Literal["gaussians", "nerf"] = "gaussians"
 
     async def call(self, method: str, context: RequestContext, *args: Any, **kwargs: Any) -> Any:
         context.remaining_s()
@@ -67,6 +72,7 @@ class FakeModel:
 
     def _start(self, job: str, spec: Spec, media: tuple[bytes, ...], names: tuple[str, ...] = ()) -> Status:
         self.started.setdefault(job, (spec, tuple(media)))
+        self.names.setdefault(job, tuple(names))
         self.at.setdefault(job, 0)
         return self._status(job)
 
@@ -91,7 +97,7 @@ class FakeModel:
 
     def _result(self, job: str) -> Result:
         assert self._status(job).state == "succeeded"
-        return Result("gaussians", b"scene", b"film", REPORT, 5, (0.0, -1.0, 0.0))
+        return Result(self.kind, b"scene", b"film", REPORT, 5, (0.0, -1.0, 0.0))
 
 
 class ReconstructionSite(Site):
@@ -164,13 +170,15 @@ async def until(client: httpx.AsyncClient, job: str, seen: Callable[[dict[str, A
 
 
 async def test_photos_become_a_scene_of_the_store(client: httpx.AsyncClient, site: ReconstructionSite) -> None:
-    job = await submit(client, quality="preview", method="3dgs", matching="exhaustive", up="-y", max_photos="3")
+    options = {"matching": "exhaustive", "mapper": "global", "up": "-y", "max_photos": "3"}
+    job = await submit(client, quality="preview", method="3dgs", **options)
     waiting = ok(await client.get(f"{ROOT}/{job}"))
     assert (waiting["object"], waiting["status"], waiting["work"]) == ("reconstruction", "queued", None)
     async with site.runner().started():
         found = await until(client, job, lambda found: found["status"] == "succeeded")
     spec, media = site.reconstruction.started[job]
     assert (spec.quality, spec.matching, spec.up, spec.max_photos) == ("preview", "exhaustive", "-y", 3)
+    assert (spec.method, spec.mapper) == ("3dgs", "global")
     assert media == tuple(file for _, (_, file, _) in PHOTOS)
     (put,) = site.scenes.puts
     assert (put["name"], put["data"], put["source"], put["up"]) == (
@@ -188,6 +196,41 @@ async def test_photos_become_a_scene_of_the_store(client: httpx.AsyncClient, sit
     assert ok(await client.get(f"/v1/jobs/{job}/result"))["scene"]["name"] == "garden"
 
 
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [
+        ({}, ("red.png", "green.png", "blue.png")),
+        ({"photo_names": '["one", "two, three", "four"]'}, ("one", "two, three", "four")),
+    ],
+)
+async def test_photos_are_known_by_the_names_that_their_owner_gave_them(
+    client: httpx.AsyncClient, site: ReconstructionSite, said: dict[str, str], names: tuple[str, ...]
+) -> None:
+    job = await submit(client, **said)
+    async with site.runner().started():
+        await until(client, job, lambda found: found["status"] == "succeeded")
+    assert site.reconstruction.names[job] == names
+
+
+async def test_a_photo_without_a_name_is_numbered(client: httpx.AsyncClient, site: ReconstructionSite) -> None:
+    files = [("photos", (f"C:\\walk\\{i}.png", file, "image/png")) for i, (_, (_, file, _)) in enumerate(PHOTOS[:2])]
+    files.append(("photos", ("folder/", PHOTOS[2][1][1], "image/png")))
+    job = ok(await client.post(ROOT, data={"name": "garden"}, files=files), 202)["id"]
+    async with site.runner().started():
+        await until(client, job, lambda found: found["status"] == "succeeded")
+    assert site.reconstruction.names[job] == ("0.png", "1.png", "photo 3")
+
+
+async def test_a_radiance_field_is_put_in_as_one(client: httpx.AsyncClient, site: ReconstructionSite) -> None:
+    site.reconstruction.kind = "nerf"
+    job = await submit(client, method="nerf")
+    async with site.runner().started():
+        await until(client, job, lambda found: found["status"] == "succeeded")
+    assert site.reconstruction.started[job][0].method == "nerf"
+    (put,) = site.scenes.puts
+    assert (put["data"], put["format"]) == (b"scene", None)  # the store tells it by its content
+
+
 async def test_while_it_works(client: httpx.AsyncClient, site: ReconstructionSite) -> None:
     job = await submit(client)
     site.reconstruction.last = 2  # else the script may be over before anybody looks
@@ -201,6 +244,7 @@ async def test_while_it_works(client: httpx.AsyncClient, site: ReconstructionSit
             "percent": 50.0,
             "eta_s": 12.3,
             "elapsed_s": 10.0,
+            "advice": ["2 photos are too dark: a.jpg, b.jpg."],
             "preview": 3,
             "preview_url": f"{ROOT}/{job}/preview",
         }
@@ -292,6 +336,8 @@ async def test_as_a_job(client: httpx.AsyncClient) -> None:
         ({"name": "garden"}, [("photos", ("a.txt", b"hello world", "text/plain"))], 400, "not_an_image", None),
         ({"name": "garden"}, [("voice", ("a.png", png("red"), "image/png"))], 400, "unknown_field", "voice"),
         ({"name": "taken"}, PHOTOS, 409, "scene_exists", "name"),
+        ({"name": "garden", "photo_names": '["a", "b"]'}, PHOTOS, 400, "invalid_field", "photo_names"),
+        ({"name": "garden", "photo_names": f'["{"a" * 201}"]'}, PHOTOS, 400, "invalid_field", "photo_names[0]"),
     ],
 )
 async def test_refused(
@@ -314,6 +360,45 @@ async def test_a_scene_gives_way_when_told(client: httpx.AsyncClient, site: Reco
     async with site.runner().started():
         await until(client, job, lambda found: found["status"] == "succeeded")
     assert site.scenes.puts[-1]["replace"] is True
+
+
+async def test_a_name_that_another_reconstruction_makes_is_taken(
+    client: httpx.AsyncClient, site: ReconstructionSite
+) -> None:
+    job = await submit(client)
+    async with site.client(headers={"X-API-Key": KEYS["bob"]}) as bob:
+        other = await bob.post(ROOT, data={"name": "garden"}, files=PHOTOS)
+        assert error_of(other, 409) == ("in_the_making", "name")
+        assert job not in other.text
+    fields = {"operation": "reconstructions", "request": json.dumps({"name": "garden"})}
+    assert error_of(await client.post("/v1/jobs", data=fields, files=PHOTOS), 409) == ("in_the_making", "name")
+    await submit(client, name="yard")
+    ok(await client.post(f"{ROOT}/{job}/cancel"))
+    await submit(client)
+
+
+async def test_of_two_reconstructions_of_one_name_the_last_one_told_to_replace_stays(
+    client: httpx.AsyncClient, site: ReconstructionSite
+) -> None:
+    jobs = [await submit(client), await submit(client, replace="true")]
+    async with site.runner().started():
+        ended = [await until(client, job, lambda found: found["status"] == "succeeded") for job in jobs]
+    assert ended[1]["result"]["scene"]["name"] == "garden"
+    assert set(site.scenes.scenes) <= {"garden", "garden-2"}
+
+
+async def test_a_scene_whose_name_is_taken_meanwhile_gets_one_like_it(
+    client: httpx.AsyncClient, site: ReconstructionSite
+) -> None:
+    job = await submit(client, name="g" * 63)
+    for name in ("g" * 63, f"{'g' * 60}-2"):
+        site.scenes.put_scene(name, b"uploaded")
+    async with site.runner().started():
+        found = await until(client, job, lambda found: found["status"] == "succeeded")
+    name = f"{'g' * 60}-3"
+    assert found["result"]["scene"]["name"] == name
+    assert found["result"]["turntable"]["url"].startswith(f"/v1/scenes/{name}/artifacts/")
+    assert [put["data"] for put in site.scenes.puts] == [b"uploaded", b"uploaded", b"scene"]
 
 
 async def test_no_photos(client: httpx.AsyncClient) -> None:

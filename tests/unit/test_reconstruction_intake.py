@@ -170,6 +170,13 @@ class TestIntake:
         assert report["used"] == 3
         assert [one["photo"] for one in report["skipped"]] == ["broken.jpg"]  # type: ignore[attr-defined]
 
+    def test_names_are_shown_without_what_controls_a_screen(self, tmp_path: Path) -> None:
+        names = ["IMG_1.jpg", "a\x1b[2J\nb.jpg", f"{'long' * 40}.jpg"]
+        report = taken(tmp_path, [jpeg(picture(i)) for i in range(3)], names=names)
+        photos = report["photos"]
+        assert isinstance(photos, dict)
+        assert list(photos.values()) == ["IMG_1.jpg", "a[2Jb.jpg", f"{'long' * 19}.jpg"]
+
     def test_repeats_do_not_count(self, tmp_path: Path) -> None:
         media = [jpeg(picture(1)), jpeg(picture(1)), jpeg(picture(2)), jpeg(picture(3))]
         assert taken(tmp_path, media)["used"] == 3
@@ -225,13 +232,33 @@ class TestCapture:
         report = self.said(self.good())
         assert report["advice"] == []
         assert report["overlap"] == 1.0
+        assert capture.suspects(report) == ""
 
     def test_shaken_photos_are_named(self) -> None:
         photos = self.good()
         photos[5] = np.asarray(cv2.blur(photos[5], (9, 9)))
         report = self.said(photos)
         assert report["blurred"] == ["5"]
-        assert "1 photos are shaken" in str(report["advice"])
+        assert "1 photos are shaken or out of focus: 5." in str(report["advice"])
+        assert capture.suspects(report) == "Photos to take again or to leave out, shaken or out of focus: 5."
+
+    def test_the_worst_few_are_named_first(self) -> None:
+        photos = self.good()
+        for number in range(8):
+            photos[number] = np.asarray(cv2.blur(photos[number], (9 + 4 * number, 9 + 4 * number)))
+        report = self.said(photos)
+        blurred = report["blurred"]
+        assert isinstance(blurred, list) and blurred[0] == "7" and set(blurred) == {str(i) for i in range(8)}
+        assert f"out of focus: {', '.join(blurred[:5])} and 3 more." in str(report["advice"])
+
+    def test_a_photo_that_shares_nothing_with_its_neighbours_is_named(self) -> None:
+        photos = self.good()
+        other = np.random.default_rng(9).integers(0, 256, (15, 20, 3), np.uint8)
+        photos[12] = np.repeat(np.repeat(other, 8, axis=0), 8, axis=1)
+        report = self.said(photos)
+        assert report["lonely"] == ["12"]
+        assert "share nothing with their neighbours: 12." in str(report["advice"])
+        assert "sharing nothing with their neighbours: 12." in capture.suspects(report)
 
     def test_strangers_do_not_overlap(self) -> None:
         rng = np.random.default_rng(3)
@@ -239,11 +266,16 @@ class TestCapture:
         report = self.said(photos)
         assert report["overlap"] < 0.5  # type: ignore[operator]
         assert "smaller steps" in str(report["advice"])
+        # That is no matter of single photos.
+        assert "neighbours" not in capture.suspects(report)
 
     def test_light(self) -> None:
         photos = self.good()
         dark = [np.asarray(p // 12, np.uint8) for p in photos]
         assert "too dark" in str(self.said(dark)["advice"])
+        one = [dark[0], *photos[1:]]
+        assert "1 photos are too dark: 0." in str(self.said(one)["advice"])
+        assert "too dark: 0" in capture.suspects(self.said(one))
         changing = [np.asarray(p // (1 + 3 * (i % 2)), np.uint8) for i, p in enumerate(photos)]
         assert "Lock exposure" in str(self.said(changing)["advice"])
 

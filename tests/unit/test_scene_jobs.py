@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 
 from deployments.jobs.types import Progress
+from deployments.rendering.camera import Camera
 from deployments.rendering.film import FilmWriter
 from deployments.rendering.messages import FilmRequest, FilmSegment
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest, ModelFailed, NotFound
 from serve.media.source import MediaBytes
 from serve.protocol import job_operations
+from serve.scenes.cameras import placed
 from tests.unit.scene_site import SceneSite
 
 SMALL = {"scene": "room", "width": 32, "height": 16, "fps": 10, "seconds": 1.0}
@@ -133,6 +136,24 @@ async def test_a_film_goes_on_where_it_was(site: SceneSite) -> None:
     again = await film(site, done=reports.parts)
     assert len(site.splat.requests) == 3 - len(reports.parts)
     assert site.scenes.files[again["artifact"]["id"]][1] == expected
+
+
+async def test_the_cameras_of_a_long_film_are_not_worked_out_on_the_event_loop(
+    site: SceneSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def noted(*args: Any) -> Camera:
+        threads.append(threading.current_thread())
+        return placed(*args)
+
+    monkeypatch.setattr("serve.scenes.films.placed", noted)
+    operation = job_operations.operations(site.services)["scenes.film"]
+    await operation.admit({**SMALL, "seconds": 720, "turntable": {"turns": 3}}, (), context())
+    assert len(threads) == 1, "where 7,200 frames begin is looked at when the film is asked for, and no more"
+    threads.clear()
+    await film(site, turntable={"turns": 3})
+    assert len(threads) == 1 + 10 and threading.current_thread() not in threads[1:]
 
 
 async def test_the_version_is_the_one_that_was_there_when_it_was_asked_for(site: SceneSite) -> None:

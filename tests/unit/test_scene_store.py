@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from deployments.rendering.messages import SceneRef
 from deployments.scenes.blobs import Blobs
 from deployments.scenes.store import SceneStore
-from deployments.scenes.types import Bounds, NewScene, SceneFile, SceneInfo
+from deployments.scenes.types import Bounds, Label, NewScene, SceneFile, SceneInfo
 from deployments.sqlite_store import FILE_NAME
 from serve.errors import Conflict, NotFound, OutOfCapacity, Unavailable
+from tests.support.bucket import Bucket
 
 TTL_S = 60.0
 BOUNDS = Bounds((-1.0, -2.0, -3.0), (1.0, 2.0, 3.0), (0.0, 0.0, 0.0), 3.75)
@@ -230,7 +232,7 @@ def test_a_file_goes_with_the_last_that_stands_on_it(site: Site) -> None:
     site.put("a", b"same")
     site.put("b", b"same")
     assert site.store.stats().bytes == 4
-    export = site.store.add_own_export(site.store.resolve("a", 1)[1], "export", "a.safetensors", "x/y")
+    export = site.store.add_own_export(site.store.resolve("a", 1)[1], "export", Label("a", "a.safetensors", "x/y"))
     site.store.delete("a")
     assert site.stored() == {digest(b"same")}
     site.store.delete("b")
@@ -243,8 +245,8 @@ def test_a_file_goes_with_the_last_that_stands_on_it(site: Site) -> None:
 
 
 def test_artifacts_are_read_in_pieces_until_they_expire(site: Site) -> None:
-    made = site.store.add_artifact("way.mp4", "video/mp4", b"0123456789")
-    assert (made.filename, made.media_type, made.nbytes) == ("way.mp4", "video/mp4", 10)
+    made = site.store.add_artifact(Label("room", "way.mp4", "video/mp4"), b"0123456789")
+    assert (made.scene, made.filename, made.media_type, made.nbytes) == ("room", "way.mp4", "video/mp4", 10)
     assert made.expires == site.clock.now + TTL_S
     site.reopen()
     assert site.store.artifact(made.id) == made
@@ -261,19 +263,20 @@ def test_artifacts_are_read_in_pieces_until_they_expire(site: Site) -> None:
 
 def test_an_export_is_made_once_and_lives_on_when_it_is_asked_for(site: Site) -> None:
     key = f"{digest(b'scene')} spz"
-    assert site.store.find_export(key, "a-v1.spz", "x/y") is None
+    label = Label("a", "a-v1.spz", "x/y")
+    assert site.store.find_export(key, label) is None
     _, path = site.file(b"spz")
-    made = site.store.add_export(key, "a-v1.spz", "x/y", path, digest(b"spz"))
+    made = site.store.add_export(key, label, path, digest(b"spz"))
     site.clock.now += TTL_S / 2
-    found = site.store.find_export(key, "a-v1.spz", "x/y")
+    found = site.store.find_export(key, label)
     assert found is not None and (found.id, found.expires) == (made.id, site.clock.now + TTL_S)
     # The same content under another name is another artifact on the same file.
-    other = site.store.find_export(key, "b-v1.spz", "x/y")
-    assert other is not None and other.id != made.id and other.filename == "b-v1.spz"
+    other = site.store.find_export(key, Label("b", "b-v1.spz", "x/y"))
+    assert other is not None and other.id != made.id and (other.scene, other.filename) == ("b", "b-v1.spz")
     assert site.store.stats().bytes == 3
     assert site.store.read(other.id, 0, 10) == b"spz"
     site.clock.now += TTL_S
-    assert site.store.find_export(key, "a-v1.spz", "x/y") is None
+    assert site.store.find_export(key, label) is None
 
 
 def test_an_export_of_a_version_that_went_meanwhile_is_refused(site: Site) -> None:
@@ -281,20 +284,20 @@ def test_an_export_of_a_version_that_went_meanwhile_is_refused(site: Site) -> No
     version = site.store.resolve("room", 1)[1]
     site.store.delete("room")
     with pytest.raises(NotFound) as caught:
-        site.store.add_own_export(version, "export", "room.safetensors", "x/y")
+        site.store.add_own_export(version, "export", Label("room", "room.safetensors", "x/y"))
     assert caught.value.code == "scene_gone"
 
 
 def test_a_full_store_refuses_and_keeps_nothing_of_it(tmp_path: Path) -> None:
     site = Site(tmp_path, max_bytes=100, max_scenes=3)
     site.put("a", bytes(60))
-    site.store.add_artifact("old.mp4", "video/mp4", b"x" * 30)
+    site.store.add_artifact(Label("room", "old.mp4", "video/mp4"), b"x" * 30)
     with pytest.raises(OutOfCapacity, match="would hold 110 bytes; at most 100"):
         site.put("b", b"b" * 20)
     with pytest.raises(OutOfCapacity):
         site.edit("a", b"c" * 20)
     with pytest.raises(OutOfCapacity):
-        site.store.add_artifact("new.mp4", "video/mp4", b"y" * 20)
+        site.store.add_artifact(Label("room", "new.mp4", "video/mp4"), b"y" * 20)
     assert len(site.stored()) == 2
     site.clock.now += TTL_S  # what has expired gives way at once
     site.put("b", b"b" * 20)
@@ -311,11 +314,11 @@ def test_a_full_store_refuses_and_keeps_nothing_of_it(tmp_path: Path) -> None:
 def test_artifacts_are_bounded_in_number(tmp_path: Path) -> None:
     site = Site(tmp_path, max_artifacts=2)
     for name in "ab":
-        site.store.add_artifact(name, "x/y", b"")
+        site.store.add_artifact(Label("room", name, "x/y"), b"")
     with pytest.raises(OutOfCapacity, match="its 2 exports and videos"):
-        site.store.add_artifact("c", "x/y", b"")
+        site.store.add_artifact(Label("room", "c", "x/y"), b"")
     site.clock.now += TTL_S
-    site.store.add_artifact("c", "x/y", b"")
+    site.store.add_artifact(Label("room", "c", "x/y"), b"")
     assert site.store.stats().artifacts == 1
     site.store.close()
 
@@ -375,11 +378,12 @@ def test_a_file_that_is_being_stored_again_is_not_deleted_under_its_name(site: S
     assert site.stored() == set()
 
 
-def test_files_may_lie_in_an_object_store(tmp_path: Path) -> None:
-    site = Site(tmp_path, f"memory://scenes-{secrets.token_hex(4)}/deep")
+@pytest.mark.parametrize("scheme", ["memory", Bucket.protocol])
+def test_files_may_lie_in_an_object_store(tmp_path: Path, scheme: str) -> None:
+    site = Site(tmp_path, f"{scheme}://scenes-{secrets.token_hex(4)}/deep")
     site.put("room", b"1")
     site.edit("room", b"2")
-    export = site.store.add_artifact("a.mp4", "video/mp4", b"0123")
+    export = site.store.add_artifact(Label("room", "a.mp4", "video/mp4"), b"0123")
     assert site.store.read(export.id, 1, 2) == b"12"
     assert site.store.read(digest(b"2"), 0, 9) == b"2"
     orphan = site.blobs.write(b"orphan")
@@ -388,6 +392,24 @@ def test_files_may_lie_in_an_object_store(tmp_path: Path) -> None:
     site.store.delete("room")
     assert site.stored() == {digest(b"0123")}
     site.store.close()
+
+
+def test_a_store_of_an_earlier_build_goes_on_without_its_artifacts(site: Site) -> None:
+    made = site.put("room", b"1")
+    old = site.store.add_artifact(Label("room", "old.mp4", "video/mp4"), b"film")
+    site.store.close()
+    database = sqlite3.connect(site.root / FILE_NAME, isolation_level=None)
+    database.executescript("ALTER TABLE artifacts DROP COLUMN scene; PRAGMA user_version = 1;")
+    database.close()
+    site.store = site.open()
+    assert site.store.get("room") == made
+    with pytest.raises(NotFound):
+        site.store.artifact(old.id)
+    new = site.store.add_artifact(Label("room", "new.mp4", "video/mp4"), b"another")
+    assert site.store.artifact(new.id).scene == "room"
+    assert site.stored() == {digest(b"1"), digest(b"another")}
+    site.reopen()
+    assert site.store.artifact(new.id) == new
 
 
 def test_a_folder_has_one_store(site: Site) -> None:

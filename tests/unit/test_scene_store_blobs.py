@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,16 @@ import pytest
 from deployments.scenes.blobs import Blobs, blobs_of
 from serve.config.scene_models import SceneStoreModel
 from serve.errors import ConfigError, NotFound, Unavailable
+from tests.support.bucket import Bucket
 
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
-@pytest.fixture(params=["folder", "file address", "address"])
+@pytest.fixture(params=["", "file://", "memory://", "bucket://"])
 def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
-    if request.param != "address":
-        scheme = "file://" if request.param == "file address" else ""
-        return Blobs(f"{scheme}{tmp_path}/deep/blobs")
-    return Blobs(f"memory://blobs-{secrets.token_hex(4)}/deep")
+    if request.param in ("", "file://"):
+        return Blobs(f"{request.param}{tmp_path}/deep/blobs")
+    return Blobs(f"{request.param}blobs-{secrets.token_hex(4)}/deep")
 
 
 def test_a_file_is_known_by_its_content(blobs: Blobs) -> None:
@@ -29,7 +30,8 @@ def test_a_file_is_known_by_its_content(blobs: Blobs) -> None:
     assert blobs.write(b"0123456789") == digest
     assert blobs.read(digest) == b"0123456789"
     assert (blobs.read_range(digest, 2, 3), blobs.read_range(digest, 8, 5)) == (b"234", b"89")
-    assert blobs.read_range(digest, 10, 5) == b""
+    assert blobs.read_range(digest, 10, 5) == blobs.read_range(digest, 99, 5) == b""
+    assert blobs.read(EMPTY) == blobs.read_range(EMPTY, 0, 5) == b""
     assert blobs.size(digest) == 10
     assert blobs.list() == {EMPTY: 0, digest: 10}
     blobs.delete(digest)
@@ -88,6 +90,27 @@ def test_an_address_that_nobody_knows_is_an_error_of_the_cluster_file() -> None:
     with pytest.raises(ConfigError, match="nosuch") as caught:
         Blobs("nosuch://bucket/prefix")
     assert caught.value.param == "blobs"
+
+
+def test_an_object_store_whose_driver_is_not_installed_is_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(ConfigError, match="s3fs") as caught:
+        Blobs("s3://bucket/prefix")
+    assert caught.value.param == "blobs"
+
+
+def test_an_object_store_that_fails_is_no_file_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = Blobs(f"bucket://{secrets.token_hex(4)}")
+    digest = blobs.write(b"0123456789")
+
+    def failing(*args: object, **options: object) -> bytes:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(Bucket, "cat_file", failing)
+    for call in (lambda: blobs.read(digest), lambda: blobs.read_range(digest, 2, 3)):
+        with pytest.raises(Unavailable, match="Access Denied") as caught:
+            call()
+        assert caught.value.code == "store_io"
 
 
 def test_they_lie_in_the_stores_folder_unless_it_says_where(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from deployments.rendering.messages import SceneRef
 from deployments.scenes.blobs import Blobs
 from deployments.scenes.store import SceneStore
-from deployments.scenes.types import Bounds, NewScene, SceneFile
+from deployments.scenes.types import Bounds, Label, NewScene, SceneFile
 from serve.errors import Conflict, NotFound, OutOfCapacity
 
 ORIGIN = (0.0, 0.0, 0.0)
@@ -127,7 +127,7 @@ class Clients(RuleBasedStateMachine):
     @rule(content=CONTENTS)
     def add_artifact(self, content: bytes) -> None:
         try:
-            artifact = self.store.add_artifact("film.mp4", "video/mp4", content)
+            artifact = self.store.add_artifact(Label("room", "film.mp4", "video/mp4"), content)
         except OutOfCapacity:
             assert not self.fits(None, [], content)
         else:
@@ -139,9 +139,11 @@ class Clients(RuleBasedStateMachine):
             return
         version = self.store.get(name).shown
         history, shown = self.scenes[name]
-        artifact = self.store.find_export(version.ref.digest, name, "x/y") or self.store.add_own_export(
-            version, version.ref.digest, name, "x/y"
+        label = Label(name, name, "x/y")
+        artifact = self.store.find_export(version.ref.digest, label) or self.store.add_own_export(
+            version, version.ref.digest, label
         )
+        assert artifact.scene == name
         self.artifacts[artifact.id] = history[shown], self.now + TTL_S
 
     @rule(seconds=st.sampled_from([1.0, TTL_S]))

@@ -19,6 +19,7 @@ from deployments.splat import formats, scene_file
 from deployments.splat.formats import FORMATS, FormatName
 from deployments.splat.gaussians import Gaussians
 from deployments.splat.rasteriser import make_rasteriser
+from serve.errors import Unsupported
 from tests.support.gaussians import Precision, assert_kept, moving_scene, random_scene, real_file
 from tests.support.scene_bytes import (
     ONE,
@@ -60,6 +61,31 @@ def test_what_is_written_is_read_again(format: FormatName, degree: int) -> None:
 def test_any_number_of_gaussians_is_kept(format: FormatName, count: int) -> None:
     scene = random_scene(count, 1)
     assert_kept(read(formats.write(scene, format)), scene, PRECISION[format])
+
+
+@pytest.mark.parametrize(
+    ("far", "shift", "scale"),
+    [(1e7, 0, 1), (2e5, 0, 1), (0, 5e6, 1), (0, 0, 1e8), (0, 0, 1e-5)],
+    ids=["one beyond 24 bits", "one far away", "far from the origin", "too wide", "too small"],
+)
+def test_spz_refuses_a_scene_whose_places_it_cannot_hold(far: float, shift: float, scale: float) -> None:
+    scene = random_scene(300, 0)
+    means = scene.means * np.float32(scale) + np.float32(shift)
+    means[0] += far
+    wide = replace(scene, means=means, scales=scene.scales * np.float32(scale))
+    with pytest.raises(Unsupported) as caught:
+        formats.write(wide, "spz")
+    assert (caught.value.code, caught.value.param) == ("scene_too_wide", "format")
+    assert len(read(formats.write(wide, "ply"))) == 300
+
+
+@pytest.mark.parametrize(("far", "shift", "scale"), [(1e3, 0, 1), (0, 1e3, 1), (0, 0, 1e6), (0, 0, 1e-2)])
+def test_spz_places_a_wide_scene_as_finely_as_its_bits_allow(far: float, shift: float, scale: float) -> None:
+    scene = random_scene(300, 0)
+    means = scene.means * np.float32(scale) + np.float32(shift)
+    means[0] += far
+    again = read(formats.write(replace(scene, means=means), "spz"))
+    assert np.abs(again.means - means).max() <= max(float(np.abs(means).max()), 1.0) / (1 << 20)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -72,6 +72,18 @@ async def test_nothing_of_a_request_is_written_into_the_page(client: httpx.Async
     assert plain.content in (hostile.content, PAGE.encode())
 
 
+@pytest.mark.parametrize("name", ["%ff", "%E0%A4", "%", "%zz", "Plant", "%3Cb%3E", "a" * 64])
+async def test_what_no_scene_can_be_called_is_not_found_by_the_page_itself(
+    client: httpx.AsyncClient, name: str
+) -> None:
+    plain = await client.get("/viewer/plant")
+    request = client.build_request("GET", "/viewer/", headers={"if-none-match": plain.headers["etag"]})
+    request.url = request.url.copy_with(raw_path=f"/viewer/{name}".encode())
+    response = await client.send(request)
+    assert (response.status_code, response.content) == (404, plain.content)
+    assert response.headers["content-security-policy"] == plain.headers["content-security-policy"]
+
+
 @pytest.mark.parametrize(
     "path",
     [

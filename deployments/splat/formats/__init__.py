@@ -58,7 +58,11 @@ def read(data: bytes, format: FormatName | None = None, *, max_gaussians: int) -
 
 
 def write(gaussians: Gaussians, format: FormatName) -> bytes:
-    """A file of the scene; what moves stands as it does at time 0, except in our own format, which keeps motions."""
+    """A file of the scene; what moves stands as it does at time 0, except in our own format, which keeps motions.
+
+    Raises:
+        Unsupported: `scene_too_wide`: its places cannot be told apart in this format (SPZ).
+    """
     writer: Callable[[Gaussians], bytes] = _module(format).write
     return writer(gaussians if format == "argus" else replace(gaussians, motion=None))
 

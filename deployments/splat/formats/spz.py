@@ -20,6 +20,7 @@ from deployments.splat.formats import forge
 from deployments.splat.formats.checks import check_count, checked, refuse
 from deployments.splat.formats.packing import MOST_OF_OTHERS, UInt8, to_byte, with_largest, without_largest
 from deployments.splat.gaussians import Float32, Gaussians
+from serve.errors import Unsupported
 
 _HEADER: Final = struct.Struct("<4sIIBBBB")
 # Of version 4: the same fields, the streams, and where their table lies.
@@ -33,6 +34,9 @@ _GZIP: Final = 31  # wbits
 _LEVEL: Final = 4
 # Bytes of what others may put behind the Gaussians; it is left alone.
 _MOST_EXTENSIONS: Final = 1 << 20
+# What a coordinate can be without bits after its point, and the steps that the middle 99 % of a scene must have.
+_MOST_REACH: Final = (1 << 23) - 1
+_LEAST_STEPS: Final = 256
 # Steps of a byte of harmonics by degree, as the format's own writer has them: 5 bits for degree 1, 4 beyond.
 _STEPS: Final = (8,) * 3 + (16,) * 12
 # What half a turn about x does to positions, quaternions and harmonics 1 to 15.
@@ -85,12 +89,15 @@ def read(data: bytes, max_gaussians: int) -> Gaussians:
 
 
 def write(gaussians: Gaussians) -> bytes:
-    """A file of version 3; positions have as many bits after the point as the scene's size leaves."""
+    """A file of version 3.
+
+    Raises:
+        Unsupported: `scene_too_wide`: see `_fraction_bits`.
+    """
     scene = turned(gaussians)
     count, harmonics = len(scene), scene.sh.shape[1] - 1
-    reach = float(np.abs(scene.means).max())
-    fraction_bits = min(max(22 - math.frexp(reach)[1], 0), 20)
-    fixed = np.clip(np.rint(scene.means.astype(np.float64) * (1 << fraction_bits)), -(1 << 23), (1 << 23) - 1)
+    fraction_bits = _fraction_bits(scene)
+    fixed = np.rint(scene.means.astype(np.float64) * (1 << fraction_bits))
     positions = fixed.astype("<i4").view(np.uint8).reshape(count, 3, 4)[:, :, :3]
     rest = np.empty((count, harmonics, 3), np.uint8)
     for index, step in enumerate(_STEPS[:harmonics]):
@@ -115,6 +122,27 @@ def turned(gaussians: Gaussians) -> Gaussians:
     sh = gaussians.sh.copy()
     sh[:, 1:] *= _TURN_SH[: sh.shape[1] - 1, None]
     return Gaussians(gaussians.means * _TURN, gaussians.quats * _TURN_QUATS, gaussians.scales, gaussians.opacities, sh)
+
+
+def _fraction_bits(scene: Gaussians) -> int:
+    """Bits after the point of a coordinate: as many of its 24 as the farthest Gaussian leaves.
+
+    Raises:
+        Unsupported: `scene_too_wide`: it leaves too few to tell the places of the others apart, or none at all.
+    """
+    reach = float(np.abs(scene.means).max())
+    bits = min(max(22 - math.frexp(reach)[1], 0), 20)
+    least, most = np.percentile(scene.means.astype(np.float64), (0.5, 99.5), axis=0)
+    size = max(float((most - least).max()), float(np.median(scene.scales)))
+    if reach > _MOST_REACH or size < _LEAST_STEPS / (1 << bits):
+        raise Unsupported(
+            f"SPZ holds a coordinate in 24 bits: with a Gaussian at {reach:,.6g}, places are whole multiples of "
+            f"{1 / (1 << bits):.3g}, and most of this scene is within {size:.3g}. Crop what is far away, move the "
+            "scene to the origin or scale it; or use another format.",
+            code="scene_too_wide",
+            param="format",
+        )
+    return bits
 
 
 def _header(head: bytes, versions: tuple[int, ...], max_gaussians: int) -> tuple[int, int, int, int]:

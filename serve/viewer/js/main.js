@@ -9,7 +9,7 @@ import { Viewer } from "./viewer.js";
 const MOST_WITHOUT_GPU = 50_000;
 const SOFTWARE = /swiftshader|llvmpipe|softpipe|basic render|software/i;
 
-const name = decodeURIComponent(location.pathname.split("/").pop());
+const name = nameIn(location.pathname);
 const path = `/v1/scenes/${encodeURIComponent(name)}`;
 const stage = document.getElementById("view");
 const api = new Api(panel.askForKey);
@@ -24,6 +24,16 @@ async function start() {
   panel.showButtons(scene.motion_s > 0);
   if (scene.motion_s > 0) viewer.play(true);
   return viewer;
+}
+
+/** The scene's name at the end of an address; where its percent-encoding is no text, as it stands there. */
+function nameIn(pathname) {
+  const last = pathname.split("/").pop();
+  try {
+    return decodeURIComponent(last);
+  } catch {
+    return last;
+  }
 }
 
 /** Draws in this browser if it can and the scene is one that it can hold, else has the server draw. */

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import secrets
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from serve.errors import (
     NotFound,
     Unavailable,
 )
+from tests.support.bucket import Bucket
 from tests.support.gaussians import moving_scene, random_scene, real_file, sphere
 from tests.support.splat_site import (
     CALL,
@@ -47,6 +50,16 @@ async def test_a_view_is_what_the_rasteriser_draws(site: Site) -> None:
     options = RasterOptions(background=(0.1, 0.5, 0.9), antialiased=True, sh_degree=1)
     result = await site.replica.render(raw(site.put(gaussians), camera(), options=options), CALL)
     assert_same(result.views[0], alone(gaussians, camera(), options))
+
+
+async def test_a_scene_in_an_object_store_is_drawn_from_there(tmp_path: Path) -> None:
+    site = Site(tmp_path, blobs=f"{Bucket.protocol}://drawn-scenes/{secrets.token_hex(4)}")
+    gaussians = random_scene(100)
+    scene = site.put(gaussians)
+    assert_same((await site.replica.render(raw(scene, camera()), CALL)).views[0], alone(gaussians, camera()))
+    with pytest.raises(NotFound) as caught:
+        await site.replica.render(raw(SceneRef("gaussians", "0" * 64, 10), camera()), CALL)
+    assert caught.value.code == "scene_gone" and site.blobs.path(scene.digest) is None
 
 
 async def test_views_of_many_scenes_sizes_and_moments_at_once_are_those_of_each_alone(site: Site) -> None:
