@@ -25,6 +25,7 @@ from serve.context import RequestContext
 from serve.errors import Cancelled, InvalidRequest, PayloadTooLarge, RequestTooSlow, UnsupportedMedia
 from serve.media.admit import MediaSource, Reference
 from serve.media.source import MediaBytes
+from serve.protocol.content_coding import coding_of, decoded
 from serve.validation import fields_at, most_telling, real_path
 
 _MAX_FIELDS = 4096
@@ -132,13 +133,17 @@ def context_of(request: Request) -> RequestContext:
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body, within the request's deadline: whoever sends a byte now and then must not hold a place for ever.
+    One that came compressed is inflated.
 
     Raises:
-        PayloadTooLarge: more than `limit` bytes, by its own statement or in fact.
+        PayloadTooLarge: more than `limit` bytes, by its own statement or in fact, as they came or inflated.
+        UnsupportedEncoding: a content coding that is not read.
+        InvalidRequest: `invalid_content_encoding`.
         DeadlineExceeded: the deadline has passed already.
         RequestTooSlow: it was not all there by the deadline.
         Cancelled: the client left in the middle.
     """
+    coding = coding_of(request.headers)
     stated = parse_length(request.headers.get("content-length"))
     if stated is not None and stated > limit:
         raise _too_large(limit)
@@ -155,7 +160,8 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise RequestTooSlow(f"Only {size} bytes of the body came before the deadline.", param="body") from None
     except ClientDisconnect:
         raise Cancelled("The client left while sending the body.") from None
-    return b"".join(chunks)
+    body = b"".join(chunks)
+    return body if coding is None else await decoded(body, coding, limit)
 
 
 def parse_length(text: str | None) -> int | None:

@@ -228,16 +228,16 @@ BODY = json.dumps(request()).encode()
 @pytest.mark.parametrize(
     ("encoding", "content", "status", "code"),
     [
-        ("gzip", BODY, 400, "invalid_encoding"),
-        ("deflate", BODY, 400, "invalid_encoding"),
-        ("gzip", b"", 400, "invalid_encoding"),
-        ("gzip", gzip.compress(BODY)[:-9], 400, "invalid_encoding"),
-        ("deflate", zlib.compress(BODY)[:-5], 400, "invalid_encoding"),
-        ("gzip", gzip.compress(BODY)[:-8] + b"\x00" * 8, 400, "invalid_encoding"),  # another checksum
+        ("gzip", BODY, 400, "invalid_content_encoding"),
+        ("deflate", BODY, 400, "invalid_content_encoding"),
+        ("gzip", b"", 400, "invalid_content_encoding"),
+        ("gzip", gzip.compress(BODY)[:-9], 400, "invalid_content_encoding"),
+        ("deflate", zlib.compress(BODY)[:-5], 400, "invalid_content_encoding"),
+        ("gzip", gzip.compress(BODY)[:-8] + b"\x00" * 8, 400, "invalid_content_encoding"),  # another checksum
         ("gzip", gzip.compress(b" " * (60 * MAX_BODY)), 413, "payload_too_large"),
         ("deflate", zlib.compress(b" " * (60 * MAX_BODY)), 413, "payload_too_large"),
-        ("br", BODY, 415, "unsupported_media_type"),
-        ("gzip, gzip", BODY, 415, "unsupported_media_type"),
+        ("br", BODY, 415, "unsupported_content_encoding"),
+        ("gzip, gzip", BODY, 415, "unsupported_content_encoding"),
     ],
 )
 async def test_a_compressed_body_that_is_refused(
