@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from deployments.messages import Float32
 from serve.cascade.service import CascadeCard, CascadeService
@@ -65,6 +65,17 @@ class EmbeddingFields(Fields):
     dimensions: int | None = Field(None, ge=1, description="Only the model's own dimension is accepted.")
     normalize: bool = Field(True, description="Vectors of unit length.")
     user: str | None = Field(None, description="Accepted and not used.")
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _no_token_ids(cls, value: Any) -> Any:
+        """OpenAI takes them, and LangChain sends them unless it is told otherwise; they are of OpenAI's tokenizer."""
+        if isinstance(value, list) and value and (isinstance(value[0], list) or type(value[0]) is int):
+            raise ValueError(
+                "token ids are not accepted, because the models here have tokenizers of their own; send texts (with "
+                "LangChain, OpenAIEmbeddings(check_embedding_ctx_length=False))"
+            )
+        return value
 
 
 def build(plane: DataPlane, cascades: CascadeService) -> APIRouter:
