@@ -20,6 +20,7 @@ from serve.protocol import routes
 from serve.protocol.bodies import Fields, check_keys, context_of, parse_length, read_body, validate
 from serve.protocol.native import json
 from serve.protocol.oip import InferenceService
+from serve.protocol.oip_inputs import refuse_shared_memory, wanted_classes
 from serve.protocol.openapi import ERRORS, json_body, json_response
 from serve.protocol.tensors import (
     SERVER_NAME,
@@ -37,7 +38,7 @@ from serve.protocol.tensors import (
 
 _MAX_NESTING = 16
 _HEADER_LENGTH = "inference-header-content-length"
-EXTENSIONS = ("binary_tensor_data",)
+EXTENSIONS = ("binary_tensor_data", "classification")
 
 
 class InputFields(Fields):
@@ -54,7 +55,11 @@ class OutputFields(Fields):
     """One output asked for."""
 
     name: str
-    parameters: dict[str, Any] = Field({}, description="binary_data: send it behind the JSON header.")
+    parameters: dict[str, Any] = Field(
+        {},
+        description="binary_data: send it behind the JSON header; classification: of scores of classes, so many of the "
+        "best as `score:index:label`.",
+    )
 
 
 class InferFields(Fields):
@@ -153,6 +158,7 @@ def _request(fields: InferFields, tail: memoryview, model: str, version: str) ->
             raise InvalidRequest(
                 f"Input {item.name[:80]!r} stands twice.", code="duplicate_input", param=item.name[:80]
             )
+        refuse_shared_memory(item.name, item.parameters)
         if size is None:
             inputs[item.name] = _json_tensor(item)
             continue
@@ -169,7 +175,8 @@ def _request(fields: InferFields, tail: memoryview, model: str, version: str) ->
             f"{len(tail)} bytes behind the last tensor belong to none.", code="invalid_tensor_data", param="inputs"
         )
     names = tuple(output.name for output in fields.outputs)
-    return InferRequest(model, version, fields.id, inputs, fields.parameters, names)
+    classes = wanted_classes((output.name, output.parameters) for output in fields.outputs)
+    return InferRequest(model, version, fields.id, inputs, fields.parameters, names, classes)
 
 
 def _binary_tensor(item: InputFields, raw: bytes) -> Tensor:
