@@ -20,7 +20,7 @@ from serve.dataplane import DataPlane, Embedded, ModelCard
 from serve.errors import ArgusError, InvalidRequest, Unsupported
 from serve.media.admit import MediaSource, Reference
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, ImageList, context_of, read_submission, references, validate
+from serve.protocol.bodies import Fields, ImageList, context_of, read_submission, references
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, image_body, json_response
 
@@ -91,7 +91,7 @@ def build(plane: DataPlane, cascades: CascadeService) -> APIRouter:
     async def embeddings(request: Request) -> Response:
         context = context_of(request)
         submission = await read_submission(request, plane.limits.max_body_bytes)
-        fields = validate(submission.fields, EmbeddingFields)
+        fields = submission.checked(EmbeddingFields)
         named = _inputs(fields.input) + submission.images + references(fields.image, fields.images)
         if not named:
             raise InvalidRequest("Send at least one input.", code="missing_field", param="input")
