@@ -110,6 +110,12 @@ class UnsupportedMedia(InvalidRequest):
     default_code = "unsupported_media_type"
 
 
+class UnsupportedEncoding(UnsupportedMedia):
+    """A content coding that Argus does not undo."""
+
+    default_code = "unsupported_content_encoding"
+
+
 class PayloadTooLarge(InvalidRequest):
     """More bytes than the limit allows."""
 

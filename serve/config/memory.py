@@ -77,6 +77,18 @@ def memory(cluster: ClusterFile) -> list[ModelMemory]:
     return found
 
 
+def main_memory_gb(cluster: ClusterFile, pool: str) -> float:
+    """What the generating models of a pool that run on the CPU are known to hold in main memory, in GB: weights,
+    activations and one conversation's cache of each replica. Their processes, and all other models, come on top.
+    """
+    found = 0.0
+    for one in memory(cluster):
+        model = cluster.models[one.model]
+        if not model.gpu_memory_gb and cluster.pool_of(one.model) == pool:
+            found += max(1, model.autoscaling.min_replicas) * one.plans[one.chosen].total(one.context) / _GB
+    return found
+
+
 def _measured(name: str, model: GenerativeModel, config: Mapping[str, Any]) -> ModelMemory:
     budget = max(0.0, (model.gpu_memory_gb - CONTEXT_GB) * _GB) if model.gpu_memory_gb else 0.0
     if model.kv_cache_gb is not None and budget:

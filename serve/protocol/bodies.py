@@ -19,12 +19,13 @@ from pydantic_core import CoreSchema
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 
 from serve.context import RequestContext
 from serve.errors import Cancelled, InvalidRequest, PayloadTooLarge, RequestTooSlow, UnsupportedMedia
 from serve.media.admit import MediaSource, Reference
 from serve.media.source import MediaBytes
+from serve.protocol.content_coding import coding_of, decoded
 from serve.validation import fields_at, most_telling, real_path
 
 _MAX_FIELDS = 4096
@@ -78,12 +79,6 @@ class Fields(BaseModel):
         return schema
 
 
-class JsonFields(Fields):
-    """Base of bodies that come as JSON only: no text stands for a number there, and no number for a yes."""
-
-    model_config = ConfigDict(strict=True)
-
-
 def _split(value: Any) -> Any:
     """Lists from forms and queries: repeated fields, a JSON array, or values with commas between them."""
     if isinstance(value, str):
@@ -101,12 +96,18 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) and not value.lstrip().startswith("[") else _split(value)
 
 
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 TextList = Annotated[list[str], BeforeValidator(_split)]
 UncutList = Annotated[list[str], BeforeValidator(_listed)]
 ImageList = UncutList
 NumberList = Annotated[list[float], BeforeValidator(_split)]
 # For lists of objects: in forms and queries one JSON array.
 AS_LIST = BeforeValidator(_listed)
+# For tuples, which JSON does not have.
+AS_TUPLE = BeforeValidator(_tupled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +116,21 @@ class Submission:
 
     Attributes:
         fields: everything but the image files.
+        text: whether the fields came as text, in a form or a query, and not as JSON.
         images: image files, with the request field each came from.
         videos: video files, likewise, where the route takes those.
         documents: PDFs and images, likewise.
     """
 
     fields: dict[str, Any]
+    text: bool
     images: list[tuple[str, MediaSource]] = field(default_factory=list)
     videos: list[tuple[str, MediaSource]] = field(default_factory=list)
     documents: list[tuple[str, MediaSource]] = field(default_factory=list)
+
+    def checked(self, kind: type[Body]) -> Body:
+        """The fields as a checked `kind`; see `validate`."""
+        return validate(self.fields, kind, text=self.text)
 
 
 def context_of(request: Request) -> RequestContext:
@@ -134,13 +141,17 @@ def context_of(request: Request) -> RequestContext:
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body, within the request's deadline: whoever sends a byte now and then must not hold a place for ever.
+    One that came compressed is inflated.
 
     Raises:
-        PayloadTooLarge: more than `limit` bytes, by its own statement or in fact.
+        PayloadTooLarge: more than `limit` bytes, by its own statement or in fact, as they came or inflated.
+        UnsupportedEncoding: a content coding that is not read.
+        InvalidRequest: `invalid_content_encoding`.
         DeadlineExceeded: the deadline has passed already.
         RequestTooSlow: it was not all there by the deadline.
         Cancelled: the client left in the middle.
     """
+    coding = coding_of(request.headers)
     stated = parse_length(request.headers.get("content-length"))
     if stated is not None and stated > limit:
         raise _too_large(limit)
@@ -157,7 +168,8 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise RequestTooSlow(f"Only {size} bytes of the body came before the deadline.", param="body") from None
     except ClientDisconnect:
         raise Cancelled("The client left while sending the body.") from None
-    return b"".join(chunks)
+    body = b"".join(chunks)
+    return body if coding is None else await decoded(body, coding, limit)
 
 
 def parse_length(text: str | None) -> int | None:
@@ -184,7 +196,7 @@ async def read_submission(request: Request, limit: int, medium: Medium = "image"
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/json" or kind.endswith("+json"):
-        return Submission(json_object(body))
+        return Submission(json_object(body), text=False)
     if kind == "multipart/form-data":
         return await _multipart(request.headers, body, medium)
     # GIF and WebP are images by name; of a route that takes videos, they are animations.
@@ -209,14 +221,27 @@ async def read_json(request: Request, limit: int, kind: type[Body]) -> Body:
     return validate(json_object(await read_body(request, limit)), kind)
 
 
-def validate(fields: Mapping[str, Any], kind: type[Body]) -> Body:
+def read_query(request: HTTPConnection, kind: type[Body]) -> Body:
+    """The fields of the query as a checked `kind`.
+
+    Raises:
+        InvalidRequest: see `validate`.
+    """
+    return validate(dict(request.query_params), kind, text=True)
+
+
+def validate(fields: Mapping[str, Any], kind: type[Body], *, text: bool = False) -> Body:
     """Checks fields; the first wrong one is named.
+
+    Args:
+        text: they come from a form or a query, where all is text that is to be parsed. In JSON no text stands for a
+            number or a yes, and no number for a yes.
 
     Raises:
         InvalidRequest: codes `missing_field`, `unknown_field`, `invalid_field`.
     """
     try:
-        return kind.model_validate(fields)
+        return kind.model_validate(fields, strict=not text)
     except ValidationError as error:
         first = most_telling(kind, error.errors(include_url=False))
         is_unknown = first["type"] == "extra_forbidden"
@@ -297,7 +322,7 @@ async def _multipart(headers: Headers, body: bytes, medium: Medium) -> Submissio
 
 
 def _submission(medium: Medium, fields: dict[str, Any], files: list[tuple[str, MediaSource]]) -> Submission:
-    submission = Submission(fields)
+    submission = Submission(fields, text=True)
     {"image": submission.images, "video": submission.videos, "document": submission.documents}[medium].extend(files)
     return submission
 

@@ -16,7 +16,7 @@ from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest, raise_if_all_failed
 from serve.media.admit import MediaSource
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, ImageList, UncutList, context_of, read_submission, references, validate
+from serve.protocol.bodies import Fields, ImageList, UncutList, context_of, read_submission, references
 from serve.protocol.edge import error_fields
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, image_body, json_response
@@ -63,7 +63,7 @@ def build(chat: ChatService, limits: Limits) -> APIRouter:
     async def caption(request: Request) -> Response:
         context = context_of(request)
         submission = await read_submission(request, limits.max_body_bytes)
-        fields = validate(submission.fields, CaptionFields)
+        fields = submission.checked(CaptionFields)
         images = _images(submission.images + references(fields.image, fields.images), limits)
         asked = [(image, fields.prompt) for image in images]
         return json(await _answers(chat, asked, fields, context, "caption"))
@@ -77,7 +77,7 @@ def build(chat: ChatService, limits: Limits) -> APIRouter:
     async def vqa(request: Request) -> Response:
         context = context_of(request)
         submission = await read_submission(request, limits.max_body_bytes)
-        fields = validate(submission.fields, VqaFields)
+        fields = submission.checked(VqaFields)
         images = _images(submission.images + references(fields.image, fields.images), limits)
         asked = pair(images, fields.question, fields.questions)
         if len(asked) > limits.max_inputs:

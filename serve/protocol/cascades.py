@@ -10,7 +10,7 @@ from serve.cascade.types import CascadeResult
 from serve.config.cluster import Limits
 from serve.errors import raise_if_all_failed
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, ImageList, context_of, read_submission, references, validate
+from serve.protocol.bodies import Fields, ImageList, context_of, read_submission, references
 from serve.protocol.cascade_bodies import (
     answer_fields,
     ask_each,
@@ -54,7 +54,7 @@ def build(cascades: CascadeService, limits: Limits) -> APIRouter:
     async def ask(name: str, request: Request) -> Response:
         context = context_of(request)
         submission = await read_submission(request, limits.max_body_bytes)
-        fields = validate(submission.fields, CascadeFields)
+        fields = submission.checked(CascadeFields)
         images = submission.images + references(fields.image, fields.images)
         check_count(images, limits)
         answers = await ask_each(cascades, name, images, fields.question, context)

@@ -16,7 +16,7 @@ from deployments.generation.messages import Constraint, Detail, Role, Sampling
 from serve.chat import Medium, Turn
 from serve.errors import InvalidRequest, Unsupported
 from serve.media.admit import Reference
-from serve.protocol.bodies import JsonFields, validate
+from serve.protocol.bodies import Fields, validate
 
 _MOST_ANSWERS = 8
 _MOST_STOPS = 4
@@ -45,7 +45,7 @@ _NOT_OFFERED: Mapping[str, tuple[Any, ...]] = {
 Nothing = Annotated[list[Any], Field(max_length=0)] | None
 
 
-class MediaUrl(JsonFields):
+class MediaUrl(Fields):
     """Where an image is."""
 
     url: str = Field(min_length=1, description="http(s) URL or data URI.")
@@ -56,27 +56,27 @@ class MediaUrl(JsonFields):
     )
 
 
-class VideoUrl(JsonFields):
+class VideoUrl(Fields):
     """Where a video is."""
 
     url: str = Field(min_length=1, description="http(s) URL or data URI.")
 
 
-class TextPart(JsonFields):
+class TextPart(Fields):
     """A text."""
 
     type: Literal["text"]
     text: str
 
 
-class ImagePart(JsonFields):
+class ImagePart(Fields):
     """An image."""
 
     type: Literal["image_url"]
     image_url: MediaUrl
 
 
-class VideoPart(JsonFields):
+class VideoPart(Fields):
     """A video."""
 
     type: Literal["video_url"]
@@ -86,7 +86,7 @@ class VideoPart(JsonFields):
 UserContent = str | list[Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]]
 
 
-class SystemMessage(JsonFields):
+class SystemMessage(Fields):
     """Instructions."""
 
     role: Literal["system", "developer"]
@@ -94,7 +94,7 @@ class SystemMessage(JsonFields):
     name: str | None = None
 
 
-class UserMessage(JsonFields):
+class UserMessage(Fields):
     """What the user says and shows."""
 
     role: Literal["user"]
@@ -102,7 +102,7 @@ class UserMessage(JsonFields):
     name: str | None = None
 
 
-class AssistantMessage(JsonFields):
+class AssistantMessage(Fields):
     """An earlier answer; what OpenAI's clients give of one fits, with the fields that are empty here."""
 
     role: Literal["assistant"]
@@ -115,7 +115,7 @@ class AssistantMessage(JsonFields):
     tool_calls: Nothing = None
 
 
-class JsonSchema(JsonFields):
+class JsonSchema(Fields):
     """A named schema."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
@@ -124,26 +124,26 @@ class JsonSchema(JsonFields):
     strict: bool | None = Field(None, description="The answer always fits, whatever is said here.")
 
 
-class TextFormat(JsonFields):
+class TextFormat(Fields):
     """No constraint."""
 
     type: Literal["text"]
 
 
-class JsonObjectFormat(JsonFields):
+class JsonObjectFormat(Fields):
     """Any JSON object."""
 
     type: Literal["json_object"]
 
 
-class JsonSchemaFormat(JsonFields):
+class JsonSchemaFormat(Fields):
     """JSON that fits a schema."""
 
     type: Literal["json_schema"]
     json_schema: JsonSchema
 
 
-class StreamOptions(JsonFields):
+class StreamOptions(Fields):
     """Details of a stream."""
 
     include_usage: bool = Field(False, description="A last chunk with the usage of the whole request.")
@@ -157,7 +157,7 @@ Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discri
 Format = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
-class AnswerFields(JsonFields):
+class AnswerFields(Fields):
     """What is wanted of an answer, whatever it answers."""
 
     model: str | None = Field(None, description="A chat model; the cluster's first one when left out.")

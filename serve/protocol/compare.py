@@ -14,7 +14,7 @@ from serve.config.cluster import Limits
 from serve.context import RequestContext
 from serve.errors import ArgusError, raise_if_all_failed
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, ImageList, TextList, context_of, read_submission, references, validate
+from serve.protocol.bodies import Fields, ImageList, TextList, context_of, read_submission, references
 from serve.protocol.edge import error_fields
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, image_body, json_response
@@ -51,7 +51,7 @@ def build(compare: CompareService, limits: Limits) -> APIRouter:
     async def comparison(request: Request) -> Response:
         context = context_of(request)
         submission = await read_submission(request, limits.max_body_bytes)
-        fields = validate(submission.fields, CompareFields)
+        fields = submission.checked(CompareFields)
         images = submission.images + references(fields.image, fields.images)
         turns = [Turn("system", (fields.system,))] if fields.system is not None else []
         turns.append(Turn("user", (*(Medium("image", source, param) for param, source in images), fields.prompt)))

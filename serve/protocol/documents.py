@@ -10,7 +10,7 @@ from serve.documents.service import DocumentService
 from serve.documents.types import Asked
 from serve.protocol import document_bodies as bodies
 from serve.protocol import routes
-from serve.protocol.bodies import context_of, read_submission, validate
+from serve.protocol.bodies import context_of, read_submission
 from serve.protocol.document_bodies import DocumentFields
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, document_body, json_response
@@ -23,7 +23,7 @@ def build(documents: DocumentService, limits: Limits) -> APIRouter:
     async def admitted(request: Request) -> tuple[bytes, Asked, RequestContext]:
         context = context_of(request)
         submission = await read_submission(request, limits.max_body_bytes, "document")
-        fields = validate(submission.fields, DocumentFields)
+        fields = submission.checked(DocumentFields)
         asked = fields.asked()
         param, source = bodies.one_document(submission.documents, fields.document)
         return await documents.admit(source, context, param), asked, context

@@ -29,8 +29,10 @@ from serve.errors import (
     NotFound,
     PayloadTooLarge,
     RequestTooSlow,
+    UnsupportedEncoding,
 )
 from serve.metrics import Recorder, RequestRecord
+from serve.protocol.content_coding import ACCEPTED
 from serve.protocol.unread import Body
 from serve.request_log import log
 from serve.resilience.admission import PRIORITY_HEADER, Admission, lane_of
@@ -186,6 +188,8 @@ class _Exchange:
             headers.append((b"www-authenticate", b"Bearer"))
         if isinstance(error, MethodNotAllowed) and error.param:
             headers.append((b"allow", error.param.encode()))
+        if isinstance(error, UnsupportedEncoding):  # RFC 9110, section 15.5.16
+            headers.append((b"accept-encoding", ACCEPTED.encode()))
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 

@@ -13,7 +13,7 @@ from serve.errors import InvalidRequest
 from serve.indexes import IndexService, NewItem, Query
 from serve.media.admit import MediaSource, Reference
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, context_of, read_json, read_submission, validate
+from serve.protocol.bodies import Fields, Submission, context_of, read_json, read_submission
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, image_body, json_body, json_response, merged
 
@@ -115,9 +115,9 @@ def build(service: IndexService, max_body_bytes: int) -> APIRouter:
     async def add(name: str, request: Request) -> Response:
         submission = await read_submission(request, max_body_bytes)
         if submission.images:
-            items = [_file_item(submission.fields, submission.images)]
+            items = [_file_item(submission)]
         else:
-            fields = validate(submission.fields, ItemsFields)
+            fields = submission.checked(ItemsFields)
             items = [_new_item(item, f"items[{i}]") for i, item in enumerate(fields.items)]
         return json({"object": "items", "index": name, "added": await service.add(name, items, context_of(request))})
 
@@ -149,7 +149,7 @@ def build(service: IndexService, max_body_bytes: int) -> APIRouter:
     )
     async def search(name: str, request: Request) -> Response:
         submission = await read_submission(request, max_body_bytes)
-        fields = validate(submission.fields, SearchFields)
+        fields = submission.checked(SearchFields)
         query, param = search_content(fields, submission.images, "")
         hits = await service.search(
             name,
@@ -170,11 +170,11 @@ def _new_item(fields: ItemFields, where: str) -> NewItem:
     return NewItem(fields.id, content, fields.metadata, param)
 
 
-def _file_item(given: dict[str, Any], images: list[tuple[str, MediaSource]]) -> NewItem:
-    if len(images) > 1:
+def _file_item(submission: Submission) -> NewItem:
+    if len(submission.images) > 1:
         raise InvalidRequest("Send one file a request, or several items as JSON.", param="image")
-    fields = validate(given, ItemFileFields)
-    param, source = images[0]
+    fields = submission.checked(ItemFileFields)
+    param, source = submission.images[0]
     return NewItem(fields.id, source, json_field(fields.metadata, "metadata") or {}, param)
 
 

@@ -20,7 +20,7 @@ from serve.jobs.operation import JobInput, Operation
 from serve.jobs.service import JobService, digest_of, unknown_operation
 from serve.media.source import MediaBytes
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, context_of, json_object, read_body, read_form, validate
+from serve.protocol.bodies import Fields, context_of, json_object, read_body, read_form, read_query, validate
 from serve.protocol.edge import error_fields
 from serve.protocol.events import RETRY, document, error_event, event_stream, server_event
 from serve.protocol.native import json
@@ -122,7 +122,7 @@ def _add_reading(router: APIRouter, service: JobService) -> None:
     )
     async def list_jobs(request: Request) -> Response:
         context = context_of(request)
-        fields = validate(dict(request.query_params), ListFields)
+        fields = read_query(request, ListFields)
         found = await service.list_jobs(context, fields.after, fields.limit + 1)
         data = [job_object(job, None, context) for job in found[: fields.limit]]
         return json({"object": "list", "data": data, "has_more": len(found) > fields.limit})
@@ -169,7 +169,8 @@ async def _read(request: Request, limit: int) -> tuple[JobFields, Files]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     fields: dict[str, Any]
     files: list[tuple[str, MediaBytes]] = []
-    if kind == "multipart/form-data":
+    is_form = kind == "multipart/form-data"
+    if is_form:
         fields = {}
         for name, value in await read_form(request.headers, body):
             if isinstance(value, MediaBytes):
@@ -182,7 +183,7 @@ async def _read(request: Request, limit: int) -> tuple[JobFields, Files]:
         fields = json_object(body)
     if (key := request.headers.get(_KEY_HEADER)) is not None:
         fields.setdefault("idempotency_key", key)
-    return validate(fields, JobFields), files
+    return validate(fields, JobFields, text=is_form), files
 
 
 async def _admitted(operation: Operation, fields: JobFields, files: Files, context: RequestContext) -> JobInput:

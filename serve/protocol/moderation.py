@@ -12,7 +12,7 @@ from serve.cascade.types import CascadeResult
 from serve.config.cluster import Limits
 from serve.errors import InvalidRequest, NotFound, raise_if_all_failed
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, ImageList, context_of, read_submission, references, validate
+from serve.protocol.bodies import Fields, ImageList, context_of, read_submission, references
 from serve.protocol.cascade_bodies import (
     answer_fields,
     ask_each,
@@ -51,7 +51,7 @@ def build(cascades: CascadeService, limits: Limits) -> APIRouter:
     async def moderate(request: Request) -> Response:
         context = context_of(request)
         submission = await read_submission(request, limits.max_body_bytes)
-        fields = validate(submission.fields, ModerateFields)
+        fields = submission.checked(ModerateFields)
         images = submission.images + references(fields.image, fields.images)
         if not images:
             raise InvalidRequest("Send at least one image.", code="missing_field", param="image")

@@ -13,7 +13,7 @@ from serve.context import RequestContext
 from serve.dataplane import Classified, DataPlane
 from serve.errors import ArgusError, InvalidRequest, raise_if_all_failed
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, ImageList, TextList, context_of, read_submission, references, validate
+from serve.protocol.bodies import Fields, ImageList, TextList, context_of, read_submission, references
 from serve.protocol.edge import error_fields
 from serve.protocol.openapi import ERRORS, image_body, json_response
 
@@ -53,7 +53,7 @@ def build(plane: DataPlane) -> APIRouter:
     async def classify(request: Request) -> Response:
         context = context_of(request)
         submission = await read_submission(request, plane.limits.max_body_bytes)
-        fields = validate(submission.fields, ClassifyFields)
+        fields = submission.checked(ClassifyFields)
         images = submission.images + references(fields.image, fields.images)
         if not images:
             raise InvalidRequest("Send at least one image.", code="missing_field", param="image")

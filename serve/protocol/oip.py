@@ -24,7 +24,7 @@ from serve.errors import ArgusError, InvalidRequest, ModelFailed, NotFound
 from serve.media.admit import MediaSource
 from serve.protocol.oip_cascade import CascadeFunction
 from serve.protocol.oip_chat import ChatFunction
-from serve.protocol.oip_inputs import check_names, images, parameter, texts
+from serve.protocol.oip_inputs import check_names, images, parameter, texts, whole
 from serve.protocol.oip_render import RenderFunction
 from serve.protocol.oip_vision import VisionFunction
 from serve.protocol.tensors import (
@@ -34,6 +34,7 @@ from serve.protocol.tensors import (
     ModelSpec,
     Tensor,
     TensorSpec,
+    class_tensor,
     float_tensor,
 )
 from serve.scenes.service import SceneService
@@ -131,7 +132,8 @@ class InferenceService:
             ArgusError: what is wrong; tensors have no place for an item's error, so one bad item fails the request.
         """
         model, function = self._find(request.model, request.version)
-        return _chosen(request, await function(model, request, _within(request, context)))
+        context = self._admitted(request, function, context)
+        return _chosen(request, await function(model, request, context))
 
     async def infer_stream(
         self, request: InferRequest, context: RequestContext
@@ -142,13 +144,29 @@ class InferenceService:
             ArgusError: see `infer`.
         """
         model, function = self._find(request.model, request.version)
-        context = _within(request, context)
+        context = self._admitted(request, function, context)
         if function != self._chat.infer:
             yield _chosen(request, await function(model, request, context)), True
             return
         async with aclosing(self._chat.stream(model, request, context)) as pieces:
             async for outputs, last in pieces:
                 yield _chosen(request, outputs), last
+
+    def _admitted(self, request: InferRequest, function: Callable[..., Any], context: RequestContext) -> RequestContext:
+        """Checks what a request to any function may say; the context within which it is to be answered.
+
+        Raises:
+            InvalidRequest: `invalid_parameter`.
+        """
+        whole(request, "priority")
+        parameter(request, "binary_data_output", bool, False)
+        if request.classes and function != self._classify:
+            raise InvalidRequest(
+                f"{request.model} has no scores of classes; classification goes with the outputs of NAME.classify.",
+                code="invalid_parameter",
+                param="classification",
+            )
+        return _within(request, context)
 
     def _find(self, name: str, version: str) -> tuple[str, Callable[[str, InferRequest, RequestContext], Any]]:
         if name not in self._functions:
@@ -185,10 +203,14 @@ class InferenceService:
                 params=params,
             )
         scores = _all_good(answer.images)
-        return {
+        tensors = {
             "PROBABILITIES": float_tensor("PROBABILITIES", [one.probabilities for one in scores]),
             "LOGITS": float_tensor("LOGITS", [one.logits for one in scores]),
         }
+        for name, count in request.classes.items():
+            if name in tensors:
+                tensors[name] = class_tensor(tensors[name], count, answer.labels)
+        return tensors
 
     async def _embed_images(self, model: str, request: InferRequest, context: RequestContext) -> dict[str, Tensor]:
         check_names(request, ("IMAGE", "PIXELS"), ("normalize",))
@@ -232,10 +254,7 @@ def _within(request: InferRequest, context: RequestContext) -> RequestContext:
     Raises:
         InvalidRequest: `invalid_parameter`.
     """
-    timeout_us = request.parameters.get("timeout", 0)
-    if isinstance(timeout_us, bool) or not isinstance(timeout_us, int) or timeout_us < 0:
-        message = "Parameter 'timeout' must be a whole number of microseconds."
-        raise InvalidRequest(message, code="invalid_parameter", param="timeout")
+    timeout_us = whole(request, "timeout")
     if not timeout_us:  # Triton's clients mean none
         return context
     return replace(context, deadline=min(context.deadline, time.monotonic() + timeout_us / 1e6))

@@ -17,7 +17,7 @@ from deployments.generation.messages import ChatResult, Detail, TokenLogprob
 from serve.chat import ChatService, Medium, Prepared, Turn
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest
-from serve.protocol.bodies import JsonFields, validate
+from serve.protocol.bodies import Fields, validate
 from serve.protocol.chat import logprobs_content
 from serve.protocol.chat_bodies import ChatFields, chat_fields, sampling, turns
 from serve.protocol.oip_inputs import check_names, files, texts
@@ -34,7 +34,7 @@ _PLACEHOLDER = [{"role": "user", "content": "-"}]
 Outputs = dict[str, Tensor]
 
 
-class _DetailFields(JsonFields):
+class _DetailFields(Fields):
     detail: Detail
 
 

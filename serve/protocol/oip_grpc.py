@@ -97,7 +97,9 @@ class GrpcSkin:
 
     async def ServerMetadata(self, request: Any, grpc_context: GrpcContext) -> Any:  # noqa: N802
         async def answer(context: RequestContext) -> Any:
-            return pb.ServerMetadataResponse(name=SERVER_NAME, version=self._argus_version, extensions=[])
+            return pb.ServerMetadataResponse(
+                name=SERVER_NAME, version=self._argus_version, extensions=["classification"]
+            )
 
         return await self._guarded("ServerMetadata", grpc_context, answer, pb.ServerMetadataResponse())
 

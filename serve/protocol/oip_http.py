@@ -7,7 +7,6 @@ raw tensors behind the JSON header, whose length stands in `Inference-Header-Con
 
 from __future__ import annotations
 
-import zlib
 from typing import Any, Literal
 
 import numpy as np
@@ -16,11 +15,12 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field
 
 from serve.context import RequestContext
-from serve.errors import InvalidRequest, PayloadTooLarge, UnsupportedMedia
+from serve.errors import InvalidRequest
 from serve.protocol import routes
 from serve.protocol.bodies import Fields, check_keys, context_of, parse_length, read_body, validate
 from serve.protocol.native import json
 from serve.protocol.oip import InferenceService
+from serve.protocol.oip_inputs import refuse_shared_memory, wanted_classes
 from serve.protocol.openapi import ERRORS, json_body, json_response
 from serve.protocol.tensors import (
     SERVER_NAME,
@@ -38,7 +38,7 @@ from serve.protocol.tensors import (
 
 _MAX_NESTING = 16
 _HEADER_LENGTH = "inference-header-content-length"
-EXTENSIONS = ("binary_tensor_data",)
+EXTENSIONS = ("binary_tensor_data", "classification")
 
 
 class InputFields(Fields):
@@ -55,7 +55,11 @@ class OutputFields(Fields):
     """One output asked for."""
 
     name: str
-    parameters: dict[str, Any] = Field({}, description="binary_data: send it behind the JSON header.")
+    parameters: dict[str, Any] = Field(
+        {},
+        description="binary_data: send it behind the JSON header; classification: of scores of classes, so many of the "
+        "best as `score:index:label`.",
+    )
 
 
 class InferFields(Fields):
@@ -113,7 +117,7 @@ def build(service: InferenceService, max_body_bytes: int, argus_version: str) ->
     @router.post("/models/{model}/versions/{version}/infer", include_in_schema=False)
     async def infer(request: Request, model: str, version: str = "") -> Response:
         context: RequestContext = context_of(request)
-        body = _decompressed(await read_body(request, max_body_bytes), request, max_body_bytes)
+        body = await read_body(request, max_body_bytes)
         fields, tail = _split(body, request.headers.get(_HEADER_LENGTH))
         answer = await service.infer(_request(fields, tail, model, version), context)
         return _response(answer, _binary_outputs(fields, answer))
@@ -123,26 +127,6 @@ def build(service: InferenceService, max_body_bytes: int, argus_version: str) ->
 
 def _ready(ready: bool) -> Response:
     return json({"ready": ready}, 200 if ready else 503)
-
-
-def _decompressed(body: bytes, request: Request, limit: int) -> bytes:
-    """tritonclient can compress bodies; what comes out is bounded like what comes in."""
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding == "identity":
-        return body
-    if encoding not in ("gzip", "deflate"):
-        raise UnsupportedMedia(f"Content encoding {encoding[:40]!r} is not accepted.", param="content-encoding")
-    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # 32: gzip and zlib headers are told apart
-    try:
-        plain = inflater.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise InvalidRequest(f"The body is not valid {encoding}: {error}.", code="invalid_encoding") from None
-    if len(plain) > limit:
-        raise PayloadTooLarge(f"The body inflates to more than {limit} bytes.", param="body")
-    if not inflater.eof or inflater.unused_data:
-        message = f"The {encoding} body is truncated, or something stands behind it."
-        raise InvalidRequest(message, code="invalid_encoding", param="body")
-    return plain
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[InferFields, memoryview]:
@@ -174,6 +158,7 @@ def _request(fields: InferFields, tail: memoryview, model: str, version: str) ->
             raise InvalidRequest(
                 f"Input {item.name[:80]!r} stands twice.", code="duplicate_input", param=item.name[:80]
             )
+        refuse_shared_memory(item.name, item.parameters)
         if size is None:
             inputs[item.name] = _json_tensor(item)
             continue
@@ -190,7 +175,8 @@ def _request(fields: InferFields, tail: memoryview, model: str, version: str) ->
             f"{len(tail)} bytes behind the last tensor belong to none.", code="invalid_tensor_data", param="inputs"
         )
     names = tuple(output.name for output in fields.outputs)
-    return InferRequest(model, version, fields.id, inputs, fields.parameters, names)
+    classes = wanted_classes((output.name, output.parameters) for output in fields.outputs)
+    return InferRequest(model, version, fields.id, inputs, fields.parameters, names, classes)
 
 
 def _binary_tensor(item: InputFields, raw: bytes) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 import numpy as np
 
@@ -11,6 +12,11 @@ from serve.errors import InvalidRequest
 from serve.media.admit import MediaSource, Reference
 from serve.media.source import MediaBytes
 from serve.protocol.tensors import InferRequest, Tensor
+
+# Of every function: Triton's clients send them. `priority` changes nothing, since models here have no levels of it.
+_COMMON: Final = ("timeout", "priority", "binary_data_output")
+
+Parameters = Mapping[str, Any]
 
 
 def check_names(request: InferRequest, inputs: tuple[str, ...], parameters: tuple[str, ...]) -> None:
@@ -24,7 +30,7 @@ def check_names(request: InferRequest, inputs: tuple[str, ...], parameters: tupl
             message = f"Input {name[:80]!r} is not known; {request.model} takes {', '.join(inputs)}."
             raise InvalidRequest(message, code="unknown_input", param=name[:80])
     for name in request.parameters:
-        if name not in (*parameters, "timeout", "priority", "binary_data_output"):
+        if name not in (*parameters, *_COMMON):
             message = f"Parameter {name[:80]!r} is not known; {request.model} takes {', '.join(parameters)}."
             raise InvalidRequest(message, code="unknown_parameter", param=name[:80])
 
@@ -39,6 +45,62 @@ def parameter(request: InferRequest, name: str, kind: type[Any], default: Any) -
     if not isinstance(value, kind):
         raise InvalidRequest(f"Parameter {name!r} must be a {kind.__name__}.", code="invalid_parameter", param=name)
     return value
+
+
+def whole(request: InferRequest, name: str) -> int:
+    """A parameter that is a whole number from 0; 0 when it is left out.
+
+    Raises:
+        InvalidRequest: `invalid_parameter`.
+    """
+    value = request.parameters.get(name, 0)
+    if type(value) is not int or value < 0:
+        message = f"Parameter {name!r} must be a whole number from 0."
+        raise InvalidRequest(message, code="invalid_parameter", param=name)
+    return value
+
+
+def wanted_classes(outputs: Iterable[tuple[str, Parameters]]) -> dict[str, int]:
+    """How many of its best classes an output is wanted as, by the outputs that have the parameter `classification`.
+
+    Raises:
+        InvalidRequest: `duplicate_output`; `invalid_parameter`; `unknown_parameter`, such as those of shared memory.
+    """
+    seen: set[str] = set()
+    classes: dict[str, int] = {}
+    for name, parameters in outputs:
+        if name in seen:
+            raise InvalidRequest(f"Output {name[:80]!r} stands twice.", code="duplicate_output", param=name[:80])
+        seen.add(name)
+        for parameter, value in parameters.items():
+            if parameter == "classification":
+                if type(value) is not int or value < 1:
+                    raise _invalid_output(name, parameter, "a whole number from 1")
+                classes[name] = value
+            elif parameter != "binary_data":
+                known = "classification and binary_data"
+                message = f"Output {name[:80]!r}: parameter {parameter[:80]!r} is not known; there are {known}."
+                raise InvalidRequest(message, code="unknown_parameter", param=parameter[:80])
+            elif not isinstance(value, bool):
+                raise _invalid_output(name, parameter, "true or false")
+    return classes
+
+
+def _invalid_output(name: str, parameter: str, wanted: str) -> InvalidRequest:
+    message = f"Output {name[:80]!r}: parameter {parameter!r} must be {wanted}."
+    return InvalidRequest(message, code="invalid_parameter", param=parameter)
+
+
+def refuse_shared_memory(name: str, parameters: Parameters) -> None:
+    """Of an input: regions of memory that client and server share.
+
+    Raises:
+        InvalidRequest: `unknown_parameter`.
+    """
+    for parameter in parameters:
+        if parameter.startswith("shared_memory_"):
+            message = f"Input {name[:80]!r}: shared memory is not offered; send the data itself."
+            raise InvalidRequest(message, code="unknown_parameter", param=parameter[:80])
 
 
 def texts(request: InferRequest, name: str) -> list[str]:

@@ -9,6 +9,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from serve.config.cluster import Limits
 from serve.errors import InvalidRequest, PayloadTooLarge
+from serve.protocol.oip_inputs import refuse_shared_memory, wanted_classes
 from serve.protocol.tensors import (
     VERSION,
     InferRequest,
@@ -47,6 +48,8 @@ def from_message(message: Any, limits: Limits) -> InferRequest:
     """
     if message.ByteSize() > limits.max_body_bytes:
         raise PayloadTooLarge(f"The message is larger than {limits.max_body_bytes} bytes.", param="inputs")
+    for tensor in message.inputs:
+        refuse_shared_memory(tensor.name, tensor.parameters)
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise InvalidRequest(
@@ -60,14 +63,20 @@ def from_message(message: Any, limits: Limits) -> InferRequest:
             name = tensor.name[:80]
             raise InvalidRequest(f"Input {name!r} stands twice.", code="duplicate_input", param=name)
         inputs[tensor.name] = _tensor(tensor, raw[i] if raw else None)
-    parameters = {name: _parameter_value(value) for name, value in message.parameters.items()}
-    names = tuple(output.name for output in message.outputs)
-    return InferRequest(message.model_name, message.model_version, message.id, inputs, parameters, names)
+    return InferRequest(
+        message.model_name,
+        message.model_version,
+        message.id,
+        inputs,
+        _parameters(message.parameters),
+        tuple(output.name for output in message.outputs),
+        wanted_classes((output.name, _parameters(output.parameters)) for output in message.outputs),
+    )
 
 
-def _parameter_value(parameter: Any) -> Any:
-    chosen = parameter.WhichOneof("parameter_choice")
-    return getattr(parameter, chosen) if chosen else None
+def _parameters(given: Any) -> dict[str, Any]:
+    chosen = {name: value.WhichOneof("parameter_choice") for name, value in given.items()}
+    return {name: getattr(given[name], choice) if choice else None for name, choice in chosen.items()}
 
 
 def _tensor(tensor: Any, raw: bytes | None) -> Tensor:

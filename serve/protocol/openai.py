@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from deployments.messages import Float32
 from serve.cascade.service import CascadeCard, CascadeService
@@ -20,7 +20,7 @@ from serve.dataplane import DataPlane, Embedded, ModelCard
 from serve.errors import ArgusError, InvalidRequest, Unsupported
 from serve.media.admit import MediaSource, Reference
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, ImageList, context_of, read_submission, references, validate
+from serve.protocol.bodies import Fields, ImageList, context_of, read_submission, references
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, image_body, json_response
 
@@ -66,6 +66,17 @@ class EmbeddingFields(Fields):
     normalize: bool = Field(True, description="Vectors of unit length.")
     user: str | None = Field(None, description="Accepted and not used.")
 
+    @field_validator("input", mode="before")
+    @classmethod
+    def _no_token_ids(cls, value: Any) -> Any:
+        """OpenAI takes them, and LangChain sends them unless it is told otherwise; they are of OpenAI's tokenizer."""
+        if isinstance(value, list) and value and (isinstance(value[0], list) or type(value[0]) is int):
+            raise ValueError(
+                "token ids are not accepted, because the models here have tokenizers of their own; send texts (with "
+                "LangChain, OpenAIEmbeddings(check_embedding_ctx_length=False))"
+            )
+        return value
+
 
 def build(plane: DataPlane, cascades: CascadeService) -> APIRouter:
     """The routes, over a data plane and the cascades, which are models for chat."""
@@ -80,7 +91,7 @@ def build(plane: DataPlane, cascades: CascadeService) -> APIRouter:
     async def embeddings(request: Request) -> Response:
         context = context_of(request)
         submission = await read_submission(request, plane.limits.max_body_bytes)
-        fields = validate(submission.fields, EmbeddingFields)
+        fields = submission.checked(EmbeddingFields)
         named = _inputs(fields.input) + submission.images + references(fields.image, fields.images)
         if not named:
             raise InvalidRequest("Send at least one input.", code="missing_field", param="input")

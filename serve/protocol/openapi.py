@@ -37,7 +37,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     408: _error("The request came too slowly."),
     409: _error("It contradicts what is stored."),
     413: _error("Too many bytes."),
-    415: _error("A content type or format that is not read."),
+    415: _error("A content type, content encoding or format that is not read."),
     429: _error("Too busy; `Retry-After` says when to return."),
     503: _error("A model is not available now."),
     504: _error("The deadline passed."),

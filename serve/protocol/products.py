@@ -14,7 +14,7 @@ from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest
 from serve.products import ATTRIBUTES, CAPTION, ProductService
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, context_of, read_submission, references, validate
+from serve.protocol.bodies import Fields, context_of, read_submission, references
 from serve.protocol.cascade_bodies import answer_fields, gear_of, usage_fields, with_gear
 from serve.protocol.edge import error_fields
 from serve.protocol.indexes import ContentFields, hit_fields, json_field, search_content
@@ -61,7 +61,7 @@ def build(products: ProductService, limits: Limits) -> APIRouter:
     async def analyze(request: Request) -> Response:
         context = context_of(request)
         submission = await read_submission(request, limits.max_body_bytes)
-        fields = validate(submission.fields, AnalyzeFields)
+        fields = submission.checked(AnalyzeFields)
         images = submission.images + references(fields.image, None)
         if len(images) != 1:
             raise InvalidRequest(f"Send one image; got {len(images)}.", code="missing_field", param="image")
@@ -101,7 +101,7 @@ def build(products: ProductService, limits: Limits) -> APIRouter:
     async def search(request: Request) -> Response:
         context = context_of(request)
         submission = await read_submission(request, limits.max_body_bytes)
-        fields = validate(submission.fields, ProductSearchFields)
+        fields = submission.checked(ProductSearchFields)
         query, param = search_content(fields, submission.images, "")
         found = await products.search(
             fields.index,

@@ -113,7 +113,8 @@ def build(service: ReconstructionService, jobs: JobService, limits: Limits) -> A
         digest = await asyncio.to_thread(digest_of, OPERATION, fields, files)  # of hundreds of photos
         job = None if key is None else await jobs.find(key, digest, context)
         if job is None:
-            given = await operation.admit(fields, files, context)
+            checked = validate(fields, ReconstructFields, text=True)
+            given = await operation.admit(checked.model_dump(), files, context)
             job = await jobs.submit(OPERATION, given, context, digest=digest, key=key)
         response = json(_object(job, None, None, context), 202)
         response.headers["location"] = f"/v1/reconstructions/{job.id}"

@@ -81,7 +81,7 @@ async def read_upload(request: Request, limit: int) -> Upload:
         )
     if isinstance(up := fields.get("up"), str):
         fields["up"] = _numbers(up)
-    given = validate(fields, UploadFields)
+    given = validate(fields, UploadFields, text=True)
     if not file.data:
         raise InvalidRequest("The file is empty.", code="missing_field", param="file")
     return Upload(given.name, file.data, given.format, given.up, given.attribution, given.replace)

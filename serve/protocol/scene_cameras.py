@@ -10,15 +10,17 @@ from pydantic import BeforeValidator, Field, FiniteFloat, field_validator, model
 
 from deployments.rendering.messages import Output, RasterOptions
 from serve.errors import InvalidRequest
-from serve.protocol.bodies import Fields, TextList
+from serve.protocol.bodies import AS_TUPLE, Fields, TextList
 from serve.scenes import cameras
 from serve.scenes.cameras import Calibrated, LookAt, Orbit, View, check_pose, from_camera
 from serve.scenes.rendering import Shot
 
 Picture = Literal["png", "jpeg", "webp", "exr", "npy"]
-Triple = Annotated[tuple[FiniteFloat, FiniteFloat, FiniteFloat], Field(description="x, y, z.")]
-Row3 = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
-Row4 = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
+Triple = Annotated[tuple[FiniteFloat, FiniteFloat, FiniteFloat], AS_TUPLE, Field(description="x, y, z.")]
+Row3 = Annotated[tuple[FiniteFloat, FiniteFloat, FiniteFloat], AS_TUPLE]
+Row4 = Annotated[tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat], AS_TUPLE]
+Rows3 = Annotated[tuple[Row3, Row3, Row3], AS_TUPLE]
+Rows4 = Annotated[tuple[Row4, Row4, Row4, Row4], AS_TUPLE]
 Degrees = Annotated[float, Field(ge=1, le=170)]
 _HEX = re.compile(r"#?([0-9a-fA-F]{6}|[0-9a-fA-F]{3})")
 
@@ -35,7 +37,7 @@ def _colour(value: object) -> object:
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Colour = Annotated[tuple[Share, Share, Share], BeforeValidator(_colour)]
+Colour = Annotated[tuple[Share, Share, Share], AS_TUPLE, BeforeValidator(_colour)]
 
 
 class LookAtFields(Fields):
@@ -66,13 +68,13 @@ class CameraFields(Fields):
 
     look_at: LookAtFields | None = Field(None, description="A camera at a place, turned to another.")
     orbit: OrbitFields | None = Field(None, description="A camera on a sphere around a place.")
-    intrinsics: tuple[Row3, Row3, Row3] | None = Field(
+    intrinsics: Rows3 | None = Field(
         None, description="[[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels, for pictures of the size asked for."
     )
-    world_to_camera: tuple[Row4, Row4, Row4, Row4] | None = Field(
+    world_to_camera: Rows4 | None = Field(
         None, description="4 x 4, rigid, in OpenCV's convention: x to the right, y down, z forward."
     )
-    camera_to_world: tuple[Row4, Row4, Row4, Row4] | None = Field(None, description="The same, inverted.")
+    camera_to_world: Rows4 | None = Field(None, description="The same, inverted.")
 
     @model_validator(mode="after")
     def _one_way_of_saying_it(self) -> CameraFields:

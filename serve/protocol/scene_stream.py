@@ -39,7 +39,7 @@ from serve.errors import (
     ViewerSilent,
 )
 from serve.metrics import Recorder
-from serve.protocol.bodies import Fields, json_object, validate
+from serve.protocol.bodies import Fields, json_object, read_query, validate
 from serve.protocol.scene_cameras import LiveFields
 from serve.protocol.socket_edge import error_text, subprotocol_of
 from serve.resilience.admission import Admission, lane_of
@@ -100,7 +100,7 @@ class _View:
         self._service, self._admission, self._socket = service, admission, websocket
         self._name: str = websocket.path_params["name"]
         self._context: RequestContext = websocket.scope["state"]["context"]
-        fields = validate(dict(websocket.query_params), StreamFields)
+        fields = read_query(websocket, StreamFields)
         self._rules = Rules(gap_s=1 / fields.max_fps, idle_s=IDLE_S)
         self._state: Watching[LiveFields] = Watching(time.monotonic())
         self._said: dict[str, Any] = {}

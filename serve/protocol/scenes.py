@@ -15,7 +15,7 @@ from deployments.splat.formats.names import EXPORTS, MEDIA_TYPES, ExportName
 from serve.context import RequestContext
 from serve.errors import ArgusError, raise_if_all_failed
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, context_of, json_object, read_body, read_json, validate
+from serve.protocol.bodies import Fields, context_of, json_object, read_body, read_json, read_query, validate
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, RANGES, file_response, json_body, json_response, query, upload_body
 from serve.protocol.scene_bodies import (
@@ -82,7 +82,7 @@ def _add_keeping(router: APIRouter, service: SceneService) -> None:
         responses=json_response("A list of scenes by name.", ERRORS),
     )
     async def list_scenes(request: Request) -> Response:
-        fields = validate(dict(request.query_params), ListFields)
+        fields = read_query(request, ListFields)
         found = await service.list_scenes(context_of(request), fields.after, fields.limit + 1)
         data = [scene_object(info) for info in found[: fields.limit]]
         return json({"object": "list", "data": data, "has_more": len(found) > fields.limit})
@@ -198,7 +198,7 @@ def _add_drawing(router: APIRouter, service: SceneService) -> None:
     )
     async def thumbnail(name: str, request: Request) -> Response:
         context = context_of(request)
-        fields = validate(dict(request.query_params), ThumbnailFields)
+        fields = read_query(request, ThumbnailFields)
         shot = fields.shot(fields.views())
         info, version = await service.version(name, fields.version, context)
         etag = _etag(fields, info, version)
@@ -243,7 +243,7 @@ def _add_files(router: APIRouter, service: SceneService) -> None:
     )
     async def export(name: str, request: Request) -> Response:
         context = context_of(request)
-        fields = validate(dict(request.query_params), ExportFields)
+        fields = read_query(request, ExportFields)
         info, version = await service.version(name, fields.version, context)
         if fields.digest is not None:
             version = version_with(info, fields.digest)

@@ -12,7 +12,7 @@ from deployments.knowledge_types import Base, Chunk, Document
 from serve.context import RequestContext
 from serve.knowledge import KnowledgeService
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, context_of, read_json, validate
+from serve.protocol.bodies import Fields, context_of, read_json, read_query
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, json_body, json_response
 from serve.protocol.sessions import said_object
@@ -123,7 +123,7 @@ def _add_documents(router: APIRouter, service: KnowledgeService, max_body_bytes:
         responses=json_response("A list; `after` and `limit` go into the query.", ERRORS),
     )
     async def documents(name: str, request: Request) -> Response:
-        fields = validate(dict(request.query_params), DocumentsFields)
+        fields = read_query(request, DocumentsFields)
         found = await service.documents(name, fields.after, fields.limit, context_of(request))
         return json({"object": "list", "data": [_document(document) for document in found]})
 

@@ -38,6 +38,7 @@ class InferRequest:
 
     Attributes:
         outputs: names asked for; empty means all.
+        classes: of outputs that are wanted as their best classes, how many of these; see `class_tensor`.
     """
 
     model: str
@@ -46,6 +47,7 @@ class InferRequest:
     inputs: Mapping[str, Tensor]
     parameters: Mapping[str, Any] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
+    classes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,3 +174,26 @@ def float_tensor(name: str, rows: Sequence[npt.NDArray[np.float32]]) -> Tensor:
     """An FP32 tensor of equally long rows."""
     data = np.stack(rows).astype("<f4", copy=False)
     return Tensor(name, "FP32", data.shape, data)
+
+
+def class_tensor(scores: Tensor, count: int, labels: Sequence[str]) -> Tensor:
+    """The best classes of each row, as `score:index:label`, best first and of equal ones the first; all of them where
+    there are fewer than `count`.
+
+    Source: https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md
+
+    Args:
+        scores: FP32 (rows, classes).
+        labels: of the classes.
+
+    Returns:
+        BYTES (rows, least of `count` and classes). Scores have as many digits as tell them from their neighbours.
+    """
+    rows = np.asarray(scores.data)
+    best = np.argsort(-rows, axis=1, kind="stable")[:, :count]
+    texts = [
+        f"{np.format_float_positional(row[index], trim='-')}:{index}:{labels[index]}"
+        for row, indices in zip(rows, best.tolist(), strict=True)
+        for index in indices
+    ]
+    return Tensor(scores.name, "BYTES", best.shape, texts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import cast
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, create_model
@@ -14,7 +15,7 @@ from serve.config.cluster import Limits
 from serve.errors import ArgusError, DeadlineExceeded, InvalidRequest
 from serve.media.admit import MediaSource, Reference
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, Submission, context_of, read_submission, validate
+from serve.protocol.bodies import Fields, Submission, context_of, read_submission
 from serve.protocol.events import HEADERS, MEDIA_TYPE, error_event, server_event
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, json_response, video_body
@@ -67,13 +68,10 @@ def _add(
         context = context_of(request)
         submission = await read_submission(request, limits.max_body_bytes, "video")
         # Checked together, so that an unknown field is told all the fields that there are.
-        validate(submission.fields, documented)
-        own = {name: value for name, value in submission.fields.items() if name in AnswerFields.model_fields}
-        how = validate(own, AnswerFields)
+        how = submission.checked(documented)
         param, source = _video(submission, how.video)
         video = await service.admit(source, context, param)
-        rest = {name: value for name, value in submission.fields.items() if name not in own}
-        asked = video_request(operation, rest, video)
+        asked = video_request(operation, how.model_dump(exclude=set(AnswerFields.model_fields)), video)
         service.check(asked)
         if how.dry_run:
             return json(await service.estimate(asked, context) | {"request_id": context.request_id})
@@ -85,9 +83,9 @@ def _add(
             raise _with_way_out(error, operation) from error.__cause__
 
 
-def _together(kind: type[PartFields]) -> type[Fields]:
+def _together(kind: type[PartFields]) -> type[AnswerFields]:
     """All that a route takes."""
-    return create_model(kind.__name__, __base__=(AnswerFields, kind))
+    return cast("type[AnswerFields]", create_model(kind.__name__, __base__=(AnswerFields, kind)))
 
 
 def _video(submission: Submission, named: str | None) -> tuple[str, MediaSource]:

@@ -23,7 +23,6 @@ from serve.protocol.bodies import (
     context_of,
     read_submission,
     references,
-    validate,
 )
 from serve.protocol.edge import error_fields
 from serve.protocol.native import json
@@ -88,7 +87,7 @@ def build(vision: VisionService) -> APIRouter:
     async def several(request: Request) -> Response:
         context = context_of(request)
         submission = await submitted(request)
-        fields = validate(submission.fields, TasksFields)
+        fields = submission.checked(TasksFields)
         asked = [Asked(one.task, one.text, one.region, f"tasks[{i}].") for i, one in enumerate(fields.tasks)]
         images = submission.images + references(fields.image, fields.images)
         seen = await vision.see(images, asked, _manner(fields), context, model=fields.model)
@@ -109,7 +108,7 @@ def build(vision: VisionService) -> APIRouter:
     async def single(request: Request, task: str) -> Response:
         context = context_of(request)
         submission = await submitted(request)
-        fields = validate(submission.fields, TaskFields)
+        fields = submission.checked(TaskFields)
         images = submission.images + references(fields.image, fields.images)
         asked = [Asked(task, fields.text, fields.region)]
         drawing = _wants_png(request, images)

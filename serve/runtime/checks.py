@@ -19,11 +19,10 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from serve.config.cluster import ClusterFile
+from serve.config.memory import main_memory_gb
 from serve.config.model_base import CheckpointModel
 from serve.runtime import ingress
 
-# Measured: Ray, Serve, HAProxy, a router, the demo CLIP and the index hold about this much together, in GB.
-_NEEDED_MEMORY_GB = 3.0
 _NEEDED_DISK_GB = 2.0
 _OURS = "argus-serve"
 _PACKAGES = ("ray", "fastapi", "pydantic", "pillow", "torch", "transformers", "faiss-cpu", "tritonclient", "protobuf")
@@ -56,7 +55,8 @@ def run_checks(cluster: ClusterFile) -> list[Finding]:
         _accelerator,
         _haproxy,
         _ports,
-        _resources,
+        _memory,
+        _disk,
         _checkpoints,
     )
     return [finding for check in checks for finding in check(cluster)]
@@ -176,15 +176,26 @@ def _ports(cluster: ClusterFile) -> Iterator[Finding]:
             yield Finding(Level.WARNING, f"server.{key}", f"{port} is taken on {host}", fix)
 
 
-def _resources(cluster: ClusterFile) -> Iterator[Finding]:
+def _memory(cluster: ClusterFile) -> Iterator[Finding]:
+    """Held against what a node of the cluster file has, for nobody knows what all processes need before they run, and
+    against what generating models on the CPU are known to hold."""
     free = psutil.virtual_memory().available / 1e9
-    enough = free >= _NEEDED_MEMORY_GB
+    name, pool = min(cluster.node_pools.items(), key=lambda item: item[1].memory_gb)
+    needed, why = pool.memory_gb, f"node_pools.{name}.memory_gb"
+    held = main_memory_gb(cluster, name)
+    if held > needed:
+        needed, why = held, "weights, activations and caches of its generating models on the CPU"
     yield Finding(
-        Level.OK if enough else Level.WARNING,
+        Level.OK if free >= needed else Level.WARNING,
         "free memory",
-        f"{free:.1f} GB",
-        "" if enough else f"the demo profile takes about {_NEEDED_MEMORY_GB:g} GB; close something",
+        f"{free:.1f} GB; {cluster.name} counts on {needed:.3g} GB a node ({why})",
+        ""
+        if free >= needed
+        else "close something, such as an Argus that runs already, or serve fewer or smaller models",
     )
+
+
+def _disk(cluster: ClusterFile) -> Iterator[Finding]:
     disk = shutil.disk_usage(Path.cwd()).free / 1e9
     enough = disk >= _NEEDED_DISK_GB
     yield Finding(

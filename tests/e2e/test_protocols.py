@@ -128,9 +128,23 @@ def test_triton_binary_compressed_and_json_transfers_agree(cluster: Cluster, sce
     with _http(cluster) as http:
         plain = http.infer("clip.classify", inputs, headers=key())
         zipped = http.infer("clip.classify", inputs, headers=key(), request_compression_algorithm="gzip")
+        deflated = http.infer("clip.classify", inputs, headers=key(), request_compression_algorithm="deflate")
         text = http.infer("clip.classify", inputs, headers=key(), outputs=as_json)
     np.testing.assert_allclose(plain.as_numpy("LOGITS"), zipped.as_numpy("LOGITS"), atol=1e-5)
+    np.testing.assert_allclose(plain.as_numpy("LOGITS"), deflated.as_numpy("LOGITS"), atol=1e-5)
     np.testing.assert_allclose(plain.as_numpy("LOGITS"), text.as_numpy("LOGITS"), atol=1e-4)
+
+
+def test_triton_gives_the_best_classes(cluster: Cluster, scene_png: bytes) -> None:
+    labels = ["a blue circle", "a red star", "a cat"]
+    with _http(cluster) as http, triton_grpc.InferenceServerClient(cluster.grpc) as rpc:
+        for client, module in ((http, triton_http), (rpc, triton_grpc)):
+            wanted = [module.InferRequestedOutput("PROBABILITIES", class_count=2)]
+            answer = client.infer(
+                "clip.classify", classify_inputs(module, scene_png, labels), outputs=wanted, headers=key()
+            )
+            [(best, second)] = answer.as_numpy("PROBABILITIES").tolist()
+            assert best.endswith(b":1:a red star") and float(best.partition(b":")[0]) > float(second.partition(b":")[0])
 
 
 async def test_triton_asyncio_clients(cluster: Cluster, scene_png: bytes) -> None:

@@ -125,6 +125,17 @@ async def test_outputs_as_asked(client: httpx.AsyncClient) -> None:
     assert LENGTH not in response.headers
 
 
+async def test_the_best_classes_as_json(client: httpx.AsyncClient) -> None:
+    whole = arrays(await infer(client))["LOGITS"][0]
+    asked = {"name": "LOGITS", "parameters": {"classification": 1}}
+    [output] = (await infer(client, json=request(outputs=[asked]))).json()["outputs"]
+    best = int(whole.argmax())
+    [element] = output.pop("data")
+    assert output == {"name": "LOGITS", "datatype": "BYTES", "shape": [1, 1]}
+    score, index, label = element.split(":")
+    assert (np.float32(score), index, label) == (whole[best], str(best), ["cat", "dog"][best])
+
+
 async def test_a_batch_in_order(client: httpx.AsyncClient, site: Site) -> None:
     images = tensor("IMAGE", [base64.b64encode(image).decode() for image in (OTHER, PNG)])
     found = arrays(await infer(client, json=request(images, LABELS)))
@@ -210,7 +221,7 @@ async def test_a_body_that_inflates_to_just_the_limit(client: httpx.AsyncClient)
 
 async def test_server_and_models_describe_themselves(client: httpx.AsyncClient) -> None:
     server = (await client.get("/v2")).json()
-    assert server == {"name": "argus", "version": "1.2.3", "extensions": ["binary_tensor_data"]}
+    assert server == {"name": "argus", "version": "1.2.3", "extensions": ["binary_tensor_data", "classification"]}
     assert (await client.get("/v2/health/live")).json() == {"live": True}
     for version in ("", "/versions/1"):
         spec = (await client.get(f"/v2/models/clip.classify{version}")).json()

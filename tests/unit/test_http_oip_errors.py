@@ -41,6 +41,11 @@ def error_of(response: httpx.Response, status: int) -> tuple[str, str | None]:
     return body["code"], body["param"]
 
 
+def wanted(**parameters: Any) -> dict[str, Any]:
+    """A request for one output with these parameters."""
+    return request(outputs=[{"name": "LOGITS", "parameters": parameters}])
+
+
 INPUTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "no inputs": (request() | {"inputs": []}, "invalid_field", "inputs"),
     "no shape": (request({"name": "IMAGE", "datatype": "BYTES"}), "missing_field", "inputs[0].shape"),
@@ -60,6 +65,34 @@ INPUTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "parameter of another type": (request(parameters={"multi_label": "yes"}), "invalid_parameter", "multi_label"),
     "timeout of another type": (request(parameters={"timeout": "soon"}), "invalid_parameter", "timeout"),
     "negative timeout": (request(parameters={"timeout": -1}), "invalid_parameter", "timeout"),
+    "priority of another type": (request(parameters={"priority": "high"}), "invalid_parameter", "priority"),
+    "negative priority": (request(parameters={"priority": -1}), "invalid_parameter", "priority"),
+    "half a priority": (request(parameters={"priority": 0.5}), "invalid_parameter", "priority"),
+    "priority yes": (request(parameters={"priority": True}), "invalid_parameter", "priority"),
+    "binary outputs of another type": (
+        request(parameters={"binary_data_output": "yes"}),
+        "invalid_parameter",
+        "binary_data_output",
+    ),
+    "binary data of another type": (wanted(binary_data=1), "invalid_parameter", "binary_data"),
+    "classes of another type": (wanted(classification="2"), "invalid_parameter", "classification"),
+    "half a class": (wanted(classification=1.5), "invalid_parameter", "classification"),
+    "classes yes": (wanted(classification=True), "invalid_parameter", "classification"),
+    "no classes": (wanted(classification=0), "invalid_parameter", "classification"),
+    "minus one class": (wanted(classification=-1), "invalid_parameter", "classification"),
+    "shared memory": (wanted(shared_memory_region="r"), "unknown_parameter", "shared_memory_region"),
+    "bytes of shared memory": (wanted(shared_memory_byte_size=8), "unknown_parameter", "shared_memory_byte_size"),
+    "shared memory of an input": (
+        request(IMAGE, LABELS | {"parameters": {"shared_memory_region": "r"}}),
+        "unknown_parameter",
+        "shared_memory_region",
+    ),
+    "an output twice": (request(outputs=[{"name": "LOGITS"}, {"name": "LOGITS"}]), "duplicate_output", "LOGITS"),
+    "classes of an unknown output": (
+        request(outputs=[{"name": "BOXES", "parameters": {"classification": 1}}]),
+        "unknown_output",
+        "outputs",
+    ),
     "template set of another type": (request(parameters={"template_set": 1}), "invalid_parameter", "template_set"),
     "unknown datatype": (request(tensor("PIXELS", [1], "INT128"), LABELS), "unknown_datatype", "PIXELS"),
     "labels of another type": (request(IMAGE, tensor("LABELS", [1], "INT32")), "wrong_datatype", "LABELS"),
@@ -138,6 +171,8 @@ async def test_a_model_that_is_none(client: httpx.AsyncClient, path: str, status
 async def test_each_function_takes_its_own_inputs(client: httpx.AsyncClient) -> None:
     assert error_of(await infer(client, EMBED_IMAGES, json=request()), 400) == ("unknown_input", "LABELS")
     assert error_of(await infer(client, EMBED_TEXTS, json=request(IMAGE)), 400) == ("unknown_input", "IMAGE")
+    classes = request(IMAGE, outputs=[{"name": "EMBEDDING", "parameters": {"classification": 1}}])
+    assert error_of(await infer(client, EMBED_IMAGES, json=classes), 400) == ("invalid_parameter", "classification")
     multi = request(IMAGE, parameters={"multi_label": True})
     assert error_of(await infer(client, EMBED_IMAGES, json=multi), 400) == ("unknown_parameter", "multi_label")
 
@@ -228,16 +263,16 @@ BODY = json.dumps(request()).encode()
 @pytest.mark.parametrize(
     ("encoding", "content", "status", "code"),
     [
-        ("gzip", BODY, 400, "invalid_encoding"),
-        ("deflate", BODY, 400, "invalid_encoding"),
-        ("gzip", b"", 400, "invalid_encoding"),
-        ("gzip", gzip.compress(BODY)[:-9], 400, "invalid_encoding"),
-        ("deflate", zlib.compress(BODY)[:-5], 400, "invalid_encoding"),
-        ("gzip", gzip.compress(BODY)[:-8] + b"\x00" * 8, 400, "invalid_encoding"),  # another checksum
+        ("gzip", BODY, 400, "invalid_content_encoding"),
+        ("deflate", BODY, 400, "invalid_content_encoding"),
+        ("gzip", b"", 400, "invalid_content_encoding"),
+        ("gzip", gzip.compress(BODY)[:-9], 400, "invalid_content_encoding"),
+        ("deflate", zlib.compress(BODY)[:-5], 400, "invalid_content_encoding"),
+        ("gzip", gzip.compress(BODY)[:-8] + b"\x00" * 8, 400, "invalid_content_encoding"),  # another checksum
         ("gzip", gzip.compress(b" " * (60 * MAX_BODY)), 413, "payload_too_large"),
         ("deflate", zlib.compress(b" " * (60 * MAX_BODY)), 413, "payload_too_large"),
-        ("br", BODY, 415, "unsupported_media_type"),
-        ("gzip, gzip", BODY, 415, "unsupported_media_type"),
+        ("br", BODY, 415, "unsupported_content_encoding"),
+        ("gzip, gzip", BODY, 415, "unsupported_content_encoding"),
     ],
 )
 async def test_a_compressed_body_that_is_refused(

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import openai
 import pytest
 
 from serve.errors import InvalidRequest
@@ -191,3 +192,15 @@ async def test_the_document_names_the_models_and_what_follows_from_an_index(clie
     operations = {one["operationId"] for path in paths.values() for one in path.values() if "operationId" in one}
     assert {link["operationId"] for link in links} <= operations
     assert len(links) == 5
+
+
+@pytest.mark.parametrize("given", [[9906, 1917], [[9906], [1917, 0]]])
+async def test_token_ids_are_refused_in_plain_words(client: httpx.AsyncClient, site: Site, given: Any) -> None:
+    """LangChain sends them, made with OpenAI's tokenizer, unless it is told otherwise."""
+    asking = openai.AsyncOpenAI(base_url="http://argus/v1", api_key="none", http_client=client, max_retries=0)
+    with pytest.raises(openai.BadRequestError) as caught:
+        await asking.embeddings.create(model="clip", input=given)
+    assert (caught.value.code, caught.value.param) == ("invalid_field", "input")
+    for words in ("token ids are not accepted", "send texts", "check_embedding_ctx_length=False"):
+        assert words in caught.value.message
+    assert site.model.calls == []

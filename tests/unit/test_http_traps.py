@@ -209,7 +209,7 @@ async def test_bytes_behind_a_compressed_body_are_refused(client: httpx.AsyncCli
 
     content = gzip.compress(orjson.dumps(request())) + b"junk"
     response = await infer(client, content=content, headers={"content-encoding": "gzip"})
-    assert oip_error_of(response, 400)[0] == "invalid_encoding"
+    assert oip_error_of(response, 400)[0] == "invalid_content_encoding"
 
 
 async def test_too_many_items_are_items(client: httpx.AsyncClient) -> None:

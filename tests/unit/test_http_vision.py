@@ -184,6 +184,13 @@ async def test_several_tasks_travel_in_one_request(client: httpx.AsyncClient, fa
     assert fake.requests[1].tasks == fake.requests[0].tasks
 
 
+@pytest.mark.parametrize("region", ["NaN,2,3,4", "inf,2,3,4", "[3, 2, 3, 4]"])
+async def test_a_region_in_a_form_that_is_none(client: httpx.AsyncClient, region: str) -> None:
+    files = {"image": ("a.png", RED, "image/png")}
+    error = error_of(await client.post("/v1/vision/region-ocr", data={"region": region}, files=files), 400)
+    assert (error["code"], error["param"]) == ("invalid_field", "region")
+
+
 async def test_errors_stand_in_their_places(client: httpx.AsyncClient, fake: FakeFlorence2) -> None:
     fake.failing, fake.refused = {BLUE}, {"<loc_1>"}
     tasks = [{"task": "caption"}, {"task": "phrase-grounding", "text": "<loc_1>"}]
@@ -219,7 +226,9 @@ async def test_when_all_fail_the_request_fails(client: httpx.AsyncClient, fake: 
         ("region-ocr", {"region": [3, 2, 3, 4]}, "invalid_field", "region"),
         ("region-ocr", {"region": [1, 4, 3, 4]}, "invalid_field", "region"),
         ("region-ocr", {"region": [-1, 2, 3, 4]}, "invalid_field", "region"),
-        ("region-ocr", {"region": ["NaN", 2, 3, 4]}, "invalid_field", "region"),
+        ("region-ocr", {"region": ["NaN", 2, 3, 4]}, "invalid_field", "region[0]"),
+        ("region-ocr", {"region": ["1", 2, 3, 4]}, "invalid_field", "region[0]"),
+        ("region-ocr", {"region": "1,2,3,4"}, "invalid_field", "region[0]"),
         ("region-ocr", {"region": [1, 2, "x", 4]}, "invalid_field", "region[2]"),
         ("caption", {"mode": "slow"}, "invalid_field", "mode"),
         ("caption", {"mode": "fast", "beams": 3}, "invalid_field", "beams"),

@@ -143,6 +143,34 @@ async def test_code_details_and_trailers(
 
 
 @pytest.mark.parametrize(
+    ("model", "kind", "value", "trailers"),
+    [
+        ("clip.classify", "string_param", "2", ("invalid_parameter", "classification")),
+        ("clip.classify", "bool_param", True, ("invalid_parameter", "classification")),
+        ("clip.classify", "double_param", 2.0, ("invalid_parameter", "classification")),
+        ("clip.classify", "int64_param", 0, ("invalid_parameter", "classification")),
+        ("clip.image_embedding", "int64_param", 2, ("invalid_parameter", "classification")),
+    ],
+)
+async def test_classes_that_cannot_be_had(
+    skin: GrpcSkin, model: str, kind: str, value: Any, trailers: tuple[str, str]
+) -> None:
+    message = inference(model)
+    setattr(message.outputs.add(name="LOGITS").parameters["classification"], kind, value)
+    context = await failed(skin, message)
+    assert context.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert (context.trailers["argus-code"], context.trailers["argus-param"]) == trailers
+
+
+@pytest.mark.parametrize(("kind", "value"), [("string_param", "high"), ("int64_param", -1), ("double_param", 1.0)])
+async def test_a_priority_that_is_none(skin: GrpcSkin, kind: str, value: Any) -> None:
+    message = inference()
+    setattr(message.parameters["priority"], kind, value)
+    context = await failed(skin, message)
+    assert (context.trailers["argus-code"], context.trailers["argus-param"]) == ("invalid_parameter", "priority")
+
+
+@pytest.mark.parametrize(
     ("raised", "code", "retry_after"),
     [
         (Overloaded("Full.", retry_after_s=7.4), grpc.StatusCode.RESOURCE_EXHAUSTED, "7"),

@@ -1,0 +1,176 @@
+"""tritonclient's own clients, over sockets, against the HTTP side and the RPCs: classes, compression, priority."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tritonclient.grpc.aio as triton_grpc
+import tritonclient.http.aio as triton_http
+import uvicorn
+from tritonclient.grpc import service_pb2_grpc
+from tritonclient.utils import InferenceServerException
+
+from serve.protocol.oip_grpc import GrpcSkin
+from tests.unit.fakes import Site, png
+from tests.unit.test_http_unread import Server
+
+IMAGES, LABELS = (png("red"), png("blue")), ("cat", "a dog: brown", "owl", "käfer")
+
+
+class Http:
+    """tritonclient over HTTP.
+
+    Args:
+        binary: whether outputs come behind the JSON header.
+    """
+
+    def __init__(self, port: int, *, binary: bool = True) -> None:
+        self.client = triton_http.InferenceServerClient(f"127.0.0.1:{port}")
+        self._binary = binary
+
+    def input(self, name: str, values: tuple[bytes, ...]) -> Any:
+        made = triton_http.InferInput(name, [len(values)], "BYTES")
+        made.set_data_from_numpy(np.array(values, np.object_))
+        return made
+
+    def output(self, name: str, classes: int = 0) -> Any:
+        return triton_http.InferRequestedOutput(name, self._binary, classes)
+
+    async def infer(self, model: str, inputs: list[Any], **options: Any) -> Any:
+        return await self.client.infer(model, inputs, **options)
+
+
+class Grpc:
+    """tritonclient over gRPC."""
+
+    def __init__(self, port: int) -> None:
+        self.client = triton_grpc.InferenceServerClient(f"127.0.0.1:{port}")
+
+    def input(self, name: str, values: tuple[bytes, ...]) -> Any:
+        made = triton_grpc.InferInput(name, [len(values)], "BYTES")
+        made.set_data_from_numpy(np.array(values, np.object_))
+        return made
+
+    def output(self, name: str, classes: int = 0) -> Any:
+        return triton_grpc.InferRequestedOutput(name, classes)
+
+    async def infer(self, model: str, inputs: list[Any], **options: Any) -> Any:
+        return await self.client.infer(model, inputs, **options)
+
+
+Client = Http | Grpc
+
+
+@pytest.fixture
+async def http_port(site: Site) -> AsyncIterator[int]:
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    server = Server(uvicorn.Config(site.app, port=0, lifespan="off", log_config=None, access_log=False))
+    serving = asyncio.create_task(server.serve())
+    await server.listening.wait()
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    await serving
+
+
+@pytest.fixture
+async def grpc_port(site: Site) -> AsyncIterator[int]:
+    skin = GrpcSkin()
+    skin.set_up_grpc(site.services, site.inference)
+    server = grpc.aio.server()
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(skin, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield port
+    await server.stop(None)
+
+
+@pytest.fixture(params=["HTTP, binary", "HTTP, JSON", "gRPC"])
+async def triton(request: pytest.FixtureRequest, http_port: int, grpc_port: int) -> AsyncIterator[Client]:
+    made: Client = Grpc(grpc_port) if request.param == "gRPC" else Http(http_port, binary="binary" in request.param)
+    yield made
+    await made.client.close()
+
+
+def classify_inputs(triton: Client) -> list[Any]:
+    return [triton.input("IMAGE", IMAGES), triton.input("LABELS", tuple(label.encode() for label in LABELS))]
+
+
+def texts(array: npt.NDArray[Any]) -> list[list[str]]:
+    """BYTES of two sides; from JSON, tritonclient gives texts."""
+    return [[item if isinstance(item, str) else item.decode() for item in row] for row in array]
+
+
+@pytest.mark.parametrize("name", ["PROBABILITIES", "LOGITS"])
+@pytest.mark.parametrize(("asked", "given"), [(1, 1), (3, 3), (len(LABELS), len(LABELS)), (50, len(LABELS))])
+async def test_the_best_classes(triton: Client, name: str, asked: int, given: int) -> None:
+    other = "LOGITS" if name == "PROBABILITIES" else "PROBABILITIES"
+    outputs = [triton.output(name, asked), triton.output(other)]
+    plain = await triton.infer("clip.classify", classify_inputs(triton))
+    found = await triton.infer("clip.classify", classify_inputs(triton), outputs=outputs)
+    assert np.array_equal(found.as_numpy(other), plain.as_numpy(other)), "the output that is wanted whole is whole"
+    scores, rows = plain.as_numpy(name), texts(found.as_numpy(name))
+    assert [len(row) for row in rows] == [given] * len(IMAGES)
+    for row, of_row in zip(rows, scores, strict=True):
+        parts = [element.split(":", 2) for element in row]
+        order = np.argsort(-of_row)[:given]
+        assert [int(index) for _, index, _ in parts] == order.tolist()
+        assert [label for _, _, label in parts] == [LABELS[index] for index in order]
+        assert np.array_equal(np.array([score for score, _, _ in parts], np.float32), of_row[order]), "to the last bit"
+
+
+async def test_classes_of_what_has_none(triton: Client, site: Site) -> None:
+    outputs = [triton.output("EMBEDDING", 2)]
+    with pytest.raises(InferenceServerException, match=r"clip\.image_embedding has no scores of classes"):
+        await triton.infer("clip.image_embedding", [triton.input("IMAGE", IMAGES)], outputs=outputs)
+    assert site.model.calls == [], "it is said before anything runs"
+
+
+async def test_a_negative_number_of_classes(triton: Client) -> None:
+    with pytest.raises(InferenceServerException, match="'classification' must be a whole number from 1"):
+        await triton.infer("clip.classify", classify_inputs(triton), outputs=[triton.output("LOGITS", -1)])
+
+
+async def test_shared_memory_is_refused_by_name(triton: Client) -> None:
+    output = triton.output("LOGITS")
+    output.set_shared_memory("region", 64)
+    with pytest.raises(InferenceServerException, match=r"parameter 'shared_memory_.*' is not known"):
+        await triton.infer("clip.classify", classify_inputs(triton), outputs=[output])
+    image, labels = classify_inputs(triton)
+    labels.set_shared_memory("region", 64)
+    with pytest.raises(InferenceServerException, match="Input 'LABELS': shared memory is not offered"):
+        await triton.infer("clip.classify", [image, labels])
+
+
+async def test_a_priority_changes_nothing(triton: Client) -> None:
+    plain = await triton.infer("clip.classify", classify_inputs(triton))
+    first = await triton.infer("clip.classify", classify_inputs(triton), priority=7)
+    assert np.array_equal(first.as_numpy("LOGITS"), plain.as_numpy("LOGITS"))
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+async def test_compressed_requests(http_port: int, algorithm: str) -> None:
+    triton = Http(http_port)
+    plain = await triton.infer("clip.classify", classify_inputs(triton))
+    packed = await triton.infer(
+        "clip.classify",
+        classify_inputs(triton),
+        request_compression_algorithm=algorithm,
+        response_compression_algorithm=algorithm,
+    )
+    assert np.array_equal(packed.as_numpy("LOGITS"), plain.as_numpy("LOGITS"))
+    await triton.client.close()
+
+
+async def test_the_extensions_are_told(http_port: int, grpc_port: int) -> None:
+    over_http, over_grpc = Http(http_port), Grpc(grpc_port)
+    assert (await over_http.client.get_server_metadata())["extensions"] == ["binary_tensor_data", "classification"]
+    assert list((await over_grpc.client.get_server_metadata()).extensions) == ["classification"]
+    await over_http.client.close()
+    await over_grpc.client.close()
