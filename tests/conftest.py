@@ -40,6 +40,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Packed bytes may hold the time, and processes that collect the same tests must call them the same."""
+    return argname if isinstance(val, bytes) and not val.isascii() else None
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With `-n N`: files of what computes in its own process side by side, then clusters, one after the other."""
     from xdist.scheduler import LoadFileScheduling
