@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import binascii
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import unquote_to_bytes
+
+import pybase64
 
 from serve.errors import InvalidMedia, InvalidRequest, PayloadTooLarge
 
@@ -88,11 +91,15 @@ def parse_base64(text: str, max_bytes: int) -> MediaBytes:
 
 def _decode(text: str, max_bytes: int) -> bytes:
     try:
-        encoded = text.encode("ascii").translate(None, _ASCII_WHITESPACE)
+        encoded = text.encode("ascii")
     except UnicodeEncodeError:
         raise _invalid_base64("it contains characters outside ASCII") from None
-    size = len(encoded) // 4 * 3 - encoded[-2:].count(b"=")
-    if size > max_bytes:
+    if len(encoded) % 4 == 0 and _size(encoded) <= max_bytes:
+        # The usual case, with the processor's vector instructions: on the event loop, a megabyte takes `binascii` 5 ms.
+        with suppress(binascii.Error):
+            return pybase64.b64decode(encoded, validate=True)
+    encoded = encoded.translate(None, _ASCII_WHITESPACE)
+    if (size := _size(encoded)) > max_bytes:
         raise PayloadTooLarge(f"the base64 data holds {size:,} bytes; the limit is {max_bytes:,} bytes")
     if len(encoded) % 4:
         # Python's strict mode lets one surplus "=" pass.
@@ -103,6 +110,10 @@ def _decode(text: str, max_bytes: int) -> bytes:
         if b"-" in encoded or b"_" in encoded:
             raise _invalid_base64("it contains '-' or '_'; use the standard alphabet with '+' and '/'") from None
         raise _invalid_base64(str(error).lower()) from None
+
+
+def _size(encoded: bytes) -> int:
+    return len(encoded) // 4 * 3 - encoded[-2:].count(b"=")
 
 
 def _invalid_base64(why: str) -> InvalidMedia:
