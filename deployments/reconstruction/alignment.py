@@ -228,18 +228,19 @@ def _watched(database: Path, count: Callable[[Any], int], total: int, tell: Tell
         count: of what the open database holds.
     """
     over = threading.Event()
+    # Opened once, before COLMAP does: opening writes (the schema's version), and COLMAP ends the process when it finds
+    # the database locked. Reading is in nobody's way.
+    with _opened(database) as opened:
 
-    def look() -> None:
-        while not over.wait(_LOOK_S):
-            with suppress(RuntimeError), _opened(database) as opened:  # it may be locked for a moment
-                tell(min(count(opened), total), total)
+        def look() -> None:
+            while not over.wait(_LOOK_S):
+                with suppress(RuntimeError):
+                    tell(min(count(opened), total), total)
 
-    with _opened(database):  # made before two threads would make it
-        pass
-    thread = threading.Thread(target=look, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+        thread = threading.Thread(target=look, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()

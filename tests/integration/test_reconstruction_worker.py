@@ -163,6 +163,25 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     assert not psutil.pid_exists(pid)
 
 
+def test_looking_at_how_far_colmap_is_never_ends_it(tmp_path: Path) -> None:
+    """It ends its process when it finds its database locked; so this is a process of its own, and looks often."""
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from deployments.reconstruction import alignment, intake\n"
+        "from deployments.reconstruction.folder import WorkFolder\n"
+        "alignment._LOOK_S, told = 0.0002, []\n"
+        "folder = WorkFolder(Path(sys.argv[1]))\n"
+        "intake.take_in(folder, folder.spec(), lambda done, total: None)\n"
+        "alignment.find_features(folder, folder.spec(), 10, lambda done, total: told.append(done))\n"
+        "alignment.match(folder, folder.spec(), 10, from_video=False, tell=lambda done, total: told.append(done))\n"
+        "print(max(told))"
+    )
+    command = [sys.executable, "-c", script, str(made(tmp_path / "job").root)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) > 10, "pairs of photos were counted as they came"
+
+
 def test_what_a_photographer_can_act_on(tmp_path: Path) -> None:
     """Photos of different things: the job fails, and says what to do."""
     from PIL import Image
