@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rapidocr import RapidOCR
+from rapidocr.inference_engine.onnxruntime.main import ONNXRuntimeError
 from rapidocr.utils.output import RapidOCROutput
 
 from deployments.documents.messages import Box, Quad
@@ -27,6 +28,8 @@ _MODELS = {
 # The detector's boxes stand this share of their height away from the letters on each side (its `unclip_ratio`), above
 # and below. What is layout works on the letters' own height.
 _MARGIN = 0.06
+# ONNX Runtime has no error of its own for memory: the allocator's words end what it says.
+_OUT_OF_MEMORY = ("std::bad_alloc", "Failed to allocate memory")
 
 
 class OcrEngine:
@@ -62,8 +65,16 @@ class OcrEngine:
 
         Args:
             pixels: (height, width, 3) uint8 RGB.
+
+        Raises:
+            MemoryError: a forward pass found too little.
         """
-        found = self._engine(np.ascontiguousarray(pixels[:, :, ::-1]))  # it was trained on BGR, as OpenCV reads
+        try:
+            found = self._engine(np.ascontiguousarray(pixels[:, :, ::-1]))  # it was trained on BGR, as OpenCV reads
+        except ONNXRuntimeError as error:
+            if any(words in str(error) for words in _OUT_OF_MEMORY):
+                raise MemoryError from error
+            raise
         if not isinstance(found, RapidOCROutput) or found.boxes is None:
             return []
         words: list[Word] = []

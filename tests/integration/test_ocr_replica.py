@@ -195,8 +195,9 @@ async def test_a_page_that_cannot_be_read_has_its_error_in_its_place(reader: Doc
     assert [page.code for page in read.pages if isinstance(page, InvalidMedia)] == ["truncated_image"]
 
 
-async def test_a_page_cannot_take_all_memory() -> None:
-    small = DocumentReader(config(worker_memory_gb=0.05, placement={"preprocess_workers": 1}), ImageLimits())
+@pytest.mark.parametrize("gigabytes", [0.05, 0.3])  # before the engine's first forward pass, and in the middle of one
+async def test_a_page_cannot_take_all_memory(gigabytes: float) -> None:
+    small = DocumentReader(config(worker_memory_gb=gigabytes, placement={"preprocess_workers": 1}), ImageLimits())
     try:
         (page,) = (await small.read(ReadDocument(article(5).pdf, text_layer="never", dpi=600), CALL)).pages
         assert isinstance(page, InvalidMedia)
