@@ -18,6 +18,7 @@ from typing import Generic, ParamSpec, Protocol, TypeVar
 
 from deployments.batching import Batcher, BatchLimits, BatchObserver, being_cancelled
 from deployments.messages import Call, ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult, ModelInfo
+from deployments.windows import Windows
 from serve import tracing
 from serve.errors import ArgusError, DeadlineExceeded, InvalidMedia, ModelFailed, Overloaded, Unavailable
 
@@ -90,6 +91,11 @@ class CpuPool:
         self._pending = 0
         self._closed = False
 
+    @property
+    def most(self) -> int:
+        """Jobs that may wait or run."""
+        return self._most
+
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `function` in a worker.
 
@@ -143,6 +149,7 @@ class Pipeline(Generic[Item, Prepared, Raw, Result]):
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._batcher: Batcher[Prepared, Raw] = Batcher(self._forward, limits, observer=observer)
         self._preprocess_took = preprocess_took
+        self._windows = Windows(*self._places(limits))
 
     @property
     def waiting(self) -> int:
@@ -152,6 +159,11 @@ class Pipeline(Generic[Item, Prepared, Raw, Result]):
     def limit(self, limits: BatchLimits) -> None:
         """See `Batcher.limit`."""
         self._batcher.limit(limits)
+        self._windows.resize(*self._places(limits))
+
+    def _places(self, limits: BatchLimits) -> tuple[int, int]:
+        """Items in flight of one call, so that the next batch is prepared while one runs; and of all calls."""
+        return 2 * limits.max_items, min(limits.max_queue, self._pool.most)
 
     @property
     def standing_wait_s(self) -> float:
@@ -177,16 +189,23 @@ class Pipeline(Generic[Item, Prepared, Raw, Result]):
             raise ModelFailed(f"The model's output cannot be read: {type(error).__name__}: {error}") from error
 
     async def run_all(self, items: Sequence[Item], deadline: float) -> list[Result | Exception]:
-        """Takes many items through; an error stays in its item's place. Cancelling this cancels them all."""
-        if len(items) == 1:
-            return [await self._run_kept(items[0], deadline)]
-        return list(await asyncio.gather(*(self._run_kept(item, deadline) for item in items)))
+        """Takes many items through; an error stays in its item's place. Cancelling this cancels them all.
 
-    async def _run_kept(self, item: Item, deadline: float) -> Result | Exception:
-        try:
-            return await self.run(item, deadline)
-        except ArgusError as error:
-            return error
+        However many there are, an idle model takes them (see `Windows`); a model that has too much to do takes none.
+        """
+        if len(items) > 1 and self._windows.full:
+            wait_s = self._batcher.expected_wait_s()
+            return [Overloaded("The model has as many items in work as it takes.", retry_after_s=wait_s)] * len(items)
+
+        async def kept(item: Item) -> Result | Exception:
+            try:
+                return await self.run(item, deadline)
+            except ArgusError as error:
+                return error
+
+        if len(items) == 1:
+            return [await kept(items[0])]
+        return await self._windows.map(kept, items)
 
     async def _preprocess(self, item: Item, deadline: float) -> tuple[Prepared, float, Hashable]:
         """The prepared item, its cost and its lane, all made in the pool."""

@@ -151,6 +151,25 @@ async def test_multi_label_probabilities_do_not_depend_on_the_other_labels() -> 
     assert len(scores(many.images[0]).probabilities) == len(LABELS)
 
 
+async def test_a_thousand_labels_are_served_to_all_who_ask_at_once() -> None:
+    labels = tuple(f"class {number}" for number in range(1000))
+    served = replica(DEMO, batching={"max_items": 16})
+    asked = (served.classify(ClassifyRequest((RawImage(PIXELS),), labels), CALL) for _ in range(3))
+    first, *others = [scores(answer.images[0]) for answer in await asyncio.gather(*asked)]
+    few = scores((await served.classify(ClassifyRequest((RawImage(PIXELS),), labels[-3:]), CALL)).images[0])
+    assert first.logits.shape == (1000,)
+    np.testing.assert_allclose(first.logits[-3:], few.logits, atol=1e-4)
+    for other in others:
+        np.testing.assert_allclose(other.logits, first.logits, atol=1e-4)
+
+
+async def test_many_prompts_and_many_images_of_one_request_are_all_served() -> None:
+    labels = tuple(f"class {number}" for number in range(80))
+    images = (RawImage(PIXELS),) * 256
+    result = await replica(DEMO).classify(ClassifyRequest(images, labels, "ensemble"), CALL)
+    assert [scores(image).logits.shape for image in result.images] == [(80,)] * 256
+
+
 async def test_a_bad_image_among_good_ones_is_the_only_one_to_fail() -> None:
     good = encoded(PIXELS, "JPEG")
     request = ClassifyRequest((good, EncodedImage(good.data[: len(good.data) // 2]), good), LABELS)
