@@ -132,7 +132,8 @@ class GrpcSkin:
 
         Requests with ids of their own are answered side by side, a bounded number at once, and each response carries
         its request's id; requests that share an id, or have none, in turn. Every request's last response carries
-        Triton's `triton_final_response`. A failed request becomes an error message, and the stream goes on.
+        Triton's `triton_final_response`; it has no outputs where the request asks for an empty one. A failed request
+        becomes an error message, which is its last response, and the stream goes on.
         """
 
         def answer(request: Any) -> AsyncGenerator[Any, None]:

@@ -13,8 +13,11 @@ from serve.media.admit import MediaSource, Reference
 from serve.media.source import MediaBytes
 from serve.protocol.tensors import InferRequest, Tensor
 
+EMPTY_FINAL: Final = "triton_enable_empty_final_response"
+"""Of a stream: its last response is to hold no outputs. Where there is but one response, it changes nothing."""
+
 # Of every function: Triton's clients send them. `priority` changes nothing, since models here have no levels of it.
-_COMMON: Final = ("timeout", "priority", "binary_data_output")
+_COMMON: Final = ("timeout", "priority", "binary_data_output", EMPTY_FINAL)
 
 Parameters = Mapping[str, Any]
 

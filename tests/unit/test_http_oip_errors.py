@@ -74,6 +74,11 @@ INPUTS: dict[str, tuple[dict[str, Any], str, str]] = {
         "invalid_parameter",
         "binary_data_output",
     ),
+    "empty final response of another type": (
+        request(parameters={"triton_enable_empty_final_response": "yes"}),
+        "invalid_parameter",
+        "triton_enable_empty_final_response",
+    ),
     "binary data of another type": (wanted(binary_data=1), "invalid_parameter", "binary_data"),
     "classes of another type": (wanted(classification="2"), "invalid_parameter", "classification"),
     "half a class": (wanted(classification=1.5), "invalid_parameter", "classification"),

@@ -323,6 +323,16 @@ async def test_a_stream_goes_on_after_a_bad_message(skin: GrpcSkin, site: Site) 
     assert outcomes == ["invalid_image", "model_not_found", "ok", "ok"]
 
 
+async def test_one_response_that_is_followed_by_an_empty_one(skin: GrpcSkin) -> None:
+    asked = inference(request_id="1")
+    asked.parameters["triton_enable_empty_final_response"].bool_param = True
+    replies = [reply.infer_response async for reply in skin.ModelStreamInfer(messages(asked), Context())]
+    ends = [(len(reply.outputs), reply.parameters["triton_final_response"].bool_param) for reply in replies]
+    assert ends == [(2, False), (0, True)]
+    assert [reply.id for reply in replies] == ["1", "1"]
+    assert len((await skin.ModelInfer(asked, Context())).outputs) == 2, "without a stream it changes nothing"
+
+
 async def test_an_empty_stream(skin: GrpcSkin) -> None:
     assert [reply async for reply in skin.ModelStreamInfer(messages(), Context())] == []
 
