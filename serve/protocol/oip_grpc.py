@@ -90,8 +90,19 @@ class GrpcSkin:
         return await self._open("ServerReady", grpc_context, answer, pb.ServerReadyResponse())
 
     async def ModelReady(self, request: Any, grpc_context: GrpcContext) -> Any:  # noqa: N802
+        """Whether a model answers; one that does not exist is not ready.
+
+        The specification leaves that open, and Triton's server says so (TRITONSERVER_ServerModelIsReady, restored by
+        https://github.com/triton-inference-server/core/pull/508): its clients ask until the answer is yes, and raise
+        whatever error comes.
+        """
+
         async def answer(context: RequestContext) -> Any:
-            return pb.ModelReadyResponse(ready=await self._service.model_ready(request.name, request.version, context))
+            try:
+                ready = await self._service.model_ready(request.name, request.version, context)
+            except NotFound:
+                ready = False
+            return pb.ModelReadyResponse(ready=ready)
 
         return await self._guarded("ModelReady", grpc_context, answer, pb.ModelReadyResponse())
 

@@ -392,14 +392,19 @@ async def test_metadata_and_readiness(skin: GrpcSkin, site: Site) -> None:
     assert not (await skin.ModelReady(ready, context)).ready
     assert not (await skin.ServerReady(pb.ServerReadyRequest(), context)).ready
     assert context.code is None
-    for rpc, request in (
-        ("ModelReady", pb.ModelReadyRequest(name="nope")),
-        ("ModelReady", pb.ModelReadyRequest(name="clip.classify", version="2")),
-        ("ModelMetadata", pb.ModelMetadataRequest(name="nope")),
-    ):
+    for request in (pb.ModelMetadataRequest(name="nope"), pb.ModelMetadataRequest(name="clip.classify", version="2")):
         context = Context()
-        await getattr(skin, rpc)(request, context)
+        await skin.ModelMetadata(request, context)
         assert context.code is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(("name", "version"), [("nope", ""), ("clip", ""), ("clip.classify", "2")])
+async def test_a_model_that_is_none_is_not_ready(skin: GrpcSkin, site: Site, name: str, version: str) -> None:
+    context = Context()
+    answer = await skin.ModelReady(pb.ModelReadyRequest(name=name, version=version), context)
+    assert not answer.ready
+    assert context.code is None
+    assert site.recorder.requests[-1].outcome == "ok"
 
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]

@@ -148,6 +148,14 @@ async def test_a_negative_number_of_classes(triton: Client) -> None:
         await triton.infer("clip.classify", classify_inputs(triton), outputs=[triton.output("LOGITS", -1)])
 
 
+async def test_a_model_that_is_none_is_not_ready(triton: Client) -> None:
+    assert await triton.client.is_model_ready("clip.classify")
+    assert not await triton.client.is_model_ready("nope")
+    assert not await triton.client.is_model_ready("clip.classify", "2")
+    with pytest.raises(InferenceServerException, match="'nope' does not exist"):
+        await triton.infer("nope", classify_inputs(triton))
+
+
 async def test_shared_memory_is_refused_by_name(triton: Client) -> None:
     output = triton.output("LOGITS")
     output.set_shared_memory("region", 64)
