@@ -37,7 +37,8 @@ def resolve(templates: tuple[str, ...] | str) -> tuple[str, ...]:
     if isinstance(templates, str):
         if templates not in TEMPLATE_SETS:
             raise InvalidRequest(
-                f"Template set {templates!r} does not exist; it must be one of {', '.join(TEMPLATE_SETS)}.",
+                f"Template set {templates!r} does not exist; there are {', '.join(TEMPLATE_SETS)}. "
+                "Or give prompts of your own, with one {} for the label in each.",
                 code="unknown_template_set",
                 param="templates",
             )

@@ -21,6 +21,11 @@ class Authenticator:
         """From now on these keys are known, and no others."""
         self._keys = [(key.name, bytes.fromhex(key.sha256)) for key in auth.keys]
 
+    @property
+    def needs_key(self) -> bool:
+        """Whether keys are configured, so that nobody is anonymous."""
+        return bool(self._keys)
+
     def client(self, authorization: str | None, api_key: str | None) -> str:
         """Name of the caller.
 

@@ -28,7 +28,7 @@ ModelOption = Annotated[str | None, typer.Option("--model", help="Model; the clu
 def classify(
     image: Annotated[Path, typer.Argument(help="An image file.")],
     labels: Annotated[list[str], typer.Argument(help="Candidate labels.")],
-    templates: Annotated[str, typer.Option(help="Template set.")] = "default",
+    templates: Annotated[str, typer.Option(help="Template set, or a prompt with one {}.")] = "default",
     multi_label: Annotated[bool, typer.Option("--multi-label", help="Independent probabilities.")] = False,
     model: ModelOption = None,
     name: NameOption = "demo",

@@ -91,8 +91,8 @@ def _split(value: Any) -> Any:
     return value
 
 
-def _listed(value: Any) -> Any:
-    """Like `_split` without the commas: a data URI holds one."""
+def listed(value: Any) -> Any:
+    """Like `_split` without the commas: a data URI holds one, and so may a sentence."""
     return [value] if isinstance(value, str) and not value.lstrip().startswith("[") else _split(value)
 
 
@@ -101,11 +101,11 @@ def _tupled(value: Any) -> Any:
 
 
 TextList = Annotated[list[str], BeforeValidator(_split)]
-UncutList = Annotated[list[str], BeforeValidator(_listed)]
+UncutList = Annotated[list[str], BeforeValidator(listed)]
 ImageList = UncutList
 NumberList = Annotated[list[float], BeforeValidator(_split)]
 # For lists of objects: in forms and queries one JSON array.
-AS_LIST = BeforeValidator(_listed)
+AS_LIST = BeforeValidator(listed)
 # For tuples, which JSON does not have.
 AS_TUPLE = BeforeValidator(_tupled)
 

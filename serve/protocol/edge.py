@@ -114,7 +114,7 @@ class Edge:
 
     async def _answer(self, exchange: _Exchange) -> None:
         path = exchange.scope["path"]
-        if _is_open(path):
+        if is_open(path):
             self._attach_context(exchange, "normal")
             await self._app(exchange.scope, exchange.body.receive, exchange.send)
             return
@@ -150,7 +150,7 @@ class _Exchange:
         self._send = send
         self._traced = (
             None
-            if _is_open(scope["path"])
+            if is_open(scope["path"])
             else requests.begun("http", self.header(b"traceparent"), self.header(b"tracestate"))
         )
 
@@ -224,7 +224,8 @@ def note_failure(scope: Scope, error: ArgusError) -> None:
     scope["state"][_FAILURE] = error
 
 
-def _is_open(path: str) -> bool:
+def is_open(path: str) -> bool:
+    """Whether everybody is answered there, without a key."""
     return path in _OPEN_PATHS or path.startswith(_OPEN_PREFIXES)
 
 

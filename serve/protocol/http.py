@@ -15,6 +15,7 @@ from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
 from deployments.florence2.tasks import TASKS
+from serve.auth import Authenticator
 from serve.jobs.runner import JobRunner
 from serve.protocol import (
     captions,
@@ -39,8 +40,8 @@ from serve.protocol import (
     viewer,
     vision,
 )
-from serve.protocol.document import completed
-from serve.protocol.edge import DOCS_ASSETS, App, Edge
+from serve.protocol.document import completed, security
+from serve.protocol.edge import DOCS_ASSETS, App, Edge, is_open
 from serve.protocol.oip import InferenceService
 from serve.protocol.routes import PlainRoute
 from serve.protocol.socket_edge import SocketEdge
@@ -102,6 +103,7 @@ def unguarded(services: Services, inference: InferenceService, start: Callable[[
     app.include_router(oip_http.build(inference, limits.max_body_bytes, services.version))
     _add_docs(app)
     app.index_fixed_paths()
+    app.authenticator = services.authenticator
     app.names = {
         "/v1/models/{name}": [card.name for card in services.plane.models()] + services.cascades.names(),
         "/v1/cascades/{name}": services.cascades.names(),
@@ -132,12 +134,13 @@ class _Routes(FastAPI):
     """FastAPI's routing and documentation without its error handling: errors reach the edge, which says them."""
 
     names: Mapping[str, Sequence[str]] = {}
+    authenticator: Authenticator
 
     def openapi(self) -> dict[str, Any]:
-        """Made once, with what this cluster knows of itself."""
+        """Made once, with what this cluster knows of itself; its keys may come and go."""
         if self.openapi_schema is None:
-            self.openapi_schema = completed(super().openapi(), self.names)
-        return self.openapi_schema
+            self.openapi_schema = completed(super().openapi(), self.names, is_open)
+        return {**self.openapi_schema, "security": security(self.authenticator.needs_key)}
 
     def build_middleware_stack(self) -> Any:
         """Called once by FastAPI; our plain routes need none of its middleware."""

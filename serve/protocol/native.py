@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from serve.context import RequestContext
 from serve.dataplane import Classified, DataPlane
 from serve.errors import ArgusError, InvalidRequest, raise_if_all_failed
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, ImageList, TextList, context_of, read_submission, references
+from serve.protocol.bodies import Fields, ImageList, TextList, context_of, listed, read_submission, references
 from serve.protocol.edge import error_fields
 from serve.protocol.openapi import ERRORS, image_body, json_response
 
 _READY_TIMEOUT_S = 5.0
+
+
+def _own_prompts(value: Any) -> Any:
+    """A text that can be no set's name: one prompt, whatever commas are in it, or a JSON array of prompts."""
+    return listed(value) if isinstance(value, str) and ("{}" in value or value.lstrip().startswith("[")) else value
 
 
 class ClassifyFields(Fields):
@@ -27,8 +32,10 @@ class ClassifyFields(Fields):
     model: str | None = Field(None, description="A classifying model; the cluster's first one when left out.")
     image: str | None = Field(None, description="One image: URL, data URI or base64. Files go beside the fields.")
     images: ImageList | None = Field(None, description="Several images.")
-    templates: str | list[str] = Field(
-        "default", description="Name of a template set (default, plain, ensemble), or prompts with one {} each."
+    templates: Annotated[str | list[str], BeforeValidator(_own_prompts)] = Field(
+        "default",
+        description="Name of a template set (default, plain, ensemble), or prompts with one {} each: one as a text, "
+        "several as a list (in forms and queries a JSON array, or the field repeated).",
     )
     multi_label: bool = Field(False, description="Independent probabilities instead of ones that sum to 1.")
     top_k: int | None = Field(None, ge=1, description="Only the k best labels of each image.")

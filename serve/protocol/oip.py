@@ -24,7 +24,7 @@ from serve.errors import ArgusError, InvalidRequest, ModelFailed, NotFound
 from serve.media.admit import MediaSource
 from serve.protocol.oip_cascade import CascadeFunction
 from serve.protocol.oip_chat import ChatFunction
-from serve.protocol.oip_inputs import check_names, images, parameter, texts, whole
+from serve.protocol.oip_inputs import EMPTY_FINAL, check_names, images, parameter, texts, whole
 from serve.protocol.oip_render import RenderFunction
 from serve.protocol.oip_vision import VisionFunction
 from serve.protocol.tensors import (
@@ -140,17 +140,24 @@ class InferenceService:
     ) -> AsyncGenerator[tuple[InferResponse, bool], None]:
         """Runs one inference that may answer in pieces, each with whether it is the last: a chat's tokens as they come.
 
+        With `EMPTY_FINAL`, the last one has no outputs and comes behind all that have: Triton's decoupled models end so
+        when they end without a response (docs/user_guide/decoupled_models.md of its server), and clients that ask for
+        it take the last one for the end alone.
+
         Raises:
             ArgusError: see `infer`.
         """
         model, function = self._find(request.model, request.version)
         context = self._admitted(request, function, context)
+        ends_empty = parameter(request, EMPTY_FINAL, bool, False)
         if function != self._chat.infer:
-            yield _chosen(request, await function(model, request, context)), True
-            return
-        async with aclosing(self._chat.stream(model, request, context)) as pieces:
-            async for outputs, last in pieces:
-                yield _chosen(request, outputs), last
+            yield _chosen(request, await function(model, request, context)), not ends_empty
+        else:
+            async with aclosing(self._chat.stream(model, request, context)) as pieces:
+                async for outputs, last in pieces:
+                    yield _chosen(request, outputs), last and not ends_empty
+        if ends_empty:
+            yield InferResponse(request.model, request.id, ()), True
 
     def _admitted(self, request: InferRequest, function: Callable[..., Any], context: RequestContext) -> RequestContext:
         """Checks what a request to any function may say; the context within which it is to be answered.
@@ -160,6 +167,7 @@ class InferenceService:
         """
         whole(request, "priority")
         parameter(request, "binary_data_output", bool, False)
+        parameter(request, EMPTY_FINAL, bool, False)
         if request.classes and function != self._classify:
             raise InvalidRequest(
                 f"{request.model} has no scores of classes; classification goes with the outputs of NAME.classify.",

@@ -90,8 +90,19 @@ class GrpcSkin:
         return await self._open("ServerReady", grpc_context, answer, pb.ServerReadyResponse())
 
     async def ModelReady(self, request: Any, grpc_context: GrpcContext) -> Any:  # noqa: N802
+        """Whether a model answers; one that does not exist is not ready.
+
+        The specification leaves that open, and Triton's server says so (TRITONSERVER_ServerModelIsReady, restored by
+        https://github.com/triton-inference-server/core/pull/508): its clients ask until the answer is yes, and raise
+        whatever error comes.
+        """
+
         async def answer(context: RequestContext) -> Any:
-            return pb.ModelReadyResponse(ready=await self._service.model_ready(request.name, request.version, context))
+            try:
+                ready = await self._service.model_ready(request.name, request.version, context)
+            except NotFound:
+                ready = False
+            return pb.ModelReadyResponse(ready=ready)
 
         return await self._guarded("ModelReady", grpc_context, answer, pb.ModelReadyResponse())
 
@@ -132,7 +143,8 @@ class GrpcSkin:
 
         Requests with ids of their own are answered side by side, a bounded number at once, and each response carries
         its request's id; requests that share an id, or have none, in turn. Every request's last response carries
-        Triton's `triton_final_response`. A failed request becomes an error message, and the stream goes on.
+        Triton's `triton_final_response`; it has no outputs where the request asks for an empty one. A failed request
+        becomes an error message, which is its last response, and the stream goes on.
         """
 
         def answer(request: Any) -> AsyncGenerator[Any, None]:

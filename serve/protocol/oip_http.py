@@ -7,12 +7,13 @@ raw tensors behind the JSON header, whose length stands in `Inference-Header-Con
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticUseDefault
 
 from serve.context import RequestContext
 from serve.errors import InvalidRequest
@@ -41,21 +42,33 @@ _HEADER_LENGTH = "inference-header-content-length"
 EXTENSIONS = ("binary_tensor_data", "classification")
 
 
+def _given(value: Any) -> Any:
+    """Clients with a field for each optional one send null where they have nothing to say."""
+    if value is None:
+        raise PydanticUseDefault
+    return value
+
+
+Parameters = Annotated[dict[str, Any], BeforeValidator(_given, json_schema_input_type=dict[str, Any] | None)]
+
+
 class InputFields(Fields):
     """One input tensor; its data stands here or behind the JSON header."""
 
     name: str
     datatype: str
     shape: list[int]
-    parameters: dict[str, Any] = Field({}, description="binary_data_size when the data is binary.")
+    parameters: Parameters = Field({}, description="binary_data_size when the data is binary.")
     data: list[Any] | None = None
 
 
 class OutputFields(Fields):
     """One output asked for."""
 
+    model_config = ConfigDict(extra="ignore")  # clients may describe it as its metadata does
+
     name: str
-    parameters: dict[str, Any] = Field(
+    parameters: Parameters = Field(
         {},
         description="binary_data: send it behind the JSON header; classification: of scores of classes, so many of the "
         "best as `score:index:label`.",
@@ -67,10 +80,12 @@ class InferFields(Fields):
 
     model_config = ConfigDict(extra="ignore")  # the protocol lets clients send fields that a server does not know
 
-    id: str = ""
+    id: Annotated[str, BeforeValidator(_given, json_schema_input_type=str | None)] = ""
     inputs: list[InputFields] = Field(min_length=1)
-    outputs: list[OutputFields] = Field([])
-    parameters: dict[str, Any] = Field({})
+    outputs: Annotated[
+        list[OutputFields], BeforeValidator(_given, json_schema_input_type=list[OutputFields] | None)
+    ] = Field([])
+    parameters: Parameters = Field({})
 
 
 def build(service: InferenceService, max_body_bytes: int, argus_version: str) -> APIRouter:

@@ -13,8 +13,14 @@ from serve.media.admit import MediaSource, Reference
 from serve.media.source import MediaBytes
 from serve.protocol.tensors import InferRequest, Tensor
 
-# Of every function: Triton's clients send them. `priority` changes nothing, since models here have no levels of it.
-_COMMON: Final = ("timeout", "priority", "binary_data_output")
+EMPTY_FINAL: Final = "triton_enable_empty_final_response"
+"""Of a stream: its last response is to hold no outputs. Where there is but one response, it changes nothing."""
+
+# Of inputs, outputs and requests: how MLServer's clients would have a tensor coded, which here its datatype says.
+_CONTENT_TYPE: Final = "content_type"
+# Of every function: clients of Triton and MLServer send them. `priority` and `content_type` change nothing: models here
+# have no levels of the one and no codecs for the other.
+_COMMON: Final = ("timeout", "priority", "binary_data_output", _CONTENT_TYPE, EMPTY_FINAL)
 
 Parameters = Mapping[str, Any]
 
@@ -77,6 +83,8 @@ def wanted_classes(outputs: Iterable[tuple[str, Parameters]]) -> dict[str, int]:
                 if type(value) is not int or value < 1:
                     raise _invalid_output(name, parameter, "a whole number from 1")
                 classes[name] = value
+            elif parameter == _CONTENT_TYPE:
+                continue
             elif parameter != "binary_data":
                 known = "classification and binary_data"
                 message = f"Output {name[:80]!r}: parameter {parameter[:80]!r} is not known; there are {known}."

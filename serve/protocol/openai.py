@@ -28,11 +28,14 @@ from serve.protocol.openapi import ERRORS, image_body, json_response
 _CREATED = 0
 
 
+Detail = Literal["auto", "low", "high", "original"]
+
+
 class ImageUrl(Fields):
     """The object in an `image_url` part."""
 
     url: str = Field(description="http(s) URL or data URI.")
-    detail: Literal["auto", "low", "high"] = Field("auto", description="Accepted; embeddings have one resolution.")
+    detail: Detail | None = Field(None, description="Accepted; embeddings have one resolution.")
 
 
 class TextPart(Fields):
@@ -43,10 +46,11 @@ class TextPart(Fields):
 
 
 class ImagePart(Fields):
-    """An image in a list of parts."""
+    """An image in a list of parts, as in OpenAI's chat or in its responses, where `detail` stands beside the URL."""
 
     type: Literal["image_url", "input_image"]
     image_url: ImageUrl | str
+    detail: Detail | None = Field(None, description="Accepted; embeddings have one resolution.")
 
 
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
@@ -61,7 +65,9 @@ class EmbeddingFields(Fields):
     model: str | None = Field(None, description="An embedding model; the cluster's first one when left out.")
     image: str | None = Field(None, description="One image: URL, data URI or base64. Files go beside the fields.")
     images: ImageList | None = Field(None, description="Several images.")
-    encoding_format: Literal["float", "base64"] = Field("float", description="base64 is little-endian float32.")
+    encoding_format: Literal["float", "base64"] | None = Field(
+        None, description="float when left out; base64 is little-endian float32."
+    )
     dimensions: int | None = Field(None, ge=1, description="Only the model's own dimension is accepted.")
     normalize: bool = Field(True, description="Vectors of unit length.")
     user: str | None = Field(None, description="Accepted and not used.")
@@ -167,7 +173,7 @@ def embedding_list(answer: Embedded, fields: EmbeddingFields) -> dict[str, Any]:
     return {"object": "list", "data": data, "model": answer.model, "usage": usage}
 
 
-def _encode(vector: Float32, encoding: str) -> Float32 | str:
+def _encode(vector: Float32, encoding: str | None) -> Float32 | str:
     return base64.b64encode(vector.astype("<f4").tobytes()).decode() if encoding == "base64" else vector
 
 

@@ -29,6 +29,7 @@ def tensor(name: str, data: list[Any], datatype: str = "BYTES", shape: list[int]
 
 IMAGE = tensor("IMAGE", [base64.b64encode(PNG).decode()])
 LABELS = tensor("LABELS", ["cat", "dog"])
+OUTPUTS = ("PROBABILITIES", "LOGITS")
 
 
 def request(*inputs: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -155,6 +156,35 @@ async def test_parameters_and_templates(client: httpx.AsyncClient, site: Site) -
     first, second = site.model.requests("classify")
     assert (first.templates, first.multi_label) == (("{}",), True)
     assert (second.templates, second.multi_label) == (("a {}", "the {}"), False)
+
+
+NULLS: dict[str, dict[str, Any]] = {
+    "id": request(id=None),
+    "parameters": request(parameters=None),
+    "outputs": request(outputs=None),
+    "an input's parameters": request(IMAGE | {"parameters": None}, LABELS),
+    "an output's parameters": request(outputs=[{"name": name, "parameters": None} for name in OUTPUTS]),
+}
+
+
+@pytest.mark.parametrize("name", NULLS)
+async def test_null_is_as_good_as_nothing_where_nothing_is_needed(client: httpx.AsyncClient, name: str) -> None:
+    answer = await infer(client, json=NULLS[name])
+    assert same(answer, await infer(client))
+    assert "id" not in answer.json()
+
+
+async def test_outputs_may_be_described_as_their_metadata_is(client: httpx.AsyncClient) -> None:
+    asked = [{"name": name, "datatype": "FP32", "shape": [-1, -1]} for name in OUTPUTS]
+    assert same(await infer(client, json=request(outputs=asked)), await infer(client))
+
+
+async def test_codecs_of_other_servers_change_nothing(client: httpx.AsyncClient) -> None:
+    coded = {"parameters": {"content_type": "np"}}
+    asked = request(IMAGE | coded, LABELS | coded, outputs=[{"name": name, **coded} for name in OUTPUTS], **coded)
+    assert same(await infer(client, json=asked), await infer(client))
+    embedded = await infer(client, EMBED_TEXTS, json=request(tensor("TEXT", ["cat"]), **coded))
+    assert same(embedded, await infer(client, EMBED_TEXTS, json=request(tensor("TEXT", ["cat"]))))
 
 
 async def test_fields_that_a_server_need_not_know_are_ignored(client: httpx.AsyncClient) -> None:

@@ -63,12 +63,23 @@ async def test_base64_is_the_same_floats(client: httpx.AsyncClient) -> None:
         assert np.array_equal(np.frombuffer(base64.b64decode(text), "<f4"), np.asarray(numbers, np.float32))
 
 
+async def test_no_encoding_is_the_usual_one(client: httpx.AsyncClient) -> None:
+    assert await embed(client, input="cat", encoding_format=None) == await embed(client, input="cat")
+
+
 PARTS: dict[str, dict[str, Any]] = {
     "image field": {"json": {"image": BASE64}},
     "images field": {"json": {"images": [DATA_URI]}},
     "image_url part": {"json": {"input": [{"type": "image_url", "image_url": {"url": DATA_URI}}]}},
     "with detail": {"json": {"input": [{"type": "image_url", "image_url": {"url": DATA_URI, "detail": "low"}}]}},
+    "with original detail": {
+        "json": {"input": [{"type": "image_url", "image_url": {"url": DATA_URI, "detail": "original"}}]}
+    },
+    "with no detail": {"json": {"input": [{"type": "image_url", "image_url": {"url": DATA_URI, "detail": None}}]}},
     "input_image part": {"json": {"input": [{"type": "input_image", "image_url": DATA_URI}]}},
+    "input_image part with detail": {
+        "json": {"input": [{"type": "input_image", "image_url": DATA_URI, "detail": "auto"}]}
+    },
     "file": {"files": {"image": ("x.png", PNG, "image/png")}},
     "raw": {"content": PNG, "headers": {"content-type": "image/png"}, "params": {"model": "clip"}},
 }
@@ -125,6 +136,12 @@ async def test_dimensions(client: httpx.AsyncClient) -> None:
             403,
             "url_not_allowed",
             "input[1].image_url",
+        ),
+        (
+            {"input": [{"type": "input_image", "image_url": DATA_URI, "detail": "huge"}]},
+            400,
+            "invalid_field",
+            "input[0].detail",
         ),
         ({"image": "?"}, 400, "invalid_base64", "image"),
         ({"input": "x", "images": ["?"]}, 400, "invalid_base64", "images[0]"),

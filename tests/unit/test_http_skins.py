@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
+from deployments.templates import TEMPLATE_SETS
 from serve.errors import InvalidMedia, ModelFailed
 from tests.unit.fakes import MAX_BODY, TEMPERATURE, Site, png
 
@@ -132,6 +133,8 @@ async def test_multi_label(client: httpx.AsyncClient) -> None:
         ("plain", ("{}",)),
         ("default", ("a photo of a {}.",)),
         (["a {}", "the {}"], ("a {}", "the {}")),
+        ("a drawing of a {}, in ink.", ("a drawing of a {}, in ink.",)),
+        ('["a {}", "the {}, again"]', ("a {}", "the {}, again")),
     ],
 )
 async def test_templates(client: httpx.AsyncClient, site: Site, given: Any, resolved: tuple[str, ...]) -> None:
@@ -145,6 +148,31 @@ async def test_templates_in_a_form(client: httpx.AsyncClient, site: Site) -> Non
     assert site.model.requests("classify")[-1].templates == ("a {}", "the {}")
     body_of(await client.post(PATH, files=files, data={"labels": "a,b", "templates": "plain"}))
     assert site.model.requests("classify")[-1].templates == ("{}",)
+
+
+@pytest.mark.parametrize(
+    ("field", "sent", "resolved"),
+    [
+        ("templates", "a drawing of a {}.", ("a drawing of a {}.",)),
+        ("templates[]", "a {}, in ink", ("a {}, in ink",)),
+        ("templates", '["a {}", "the {}, again"]', ("a {}", "the {}, again")),
+        ("templates", "ensemble", TEMPLATE_SETS["ensemble"]),
+    ],
+)
+async def test_own_templates_by_form_and_query(
+    client: httpx.AsyncClient, site: Site, field: str, sent: str, resolved: tuple[str, ...]
+) -> None:
+    raw = {"content": PNG, "headers": {"content-type": "image/png"}, "params": {"labels": "a,b", field: sent}}
+    form = {"files": {"image": ("x", PNG, "image/png")}, "data": {"labels": "a,b", field: sent}}
+    for request in (raw, form):
+        body_of(await client.post(PATH, **request))
+        assert site.model.requests("classify")[-1].templates == resolved
+
+
+async def test_an_unknown_template_set_says_what_may_be_sent(client: httpx.AsyncClient) -> None:
+    message = error_of(await classify(client, templates="drawings"), 400)["message"]
+    assert "'drawings'" in message and "default, plain, ensemble" in message
+    assert "prompts of your own, with one {}" in message
 
 
 async def test_the_named_model_answers(client: httpx.AsyncClient, site: Site) -> None:
@@ -183,6 +211,9 @@ WRONG: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "multi_label of another type": ({"multi_label": "perhaps"}, 400, "invalid_field", "multi_label"),
     "unknown templates": ({"templates": "nope"}, 400, "unknown_template_set", "templates"),
     "bad template": ({"templates": ["no place"]}, 400, "invalid_template", "templates"),
+    "two places in a template": ({"templates": "a {} on a {}"}, 400, "invalid_template", "templates"),
+    "half a list of templates": ({"templates": '["a {}"'}, 400, "unknown_template_set", "templates"),
+    "a template of another type": ({"templates": '["a {}", 5]'}, 400, "invalid_field", "templates[1]"),
     "no template": ({"templates": []}, 400, "invalid_request", "templates"),
     "long template": ({"templates": ["x" * 60 + "{}"]}, 400, "text_too_long", "templates[0]"),
 }

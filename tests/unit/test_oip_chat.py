@@ -100,7 +100,14 @@ async def test_log_probabilities_and_detail_as_over_http(skin: GrpcSkin, site: S
 
 
 @pytest.mark.parametrize(
-    ("parameters", "param"), [({"logprobs": 1}, "logprobs"), ({"detail": "huge"}, "detail"), ({"n": True}, "n")]
+    ("parameters", "param"),
+    [
+        ({"logprobs": 1}, "logprobs"),
+        ({"detail": "huge"}, "detail"),
+        ({"n": True}, "n"),
+        ({"triton_enable_empty_final_response": "yes"}, "triton_enable_empty_final_response"),
+        ({"triton_enable_empty_final_response": 1}, "triton_enable_empty_final_response"),
+    ],
 )
 async def test_parameters_of_a_wrong_kind_are_named(skin: GrpcSkin, parameters: dict[str, Any], param: str) -> None:
     answers = await streamed(skin, request(parameters, TEXT=[b"x"], IMAGE=[png()]))

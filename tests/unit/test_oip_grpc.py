@@ -323,6 +323,16 @@ async def test_a_stream_goes_on_after_a_bad_message(skin: GrpcSkin, site: Site) 
     assert outcomes == ["invalid_image", "model_not_found", "ok", "ok"]
 
 
+async def test_one_response_that_is_followed_by_an_empty_one(skin: GrpcSkin) -> None:
+    asked = inference(request_id="1")
+    asked.parameters["triton_enable_empty_final_response"].bool_param = True
+    replies = [reply.infer_response async for reply in skin.ModelStreamInfer(messages(asked), Context())]
+    ends = [(len(reply.outputs), reply.parameters["triton_final_response"].bool_param) for reply in replies]
+    assert ends == [(2, False), (0, True)]
+    assert [reply.id for reply in replies] == ["1", "1"]
+    assert len((await skin.ModelInfer(asked, Context())).outputs) == 2, "without a stream it changes nothing"
+
+
 async def test_an_empty_stream(skin: GrpcSkin) -> None:
     assert [reply async for reply in skin.ModelStreamInfer(messages(), Context())] == []
 
@@ -382,14 +392,19 @@ async def test_metadata_and_readiness(skin: GrpcSkin, site: Site) -> None:
     assert not (await skin.ModelReady(ready, context)).ready
     assert not (await skin.ServerReady(pb.ServerReadyRequest(), context)).ready
     assert context.code is None
-    for rpc, request in (
-        ("ModelReady", pb.ModelReadyRequest(name="nope")),
-        ("ModelReady", pb.ModelReadyRequest(name="clip.classify", version="2")),
-        ("ModelMetadata", pb.ModelMetadataRequest(name="nope")),
-    ):
+    for request in (pb.ModelMetadataRequest(name="nope"), pb.ModelMetadataRequest(name="clip.classify", version="2")):
         context = Context()
-        await getattr(skin, rpc)(request, context)
+        await skin.ModelMetadata(request, context)
         assert context.code is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(("name", "version"), [("nope", ""), ("clip", ""), ("clip.classify", "2")])
+async def test_a_model_that_is_none_is_not_ready(skin: GrpcSkin, site: Site, name: str, version: str) -> None:
+    context = Context()
+    answer = await skin.ModelReady(pb.ModelReadyRequest(name=name, version=version), context)
+    assert not answer.ready
+    assert context.code is None
+    assert site.recorder.requests[-1].outcome == "ok"
 
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]

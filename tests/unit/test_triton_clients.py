@@ -1,24 +1,28 @@
-"""tritonclient's own clients, over sockets, against the HTTP side and the RPCs: classes, compression, priority."""
+"""tritonclient's own clients, over sockets, against the HTTP side and the RPCs: classes, streams, compression."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import queue
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tritonclient.grpc as triton_grpc_sync
 import tritonclient.grpc.aio as triton_grpc
 import tritonclient.http.aio as triton_http
 import uvicorn
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
+from serve.errors import ModelFailed
 from serve.protocol.oip_grpc import GrpcSkin
-from tests.unit.fakes import Site, png
+from tests.unit.fakes import Site, cluster, png
 from tests.unit.test_http_unread import Server
 
 IMAGES, LABELS = (png("red"), png("blue")), ("cat", "a dog: brown", "owl", "käfer")
@@ -79,8 +83,9 @@ async def http_port(site: Site) -> AsyncIterator[int]:
     await serving
 
 
-@pytest.fixture
-async def grpc_port(site: Site) -> AsyncIterator[int]:
+@asynccontextmanager
+async def grpc_served(site: Site) -> AsyncIterator[int]:
+    """The port on which the RPCs are answered."""
     skin = GrpcSkin()
     skin.set_up_grpc(site.services, site.inference)
     server = grpc.aio.server()
@@ -89,6 +94,12 @@ async def grpc_port(site: Site) -> AsyncIterator[int]:
     await server.start()
     yield port
     await server.stop(None)
+
+
+@pytest.fixture
+async def grpc_port(site: Site) -> AsyncIterator[int]:
+    async with grpc_served(site) as port:
+        yield port
 
 
 @pytest.fixture(params=["HTTP, binary", "HTTP, JSON", "gRPC"])
@@ -137,6 +148,14 @@ async def test_a_negative_number_of_classes(triton: Client) -> None:
         await triton.infer("clip.classify", classify_inputs(triton), outputs=[triton.output("LOGITS", -1)])
 
 
+async def test_a_model_that_is_none_is_not_ready(triton: Client) -> None:
+    assert await triton.client.is_model_ready("clip.classify")
+    assert not await triton.client.is_model_ready("nope")
+    assert not await triton.client.is_model_ready("clip.classify", "2")
+    with pytest.raises(InferenceServerException, match="'nope' does not exist"):
+        await triton.infer("nope", classify_inputs(triton))
+
+
 async def test_shared_memory_is_refused_by_name(triton: Client) -> None:
     output = triton.output("LOGITS")
     output.set_shared_memory("region", 64)
@@ -174,3 +193,45 @@ async def test_the_extensions_are_told(http_port: int, grpc_port: int) -> None:
     assert list((await over_grpc.client.get_server_metadata()).extensions) == ["classification"]
     await over_http.client.close()
     await over_grpc.client.close()
+
+
+CHAT_MODEL = {"llava": {"kind": "llava", "checkpoint": "llava-hf/llava-1.5-7b-hf"}}
+
+
+def streamed(port: int, text: str, **options: Any) -> list[tuple[list[bytes], bool] | str]:
+    """What a chat answers over tritonclient's own stream: each response's text and whether it is the final one."""
+    given: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    client = triton_grpc_sync.InferenceServerClient(f"127.0.0.1:{port}")
+    asked = triton_grpc_sync.InferInput("TEXT", [1], "BYTES")
+    asked.set_data_from_numpy(np.array([text.encode()], np.object_))
+    client.start_stream(lambda result, error: given.put((result, error)))
+    client.async_stream_infer("llava.chat", [asked], request_id="r1", **options)
+    client.stop_stream()  # waits for the responses
+    client.close()
+    answers: list[tuple[list[bytes], bool] | str] = []
+    while not given.empty():
+        result, error = given.get()
+        if error is not None:
+            answers.append(str(error))
+            continue
+        message = result.get_response()
+        assert (message.id, message.model_name) == ("r1", "llava.chat")
+        said = [] if not message.outputs else result.as_numpy("TEXT").tolist()
+        answers.append((said, message.parameters["triton_final_response"].bool_param))
+    return answers
+
+
+async def test_the_final_response_is_empty_where_that_is_asked_for() -> None:
+    async with grpc_served(Site(cluster(models=CHAT_MODEL))) as port:
+        plain = await asyncio.to_thread(streamed, port, "one two")
+        asked = await asyncio.to_thread(streamed, port, "one two", enable_empty_final_response=True)
+    assert plain == [([b"one"], False), ([b" two"], False), ([b" (0 media)"], True)]
+    assert asked == [(said, False) for said, _ in plain] + [([], True)]
+
+
+async def test_a_failed_request_s_error_is_its_last_response() -> None:
+    site = Site(cluster(models=CHAT_MODEL))
+    site.llava.script = [(1, ModelFailed("broken"))]
+    async with grpc_served(site) as port:
+        answers = await asyncio.to_thread(streamed, port, "one two", enable_empty_final_response=True)
+    assert answers == [([b"one"], False), "broken"]
