@@ -8,11 +8,11 @@ knowledge bases together.
 from __future__ import annotations
 
 import math
-import re
 import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
+from deployments.function_words import subject_words, words_of
 from deployments.knowledge_types import Base, Chunk, Document, Match
 
 FORMAT: Final = 1
@@ -48,17 +48,11 @@ BEGIN INSERT INTO words (words, rowid, text) VALUES ('delete', OLD.number, OLD.t
 """
 # More words of a query are not looked at: the first ones say what it is about.
 MOST_WORDS: Final = 32
-_WORD = re.compile(r"\w+")
 _DOCUMENT: Final = """
 SELECT d.base, d.id, d.title, d.revision, length(d.text), count(c.number), d.created_at
 FROM documents AS d LEFT JOIN chunks AS c ON c.base = d.base AND c.document = d.id
 """
 _CHUNK: Final = "c.id, c.document, d.title, c.start, c.text"
-
-
-def words_of(query: str) -> list[str]:
-    """The distinct words of a query, as they are looked up."""
-    return list(dict.fromkeys(_WORD.findall(query.lower())))[:MOST_WORDS]
 
 
 def put(connection: sqlite3.Connection, document: Document, text: str, chunks: Sequence[Chunk]) -> None:
@@ -132,8 +126,13 @@ def chunks(connection: sqlite3.Connection, base: str, ids: Sequence[str]) -> lis
 
 
 def search(connection: sqlite3.Connection, base: str, query: str, limit: int) -> list[Match]:
-    """The chunks of a base that hold a word of the query, best first."""
-    words = words_of(query)
+    """The chunks of a base that hold a word of the query, best first.
+
+    Function words (deployments/function_words.py) find nothing beside others. A query of nothing else is looked up as
+    it is ("the who"), and its matches cover nothing of a subject that it does not have.
+    """
+    subject = _distinct(subject_words(query))
+    words = subject or _distinct(words_of(query))
     if not words:
         return []
     rows = connection.execute(
@@ -145,12 +144,13 @@ def search(connection: sqlite3.Connection, base: str, query: str, limit: int) ->
         """,
         (" OR ".join(map(_quoted, words)), base, limit),
     ).fetchall()
-    covered = _coverage(connection, words, [row[0] for row in rows])
+    covered = _coverage(connection, subject, [row[0] for row in rows])
     return [Match(Chunk(*row[2:]), row[1], covered[row[0]]) for row in rows]
 
 
 def _coverage(connection: sqlite3.Connection, words: Sequence[str], numbers: Sequence[int]) -> dict[int, float]:
-    """See `Match.coverage`. A word that no chunk holds weighs most: what it asks about is not here."""
+    """See `Match.coverage`. A word that no chunk holds weighs as much as one that a single chunk holds: what it asks
+    about is not here, or is said here in another word."""
     total = count(connection)
     marks = ", ".join("?" * len(numbers))
     held = dict.fromkeys(numbers, 0.0)
@@ -158,13 +158,18 @@ def _coverage(connection: sqlite3.Connection, words: Sequence[str], numbers: Seq
     for word in map(_quoted, words):
         (holders,) = connection.execute("SELECT count(*) FROM words WHERE words MATCH ?", (word,)).fetchone()
         # The inverse document frequency of BM25, in the form that is never negative (Lucene's).
-        weight = math.log(1 + (total - holders + 0.5) / (holders + 0.5))
+        counted = max(holders, 1)
+        weight = math.log(1 + (total - counted + 0.5) / (counted + 0.5))
         weights += weight
         for (number,) in connection.execute(
             f"SELECT rowid FROM words WHERE words MATCH ? AND rowid IN ({marks})", (word, *numbers)
         ):
             held[number] += weight
-    return {number: value / weights for number, value in held.items()}
+    return {number: value / weights if words else 0.0 for number, value in held.items()}
+
+
+def _distinct(words: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(words))[:MOST_WORDS]
 
 
 def _quoted(word: str) -> str:

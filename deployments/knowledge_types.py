@@ -28,7 +28,7 @@ class Match:
     Attributes:
         score: BM25, higher is better; comparable within one search only.
         coverage: how much of what distinguishes the query the chunk holds, in [0, 1]: the summed inverse document
-            frequencies of the query's words in it, over those of all the query's words.
+            frequencies of the query's words in it, over those of all the query's words; function words do not count.
     """
 
     chunk: Chunk

@@ -9,6 +9,7 @@ import pytest
 
 from deployments.knowledge_store import KnowledgeStore, revision_of
 from deployments.knowledge_types import Chunk, Document
+from serve.config.support import Support
 from serve.errors import NotFound, OutOfCapacity
 
 PLENTY = 1 << 30
@@ -103,11 +104,62 @@ def test_the_rarer_word_counts_more(store: KnowledgeStore) -> None:
     for i in range(8):
         put(store, f"filler{i}", f"the delivery of parcel {i} to the customer")
     put(store, "warranty", "the warranty lasts two years")
-    matches = store.search("shop", "the warranty", 5)
-    assert matches[0].chunk.document == "warranty" and matches[0].coverage == pytest.approx(1)
-    assert all(match.coverage < 0.3 for match in matches[1:])
-    (best, *_) = store.search("shop", "the zeppelin", 5)
+    matches = store.search("shop", "parcel warranty", 5)
+    assert matches[0].chunk.document == "warranty" and matches[0].coverage > 0.9
+    assert len(matches) == 5 and all(match.coverage < 0.3 for match in matches[1:])
+    (match,) = store.search("shop", "the warranty", 5)
+    assert match.chunk.document == "warranty" and match.coverage == pytest.approx(1)
+    (best, *_) = store.search("shop", "the parcel by zeppelin", 5)
     assert best.coverage < 0.3  # what was asked about is not here
+    assert found(store, "the zeppelin") == []
+
+
+RETURNS = "Unworn shoes may be returned within 30 days for a full refund. Send them back with the receipt."
+SHIPPING = "Shipping takes three to five working days. We deliver to all of Europe, free of charge from 50 euros."
+WARRANTY = "The warranty on watches lasts two years."
+HOURS = "The shop is open from nine to six, Monday to Saturday."
+SHOPS = {"one": [SHIPPING], "two": [RETURNS, SHIPPING], "four": [RETURNS, SHIPPING, WARRANTY, HOURS]}
+RELEVANT = Support.model_fields["min_coverage"].default
+OFF_TOPIC = ("What do zebras eat?", "Who won the world cup?", "Who are you?", "Can you do this for me, please?")
+
+
+def covered(store: KnowledgeStore, query: str) -> float:
+    return max((match.coverage for match in store.search("shop", query, 10)), default=0.0)
+
+
+@pytest.mark.parametrize("shop", SHOPS)
+def test_a_plain_question_finds_its_answer_in_a_small_base(store: KnowledgeStore, shop: str) -> None:
+    for i, text in enumerate(SHOPS[shop]):
+        put(store, str(i), text)
+    questions = {
+        SHIPPING: (
+            "How long does shipping take?",
+            "How much does shipping cost?",
+            "Do you deliver for free?",
+            "Hello, can you please tell me when you'll deliver?",
+            "Wie lange dauert das Shipping?",
+        ),
+        RETURNS: (
+            "What is your refund policy?",
+            "Can I send my shoes back and get a refund?",
+            "How many days do I have to return shoes?",
+            "I don't want these shoes, what's your refund policy?",
+        ),
+        WARRANTY: ("How long is the warranty?", "Is there a warranty for my watch?"),
+        HOURS: ("When are you open?", "Are you open on Saturdays?", "What time does the shop open?"),
+    }
+    for text in SHOPS[shop]:
+        for question in questions[text]:
+            assert store.search("shop", question, 10)[0].chunk.text == text, question
+            assert covered(store, question) >= RELEVANT, question
+    for question in OFF_TOPIC:
+        assert covered(store, question) < RELEVANT, question
+
+
+def test_function_words_alone_are_still_looked_up(store: KnowledgeStore) -> None:
+    put(store, "band", "The Who played here.")
+    put(store, "shipping", SHIPPING)
+    assert found(store, "the who") == ["band"] and found(store, "Who played?") == ["band"]
 
 
 def test_chunks_and_bytes_are_bounded(tmp_path: Path) -> None:
