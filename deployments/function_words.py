@@ -24,7 +24,7 @@ wo will would
 and or but if then than so because as at by for from in into of on onto out over to up upon with without within about
 after before between during through under until
 not no nor yes too very just also only again ever still much many any some such
-please hello hi hey thank thanks tell know want wanted need like get got
+please hello hi hey thank thanks tell know want wanted need like get got take takes
 """
 _GERMAN = """
 der das dem des ein eine einen einem einer eines diese dieser dieses
@@ -59,6 +59,8 @@ FUNCTION_WORDS: Final = frozenset(" ".join((_ENGLISH, _GERMAN, _FRENCH, _SPANISH
 
 # What an apostrophe cuts off a word: "what's", "don't", "l'article".
 _CLITIC = re.compile(r"n['’]t\b|['’](?:d|ll|m|re|s|t|ve)\b|\b(?:[cdjlmnst]|qu)['’](?=\w)", re.IGNORECASE)
+# "How long" asks for a number, and the answer is a number.
+_MEASURE = re.compile(r"\bhow (?:big|far|fast|long|often|old|soon)\b", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
 
 
@@ -69,4 +71,4 @@ def words_of(text: str) -> list[str]:
 
 def subject_words(text: str) -> list[str]:
     """Those of its words that say what it is about; none for "What is it?"."""
-    return [word for word in words_of(text) if word not in FUNCTION_WORDS]
+    return [word for word in words_of(_MEASURE.sub(" ", text)) if word not in FUNCTION_WORDS]

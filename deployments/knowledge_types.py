@@ -23,7 +23,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A chunk found by its words.
+    """A chunk found by the words of its title and text.
 
     Attributes:
         score: BM25, higher is better; comparable within one search only.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from deployments.knowledge_store import KnowledgeStore, revision_of
 from deployments.knowledge_types import Chunk, Document
+from deployments.sqlite_store import FILE_NAME
 from serve.config.support import Support
 from serve.errors import NotFound, OutOfCapacity
 
@@ -156,10 +158,68 @@ def test_a_plain_question_finds_its_answer_in_a_small_base(store: KnowledgeStore
         assert covered(store, question) < RELEVANT, question
 
 
+def test_a_word_that_every_passage_holds_is_still_a_subject(store: KnowledgeStore) -> None:
+    put(store, "manual", *[f"The warranty of part {i} ends after {i} years." for i in range(2, 9)], title="Warranty")
+    put(store, "shipping", SHIPPING)
+    for question in ("How long is the warranty?", "How often can I get shipping for free?", "What is the warranty?"):
+        assert covered(store, question) >= RELEVANT, question
+    assert covered(store, "Is the warranty for zebras?") < RELEVANT
+
+
 def test_function_words_alone_are_still_looked_up(store: KnowledgeStore) -> None:
     put(store, "band", "The Who played here.")
     put(store, "shipping", SHIPPING)
     assert found(store, "the who") == ["band"] and found(store, "Who played?") == ["band"]
+
+
+PARCELS = "Parcels arrive within three to five working days."
+# Format 1, as it was: the words of texts alone.
+BEFORE_TITLES = """
+DROP TRIGGER chunk_added; DROP TRIGGER chunk_removed; DROP TABLE words;
+ALTER TABLE chunks DROP COLUMN title;
+CREATE VIRTUAL TABLE words USING fts5(
+    text, content = 'chunks', content_rowid = 'number', tokenize = 'porter unicode61 remove_diacritics 2'
+);
+CREATE TRIGGER chunk_added AFTER INSERT ON chunks
+BEGIN INSERT INTO words (rowid, text) VALUES (NEW.number, NEW.text); END;
+CREATE TRIGGER chunk_removed AFTER DELETE ON chunks
+BEGIN INSERT INTO words (words, rowid, text) VALUES ('delete', OLD.number, OLD.text); END;
+INSERT INTO words (words) VALUES ('rebuild');
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_title_finds_the_chunks_of_its_document(store: KnowledgeStore) -> None:
+    put(store, "a", PARCELS, "Customs are paid on arrival.", title="Shipping")
+    put(store, "b", "Unworn shoes are taken back.", title="Returns")
+    assert found(store, "How long does shipping take?") == ["a", "a"]
+    assert covered(store, "How long does shipping take?") >= RELEVANT
+    put(store, "a", PARCELS, title="Delivery")
+    assert found(store, "shipping") == [] and found(store, "delivery") == ["a"]
+    store.delete("shop", "a")
+    store.drop("shop")
+    assert found(store, "delivery") == [] and found(store, "returns") == []
+    put(store, "a", "Other words.")
+    assert found(store, "delivery shipping returns") == [] and found(store, "words") == ["a"]
+
+
+def test_a_store_of_an_earlier_build_finds_by_titles_too(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    made = put(store, "a", PARCELS, title="Shipping")
+    put(store, "b", "Unworn shoes are taken back.")
+    store.close()
+    database = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+    database.executescript(BEFORE_TITLES)
+    database.close()
+    store = open_store(tmp_path)
+    assert store.get("shop", "a") == (made, PARCELS)
+    assert found(store, "shipping") == found(store, "parcels") == ["a"] and found(store, "shoes") == ["b"]
+    (match,) = store.search("shop", "shipping", 5)
+    assert match.chunk.title == "Shipping"
+    store.delete("shop", "a")
+    assert found(store, "shipping") == []
+    store.close()
+    open_store(tmp_path).close()
 
 
 def test_chunks_and_bytes_are_bounded(tmp_path: Path) -> None:
