@@ -101,7 +101,7 @@ class ChatService:
         self._most_chars = cluster.limits.max_prompt_chars
         self._kinds = {name: model.kind for name, model in cluster.models.items() if isinstance(model, GenerativeModel)}
         self._bounds = {
-            name: _Bounds(model.max_images, model.max_videos, model.autoscaling.max_replicas > 1)
+            name: _Bounds(model.most_images, model.max_videos, model.autoscaling.max_replicas > 1)
             for name, model in cluster.models.items()
             if isinstance(model, GenerativeModel)
         } | {

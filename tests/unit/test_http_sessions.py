@@ -151,6 +151,17 @@ async def test_images_are_bounded_by_session_and_model(client: httpx.AsyncClient
     assert (await done(await client.get(f"{ROOT}/{session}")))["images"] == 2
 
 
+async def test_a_blip2_session_goes_on_with_a_second_picture(client: httpx.AsyncClient, site: SessionSite) -> None:
+    session = await create(client, model="blip2")
+    await say(client, session, [image(), text("a")])
+    assert (await say(client, session, [image(URL), text("b")]))["session"]["dropped"] == 1
+    (message,) = site.blip2.requests[-1].messages
+    assert sum(isinstance(part, ImagePart) for part in message.parts) == 1
+    assert await history(client, session) == ["b"]
+    two = await post(client, session, [image(), image()])
+    assert error_of(two, 400) == ("too_many_images", "content[1].image_url")
+
+
 async def test_tokens_of_the_history_are_bounded(client: httpx.AsyncClient) -> None:
     session = await create(client, max_tokens=20)
     assert (await say(client, session, "a b c d"))["session"]["tokens"] == 12  # 7 of the prompt, 5 of the answer
