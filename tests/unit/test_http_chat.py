@@ -333,10 +333,14 @@ async def test_an_answer_can_be_sent_back_as_the_client_holds_it(client: openai.
     said = first.choices[0].message
     # As some libraries keep it: with the fields that this answer left empty.
     kept = {**said.model_dump(), "annotations": [], "audio": None, "function_call": None, "tool_calls": None}
-    for turn in (said.model_dump(), kept):
-        messages = [*ASK["messages"], turn, user(text("Are you sure?"))]
+    read = (await client.chat.completions.parse(model="llava", **ASK)).choices[0].message
+    typed = {**read.model_dump(), "parsed": {"colour": "red"}}
+    site.llava.reset()
+    for turn in (said, said.model_dump(), kept, read, read.model_dump(), typed):
+        messages: Any = [*ASK["messages"], turn, user(text("Are you sure?"))]
         await client.chat.completions.create(model="llava", messages=messages)
-    for asked in site.llava.requests[1:]:
+    assert len(site.llava.requests) == 6
+    for asked in site.llava.requests:
         assert asked.messages[-2].parts == (Text(said.content or ""),)
 
 
