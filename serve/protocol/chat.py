@@ -152,10 +152,9 @@ async def server_sent(
     except ArgusError as error:
         yield error_event(error, request)
         return
-    if include_usage:
-        sent += chunks.usage()
-    if closing is not None:
-        sent += chunks.extension(closing())
+    more = closing() if closing is not None else None
+    if include_usage or more is not None:
+        sent += chunks.last(more or {})
     yield sent + _DONE
 
 
@@ -164,6 +163,7 @@ class _Chunks:
 
     def __init__(self, prepared: Prepared, context: RequestContext, include_usage: bool, to_the_end: bool) -> None:
         self._head = _head("chat.completion.chunk", prepared, context)
+        self._include_usage = include_usage
         # With usage asked for, every chunk but the last carries a null in its place (API reference, stream_options).
         self._tail: dict[str, Any] = {"usage": None} if include_usage else {}
         self._logprobs = prepared.request.sampling.logprobs is not None
@@ -189,13 +189,13 @@ class _Chunks:
         """Every choice has ended, and nobody waits for what comes after."""
         return self._unfinished <= 0
 
-    def usage(self) -> bytes:
-        """The last chunk."""
-        return server_event({**self._head, "choices": [], "usage": _usage(self._prompt, self._tokens, self._cached)})
+    def last(self, fields: dict[str, Any]) -> bytes:
+        """A chunk without choices: the usage, where it was asked for, and fields that OpenAI's do not have.
 
-    def extension(self, fields: dict[str, Any]) -> bytes:
-        """A chunk without choices, for fields that OpenAI's do not have; its clients read over them."""
-        return server_event({**self._head, "choices": [], **self._tail, **fields})
+        They share one chunk, since clients that gather a stream take the last chunk's word for the usage.
+        """
+        usage = {"usage": _usage(self._prompt, self._tokens, self._cached)} if self._include_usage else {}
+        return server_event({**self._head, "choices": [], **usage, **fields})
 
     def _chunk(
         self, index: int, delta: dict[str, Any], logprobs: tuple[TokenLogprob, ...], finish: str | None

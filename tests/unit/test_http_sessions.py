@@ -122,7 +122,8 @@ async def test_streams_are_remembered_at_their_end(client: httpx.AsyncClient) ->
     chunks = [json.loads(line) for line in lines[:-1]]
     deltas = [choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"]]
     assert "".join(deltas) == "one two (0 media)"
-    assert chunks[-2]["usage"]["completion_tokens"] == 3
+    assert [chunk["usage"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1]["usage"]["completion_tokens"] == 3
     assert (chunks[-1]["session"]["turns"], chunks[-1]["session"]["kept"]) == (1, True)
     assert chunks[-1]["choices"] == [] and chunks[-1]["object"] == "chat.completion.chunk"
     assert await history(client, session) == ["one two"]
