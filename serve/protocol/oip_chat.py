@@ -129,7 +129,7 @@ def _fields(request: InferRequest) -> ChatFields:
         if name in _NUMBERS:
             body[name] = _number(name, value)
         elif name in _TEXTS:
-            body[name] = _loaded(name, value) if name == "response_format" or str(value).startswith("[") else value
+            body[name] = _loaded(name, value) if name == "response_format" else _stop(value)
     if "MESSAGES" in request.inputs:
         if extra := [name for name in request.inputs if name != "MESSAGES"]:
             raise InvalidRequest(f"{extra[0]} cannot stand beside MESSAGES.", code="invalid_field", param=extra[0])
@@ -139,6 +139,17 @@ def _fields(request: InferRequest) -> ChatFields:
     except ArgusError as error:
         where = error.param or ""
         raise error.at("MESSAGES" + where[len("messages") :] if where.startswith("messages") else where) from None
+
+
+def _stop(value: Any) -> Any:
+    """A JSON array of texts is a list of them; every other text is itself, one that begins with a bracket too."""
+    if not isinstance(value, str):
+        return value
+    try:
+        read = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return value
+    return read if isinstance(read, list) and all(isinstance(text, str) for text in read) else value
 
 
 def _number(name: str, value: Any) -> Any:

@@ -107,6 +107,25 @@ async def test_parameters_of_a_wrong_kind_are_named(skin: GrpcSkin, parameters: 
     assert f"'{param}'" in answers[0].error_message
 
 
+@pytest.mark.parametrize(
+    ("given", "stop"),
+    [
+        ("[END]", ("[END]",)),
+        ("[", ("[",)),
+        ("[/INST]", ("[/INST]",)),
+        ("[1]", ("[1]",)),
+        ("Human:", ("Human:",)),
+        ('["[END]"]', ("[END]",)),
+        (' ["a", "b"]', ("a", "b")),
+    ],
+)
+async def test_a_stop_text_may_begin_with_a_bracket(
+    skin: GrpcSkin, site: Site, given: str, stop: tuple[str, ...]
+) -> None:
+    await skin.ModelInfer(request({"stop": given}, TEXT=[b"Hm?"]), FakeContext())
+    assert site.llava.requests[0].sampling.stop == stop
+
+
 async def test_a_conversation_as_json(skin: GrpcSkin, site: Site) -> None:
     said = [
         {"role": "system", "content": "Be brief."},
