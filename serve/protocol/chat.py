@@ -116,7 +116,7 @@ def completion(result: ChatResult, prepared: Prepared, context: RequestContext) 
             "index": i,
             "message": {"role": "assistant", "content": answer.text, "refusal": None},
             "logprobs": _logprobs(answer.logprobs, wanted=prepared.request.sampling.logprobs is not None),
-            "finish_reason": _finish(answer.finish_reason),
+            "finish_reason": finish_word(answer.finish_reason),
         }
         for i, answer in enumerate(result.answers)
     ]
@@ -182,7 +182,7 @@ class _Chunks:
             yield self._chunk(event.index, {"content": event.text}, event.logprobs, None)
         if event.finish_reason is not None:
             self._unfinished -= 1
-            yield self._chunk(event.index, {}, (), _finish(event.finish_reason))
+            yield self._chunk(event.index, {}, (), finish_word(event.finish_reason))
 
     @property
     def complete(self) -> bool:
@@ -219,7 +219,7 @@ def _head(kind: str, prepared: Prepared, context: RequestContext) -> dict[str, A
     }
 
 
-def _finish(reason: FinishReason) -> str:
+def finish_word(reason: FinishReason) -> str:
     """OpenAI has no word for an answer that its deadline cut; `length` is what clients know as "not complete"."""
     return "length" if reason == "cut" else reason
 

@@ -11,10 +11,10 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2 as pb
 
-from deployments.generation.messages import ImagePart
+from deployments.generation.messages import ChatEvent, ImagePart
 from serve.errors import ModelFailed
 from serve.protocol.oip_grpc import GrpcSkin
-from tests.unit.fakes import Site, cluster, png
+from tests.unit.fakes import FakeGenerator, Site, cluster, png
 from tests.unit.test_oip_grpc import Context as FakeContext
 
 MODELS = {"llava": {"kind": "llava", "checkpoint": "llava-hf/llava-1.5-7b-hf", "max_images": 2}}
@@ -79,6 +79,17 @@ async def test_an_answer_at_once(skin: GrpcSkin, site: Site) -> None:
     }
     assert len(site.llava.requests[0].messages[0].parts) == 3
     assert site.llava.requests[0].sampling.temperature == 0
+
+
+async def test_an_answer_that_its_deadline_cut_has_openais_word_for_it(
+    skin: GrpcSkin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = [ChatEvent(0, "half", (1,), finish_reason="cut", prompt_tokens=7)]
+    monkeypatch.setattr(FakeGenerator, "events", lambda self, request: cut)
+    asked = request({}, TEXT=[b"Hm?"])
+    assert outputs(await skin.ModelInfer(asked, FakeContext()))["FINISH_REASON"] == [b"length"]
+    (piece,) = await streamed(skin, asked)
+    assert outputs(piece.infer_response)["FINISH_REASON"] == [b"length"]
 
 
 async def test_log_probabilities_and_detail_as_over_http(skin: GrpcSkin, site: Site) -> None:
