@@ -1,4 +1,4 @@
-"""The tables of the knowledge store: documents, their chunks, and an index of the chunks' words.
+"""The tables of the knowledge store: documents, their chunks, and an index of the words of titles and chunks.
 
 Full-text search is SQLite's FTS5 (https://www.sqlite.org/fts5.html): BM25 (Robertson and Zaragoza 2009) with k1 1.2 and
 b 0.75, over words without case and diacritics, English endings taken off (Porter 1980). Frequencies are those of all
@@ -8,14 +8,25 @@ knowledge bases together.
 from __future__ import annotations
 
 import math
-import re
 import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
+from deployments.function_words import subject_words, words_of
 from deployments.knowledge_types import Base, Chunk, Document, Match
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+# A title is kept with each chunk: the index must be told what it forgets, and when a document goes, its own row is gone
+# before those of its chunks are.
+_WORDS: Final = """
+CREATE VIRTUAL TABLE words USING fts5(
+    title, text, content = 'chunks', content_rowid = 'number', tokenize = 'porter unicode61 remove_diacritics 2'
+);
+CREATE TRIGGER chunk_added AFTER INSERT ON chunks
+BEGIN INSERT INTO words (rowid, title, text) VALUES (NEW.number, NEW.title, NEW.text); END;
+CREATE TRIGGER chunk_removed AFTER DELETE ON chunks
+BEGIN INSERT INTO words (words, rowid, title, text) VALUES ('delete', OLD.number, OLD.title, OLD.text); END;
+"""
 SCHEMA: Final = f"""
 PRAGMA user_version = {FORMAT};
 CREATE TABLE documents (
@@ -33,32 +44,31 @@ CREATE TABLE chunks (
     document TEXT NOT NULL,
     id TEXT NOT NULL,
     start INTEGER NOT NULL,
+    title TEXT,
     text TEXT NOT NULL,
     UNIQUE (base, id),
     FOREIGN KEY (base, document) REFERENCES documents ON DELETE CASCADE
 );
 CREATE INDEX chunks_by_document ON chunks (base, document);
-CREATE VIRTUAL TABLE words USING fts5(
-    text, content = 'chunks', content_rowid = 'number', tokenize = 'porter unicode61 remove_diacritics 2'
-);
-CREATE TRIGGER chunk_added AFTER INSERT ON chunks
-BEGIN INSERT INTO words (rowid, text) VALUES (NEW.number, NEW.text); END;
-CREATE TRIGGER chunk_removed AFTER DELETE ON chunks
-BEGIN INSERT INTO words (words, rowid, text) VALUES ('delete', OLD.number, OLD.text); END;
+{_WORDS}
 """
+UPGRADES: Final = {
+    # The words of texts alone were found, not those of titles.
+    1: f"""
+    DROP TRIGGER chunk_added; DROP TRIGGER chunk_removed; DROP TABLE words;
+    ALTER TABLE chunks ADD COLUMN title TEXT;
+    UPDATE chunks SET title = (SELECT d.title FROM documents AS d WHERE d.base = chunks.base AND d.id = document);
+    {_WORDS}
+    INSERT INTO words (words) VALUES ('rebuild');
+    """,
+}
 # More words of a query are not looked at: the first ones say what it is about.
 MOST_WORDS: Final = 32
-_WORD = re.compile(r"\w+")
 _DOCUMENT: Final = """
 SELECT d.base, d.id, d.title, d.revision, length(d.text), count(c.number), d.created_at
 FROM documents AS d LEFT JOIN chunks AS c ON c.base = d.base AND c.document = d.id
 """
-_CHUNK: Final = "c.id, c.document, d.title, c.start, c.text"
-
-
-def words_of(query: str) -> list[str]:
-    """The distinct words of a query, as they are looked up."""
-    return list(dict.fromkeys(_WORD.findall(query.lower())))[:MOST_WORDS]
+_CHUNK: Final = "c.id, c.document, c.title, c.start, c.text"
 
 
 def put(connection: sqlite3.Connection, document: Document, text: str, chunks: Sequence[Chunk]) -> None:
@@ -69,8 +79,8 @@ def put(connection: sqlite3.Connection, document: Document, text: str, chunks: S
         (document.base, document.id, document.title, document.revision, document.created_at, text),
     )
     connection.executemany(
-        "INSERT INTO chunks (base, document, id, start, text) VALUES (?, ?, ?, ?, ?)",
-        ((document.base, document.id, chunk.id, chunk.start, chunk.text) for chunk in chunks),
+        "INSERT INTO chunks (base, document, id, start, title, text) VALUES (?, ?, ?, ?, ?, ?)",
+        ((document.base, document.id, chunk.id, chunk.start, document.title, chunk.text) for chunk in chunks),
     )
 
 
@@ -123,8 +133,7 @@ def chunks(connection: sqlite3.Connection, base: str, ids: Sequence[str]) -> lis
     """The chunks among `ids` that exist, in that order."""
     marks = ", ".join("?" * len(ids))
     rows = connection.execute(
-        f"SELECT {_CHUNK} FROM chunks AS c JOIN documents AS d ON d.base = c.base AND d.id = c.document "
-        f"WHERE c.base = ? AND c.id IN ({marks})",
+        f"SELECT {_CHUNK} FROM chunks AS c WHERE c.base = ? AND c.id IN ({marks})",
         (base, *ids),
     )
     found = {chunk.id: chunk for chunk in (Chunk(*row) for row in rows)}
@@ -132,39 +141,54 @@ def chunks(connection: sqlite3.Connection, base: str, ids: Sequence[str]) -> lis
 
 
 def search(connection: sqlite3.Connection, base: str, query: str, limit: int) -> list[Match]:
-    """The chunks of a base that hold a word of the query, best first."""
-    words = words_of(query)
+    """The chunks of a base that hold a word of the query, or whose title does, best first.
+
+    Function words (deployments/function_words.py) find nothing beside others. A query of nothing else is looked up as
+    it is ("the who"), and its matches cover nothing of a subject that it does not have.
+    """
+    subject = _distinct(subject_words(query))
+    words = subject or _distinct(words_of(query))
     if not words:
         return []
     rows = connection.execute(
         f"""
         SELECT c.number, -bm25(words), {_CHUNK}
         FROM words JOIN chunks AS c ON c.number = words.rowid
-        JOIN documents AS d ON d.base = c.base AND d.id = c.document
         WHERE words MATCH ? AND c.base = ? ORDER BY bm25(words), c.number LIMIT ?
         """,
         (" OR ".join(map(_quoted, words)), base, limit),
     ).fetchall()
-    covered = _coverage(connection, words, [row[0] for row in rows])
+    covered = _coverage(connection, subject, [row[0] for row in rows])
     return [Match(Chunk(*row[2:]), row[1], covered[row[0]]) for row in rows]
 
 
 def _coverage(connection: sqlite3.Connection, words: Sequence[str], numbers: Sequence[int]) -> dict[int, float]:
-    """See `Match.coverage`. A word that no chunk holds weighs most: what it asks about is not here."""
+    """See `Match.coverage`.
+
+    A word that no text holds weighs as much as one that a single text holds: what it asks about is not here, or is said
+    here in another word. Titles do not make a word frequent: one title stands at every chunk of its document.
+    """
     total = count(connection)
     marks = ", ".join("?" * len(numbers))
     held = dict.fromkeys(numbers, 0.0)
     weights = 0.0
     for word in map(_quoted, words):
-        (holders,) = connection.execute("SELECT count(*) FROM words WHERE words MATCH ?", (word,)).fetchone()
+        (holders,) = connection.execute(
+            "SELECT count(*) FROM words WHERE words MATCH ?", (f"text : {word}",)
+        ).fetchone()
         # The inverse document frequency of BM25, in the form that is never negative (Lucene's).
-        weight = math.log(1 + (total - holders + 0.5) / (holders + 0.5))
+        counted = max(holders, 1)
+        weight = math.log(1 + (total - counted + 0.5) / (counted + 0.5))
         weights += weight
         for (number,) in connection.execute(
             f"SELECT rowid FROM words WHERE words MATCH ? AND rowid IN ({marks})", (word, *numbers)
         ):
             held[number] += weight
-    return {number: value / weights for number, value in held.items()}
+    return {number: value / weights if words else 0.0 for number, value in held.items()}
+
+
+def _distinct(words: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(words))[:MOST_WORDS]
 
 
 def _quoted(word: str) -> str:

@@ -35,7 +35,9 @@ class KnowledgeStore:
     def __init__(self, root: Path, *, max_chunks: int, max_bytes: int, clock: Callable[[], float] = time.time) -> None:
         self._max_chunks = max_chunks
         self._clock = clock
-        self._database = Database(root, sql.SCHEMA, sql.FORMAT, max_bytes=max_bytes, store="knowledge store")
+        self._database = Database(
+            root, sql.SCHEMA, sql.FORMAT, max_bytes=max_bytes, store="knowledge store", upgrades=sql.UPGRADES
+        )
 
     def put(self, document: Document, text: str, chunks: Sequence[Chunk]) -> Document:
         """Adds a document, or replaces the one of its id; on disk when this returns. Equal content changes nothing.
@@ -104,7 +106,7 @@ class KnowledgeStore:
         return found[0]
 
     def search(self, base: str, query: str, limit: int) -> list[Match]:
-        """Chunks that hold words of the query, best first."""
+        """Chunks that hold words of the query, in their title or text, best first."""
         with self._database.reading() as connection:
             return sql.search(connection, base, query, limit)
 

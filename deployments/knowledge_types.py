@@ -23,12 +23,12 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A chunk found by its words.
+    """A chunk found by the words of its title and text.
 
     Attributes:
         score: BM25, higher is better; comparable within one search only.
         coverage: how much of what distinguishes the query the chunk holds, in [0, 1]: the summed inverse document
-            frequencies of the query's words in it, over those of all the query's words.
+            frequencies of the query's words in it, over those of all the query's words; function words do not count.
     """
 
     chunk: Chunk

@@ -99,9 +99,10 @@ class ChatService:
         self._calls = calls
         self._door = door
         self._most_chars = cluster.limits.max_prompt_chars
+        self._without_logprobs = {name for name, hosted in cluster.providers.items() if not hosted.gives_logprobs}
         self._kinds = {name: model.kind for name, model in cluster.models.items() if isinstance(model, GenerativeModel)}
         self._bounds = {
-            name: _Bounds(model.max_images, model.max_videos, model.autoscaling.max_replicas > 1)
+            name: _Bounds(model.most_images, model.max_videos, model.autoscaling.max_replicas > 1)
             for name, model in cluster.models.items()
             if isinstance(model, GenerativeModel)
         } | {
@@ -127,6 +128,10 @@ class ChatService:
         """Most images and videos that a model or provider takes in one conversation."""
         bounds = self._bounds[name]
         return bounds.images, bounds.videos
+
+    def gives_logprobs(self, name: str) -> bool:
+        """Whether a model or provider may be asked for log probabilities; who gives none refuses the request."""
+        return name not in self._without_logprobs
 
     async def admit(
         self, turns: Sequence[Turn], context: RequestContext, *, asked: str, images: int, videos: int

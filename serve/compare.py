@@ -61,7 +61,7 @@ class CompareService:
         self._door = door
         self._calls = calls
         self._most: Mapping[str, tuple[int, int]] = {
-            name: (model.max_images, model.max_videos)
+            name: (model.most_images, model.max_videos)
             for name, model in cluster.models.items()
             if isinstance(model, GenerativeModel)
         }

@@ -197,10 +197,15 @@ class KnowledgeService:
         step = self._limits.max_inputs
         for first in range(0, len(chunks), step):
             items = [
-                NewItem(chunk.id, chunk.text, {"document": chunk.document, "revision": revision}, "text")
+                NewItem(chunk.id, self._embedded(chunk), {"document": chunk.document, "revision": revision}, "text")
                 for chunk in chunks[first : first + step]
             ]
             await self._index.add(index, items, context)
+
+    def _embedded(self, chunk: Chunk) -> str:
+        """The text whose vector finds a chunk: its title first, as far as the bound on texts leaves room."""
+        title = (chunk.title or "")[: max(0, self._limits.max_text_chars - len(chunk.text) - 1)]
+        return f"{title}\n{chunk.text}" if title else chunk.text
 
     async def _sweep(self, base: str, name: str, revision: str | None, context: RequestContext) -> None:
         """Deletes the vectors of a document, but those of `revision`."""

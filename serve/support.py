@@ -116,12 +116,18 @@ class SupportService:
         intent, sentiment, read = await self._read(message, first, context)
         signals = Signals(intent, sentiment, found.coverage, found.similarity)
         asked = Turn("user", (_prompt(message, found.chunks),))
-        sampling = Sampling(max_tokens=rule.max_tokens, temperature=0.0, logprobs=0)
+
+        def sampling(name: str) -> Sampling:
+            sure = self._chat.gives_logprobs(name)
+            return Sampling(max_tokens=rule.max_tokens, temperature=0.0, logprobs=0 if sure else None)
+
         try:
             if session is None:
                 best = await self._best(_Alone(self._chat, asked, sampling, context), signals, first, stronger, rule)
                 return _reply(best, found.chunks, signals, read, None)
-            asking = await self._sessions.begin(session, asked, sampling, context, model=first, remembered=message)
+            asking = await self._sessions.begin(
+                session, asked, sampling(first), context, model=first, remembered=message
+            )
             try:
                 ask = _InSession(self._sessions, asking, sampling, context)
                 best = await self._best(ask, signals, first, stronger, rule)
@@ -187,11 +193,11 @@ class _Alone:
 
     chat: ChatService
     turn: Turn
-    sampling: Sampling
+    sampling: Callable[[str], Sampling]
     context: RequestContext
 
     async def __call__(self, model: str) -> ChatResult:
-        prepared = await self.chat.prepare([self.turn], self.sampling, self.context, model)
+        prepared = await self.chat.prepare([self.turn], self.sampling(model), self.context, model)
         return await self.chat.complete(prepared, self.context)
 
 
@@ -201,12 +207,12 @@ class _InSession:
 
     sessions: SessionService
     asking: Asking
-    sampling: Sampling
+    sampling: Callable[[str], Sampling]
     context: RequestContext
 
     async def __call__(self, model: str) -> ChatResult:
         if self.asking.prepared.model != model:
-            await self.sessions.switch(self.asking, self.sampling, self.context, model)
+            await self.sessions.switch(self.asking, self.sampling(model), self.context, model)
         return await self.sessions.answer(self.asking, self.context)
 
 

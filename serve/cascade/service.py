@@ -316,7 +316,7 @@ def _most_images(cluster: ClusterFile, cascade: Cascade) -> int:
         for use in (step.use, *(other.use for other in step.fallback)):
             model = cluster.models.get(use)
             if isinstance(model, GenerativeModel):
-                bounds.append(model.max_images)
+                bounds.append(model.most_images)
     return min(bounds, default=_MOST_IMAGES)
 
 

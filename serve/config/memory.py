@@ -31,6 +31,7 @@ class ModelMemory:
         chosen: how its weights are quantised.
         plans: one for each way of holding them.
         context: tokens that one conversation may have.
+        cache: bytes that the file gives the KV cache; None when it takes what the budget leaves.
     """
 
     model: str
@@ -38,16 +39,29 @@ class ModelMemory:
     chosen: Quantization
     plans: Mapping[Quantization, MemoryPlan]
     context: int
+    cache: float | None = None
+
+    def tokens(self, quantization: Quantization) -> int:
+        """Tokens that the KV cache holds with weights of so many bits: what the budget leaves, and no more than the
+        file gives it; 0 where the weights do not fit."""
+        one = self.plans[quantization]
+        left = one.tokens_within(self.budget)
+        return left if self.cache is None else min(left, int(self.cache // one.kv_per_token))
 
     def problem(self) -> str | None:
         """Why it will not start, with the sum and what would do; None when it fits."""
         if not self.budget:
             return None
         mine = self.plans[self.chosen]
-        if mine.tokens_within(self.budget) >= self.context:
+        if self.tokens(self.chosen) >= self.context:
             return None
         needed = mine.total(self.context) / _GB + CONTEXT_GB
         cache = mine.kv_per_token * self.context / _GB
+        if self.cache is not None and mine.tokens_within(self.budget) >= self.context:
+            return (
+                f"models.{self.model}.kv_cache_gb: got {self.cache / _GB:g}; a KV cache of {self.context} tokens takes "
+                f"{cache:.1f} GB: it must be at least that, or max_model_len less"
+            )
         return (
             f"models.{self.model}.gpu_memory_gb: got {self.budget / _GB + CONTEXT_GB:g}; weights ({BITS[self.chosen]}) "
             f"take {mine.weights / _GB:.1f} GB, activations {mine.activations / _GB:.1f}, a KV cache of {self.context} "
@@ -60,7 +74,7 @@ class ModelMemory:
         text = f"{one.weights / _GB:.2g} + {one.activations / _GB:.2g} GB"
         if not self.budget:
             return text
-        tokens = one.tokens_within(self.budget)
+        tokens = self.tokens(quantization)
         return f"{text}, {tokens:,} tokens" if tokens else f"{text}, does not fit"
 
 
@@ -91,12 +105,11 @@ def main_memory_gb(cluster: ClusterFile, pool: str) -> float:
 
 def _measured(name: str, model: GenerativeModel, config: Mapping[str, Any]) -> ModelMemory:
     budget = max(0.0, (model.gpu_memory_gb - CONTEXT_GB) * _GB) if model.gpu_memory_gb else 0.0
-    if model.kv_cache_gb is not None and budget:
-        # The cache takes what the file says; more budget than that does not hold more tokens.
-        budget = min(budget, plan_of(model, config, model.quantization).total(0) + model.kv_cache_gb * _GB)
     plans = {quantization: plan_of(model, config, quantization) for quantization in BITS}
     window = (config.get("text_config") or {}).get("max_position_embeddings") or _LEAST_CONTEXT
-    return ModelMemory(name, budget, model.quantization, plans, model.max_model_len or min(window, _LEAST_CONTEXT))
+    context = model.max_model_len or min(window, _LEAST_CONTEXT)
+    cache = None if model.kv_cache_gb is None else model.kv_cache_gb * _GB
+    return ModelMemory(name, budget, model.quantization, plans, context, cache)
 
 
 def plan_of(model: GenerativeModel, config: Mapping[str, Any], quantization: Quantization) -> MemoryPlan:

@@ -107,7 +107,7 @@ class GenerativeModel(CheckpointModel):
     max_model_len: int | None = Field(
         None, ge=16, description="Context window in tokens, prompt and answer together; the checkpoint's by default."
     )
-    max_images: int = Field(4, ge=0, le=64, description="Most images in one conversation.")
+    max_images: int = Field(4, ge=0, le=64, description="Most images in one conversation; BLIP-2 takes at most one.")
     max_videos: int = Field(1, ge=0, le=8, description="Most videos in one conversation.")
     video_frames: int = Field(8, ge=1, le=64, description="Frames sampled evenly from a video.")
     kv_cache_gb: float | None = Field(
@@ -120,6 +120,11 @@ class GenerativeModel(CheckpointModel):
         None,
         description="Skip compilation and CUDA graphs: starts sooner, decodes slower. By default on a CPU only.",
     )
+
+    @property
+    def most_images(self) -> int:
+        """Most images in one conversation that any engine takes: BLIP-2 looks at one."""
+        return min(1, self.max_images) if self.kind == "blip2" else self.max_images
 
 
 class Florence2Model(CheckpointModel):

@@ -145,6 +145,11 @@ class Provider(Section):
         return self.kind not in ("openai", "anthropic") or _FIXED_SAMPLING.match(self.model) is None
 
     @property
+    def gives_logprobs(self) -> bool:
+        """Whether log probabilities can be asked for; OpenAI's models that reason refuse them with the temperature."""
+        return self.kind == "gemini" or (self.kind == "openai" and self.sends_sampling)
+
+    @property
     def limit_name(self) -> Literal["max_tokens", "max_completion_tokens"]:
         """OpenAI's name of the most tokens of an answer, which servers that copy its API have under the older one."""
         if self.token_parameter != "auto":

@@ -26,8 +26,8 @@ class Support(Section):
         0.3,
         ge=0,
         le=1,
-        description="Least share of the message's distinguishing words (weighted by inverse document frequency) in the "
-        "best chunk, below which nothing relevant was found.",
+        description="Least share of the message's distinguishing words (weighted by inverse document frequency; words "
+        "like `how` and `the` do not count) in the best chunk, below which nothing relevant was found.",
     )
     min_similarity: float | None = Field(
         None, ge=-1, le=1, description="Least cosine to the nearest chunk that counts as relevant too."

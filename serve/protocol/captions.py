@@ -17,6 +17,7 @@ from serve.errors import ArgusError, InvalidRequest, raise_if_all_failed
 from serve.media.admit import MediaSource
 from serve.protocol import routes
 from serve.protocol.bodies import Fields, ImageList, UncutList, context_of, read_submission, references
+from serve.protocol.chat import finish_word
 from serve.protocol.edge import error_fields
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, image_body, json_response
@@ -113,12 +114,12 @@ def pair(
     """
     if (question is None) == (questions is None):
         raise InvalidRequest("Send either question or questions.", code="missing_field", param="question")
+    for param, text in _named(question, questions):
+        if not text.strip():
+            raise InvalidRequest("The question is empty.", code="empty_text", param=param)
     if question is not None:
         return [(image, question) for image in images]
     assert questions is not None
-    for i, text in enumerate(questions):
-        if not text.strip():
-            raise InvalidRequest("The question is empty.", code="empty_text", param=f"questions[{i}]")
     if len(images) == 1:
         return [(images[0], text) for text in questions]
     if len(images) != len(questions):
@@ -128,6 +129,12 @@ def pair(
             param="questions",
         )
     return list(zip(images, questions, strict=True))
+
+
+def _named(question: str | None, questions: Sequence[str] | None) -> list[tuple[str, str]]:
+    """Each question with the field that it came from."""
+    alone = [] if question is None else [("question", question)]
+    return alone + [(f"questions[{i}]", text) for i, text in enumerate(questions or ())]
 
 
 async def _answers(
@@ -164,7 +171,8 @@ async def _answers(
         model, result = answer
         tokens[0] += result.prompt_tokens
         tokens[1] += result.completion_tokens
-        results.append({**head, name: result.answers[0].text.strip(), "finish_reason": result.answers[0].finish_reason})
+        said = result.answers[0]
+        results.append({**head, name: said.text.strip(), "finish_reason": finish_word(said.finish_reason)})
     return {
         "object": name,
         "model": model,

@@ -116,7 +116,7 @@ def completion(result: ChatResult, prepared: Prepared, context: RequestContext) 
             "index": i,
             "message": {"role": "assistant", "content": answer.text, "refusal": None},
             "logprobs": _logprobs(answer.logprobs, wanted=prepared.request.sampling.logprobs is not None),
-            "finish_reason": _finish(answer.finish_reason),
+            "finish_reason": finish_word(answer.finish_reason),
         }
         for i, answer in enumerate(result.answers)
     ]
@@ -152,10 +152,9 @@ async def server_sent(
     except ArgusError as error:
         yield error_event(error, request)
         return
-    if include_usage:
-        sent += chunks.usage()
-    if closing is not None:
-        sent += chunks.extension(closing())
+    more = closing() if closing is not None else None
+    if include_usage or more is not None:
+        sent += chunks.last(more or {})
     yield sent + _DONE
 
 
@@ -164,6 +163,7 @@ class _Chunks:
 
     def __init__(self, prepared: Prepared, context: RequestContext, include_usage: bool, to_the_end: bool) -> None:
         self._head = _head("chat.completion.chunk", prepared, context)
+        self._include_usage = include_usage
         # With usage asked for, every chunk but the last carries a null in its place (API reference, stream_options).
         self._tail: dict[str, Any] = {"usage": None} if include_usage else {}
         self._logprobs = prepared.request.sampling.logprobs is not None
@@ -182,20 +182,20 @@ class _Chunks:
             yield self._chunk(event.index, {"content": event.text}, event.logprobs, None)
         if event.finish_reason is not None:
             self._unfinished -= 1
-            yield self._chunk(event.index, {}, (), _finish(event.finish_reason))
+            yield self._chunk(event.index, {}, (), finish_word(event.finish_reason))
 
     @property
     def complete(self) -> bool:
         """Every choice has ended, and nobody waits for what comes after."""
         return self._unfinished <= 0
 
-    def usage(self) -> bytes:
-        """The last chunk."""
-        return server_event({**self._head, "choices": [], "usage": _usage(self._prompt, self._tokens, self._cached)})
+    def last(self, fields: dict[str, Any]) -> bytes:
+        """A chunk without choices: the usage, where it was asked for, and fields that OpenAI's do not have.
 
-    def extension(self, fields: dict[str, Any]) -> bytes:
-        """A chunk without choices, for fields that OpenAI's do not have; its clients read over them."""
-        return server_event({**self._head, "choices": [], **self._tail, **fields})
+        They share one chunk, since clients that gather a stream take the last chunk's word for the usage.
+        """
+        usage = {"usage": _usage(self._prompt, self._tokens, self._cached)} if self._include_usage else {}
+        return server_event({**self._head, "choices": [], **usage, **fields})
 
     def _chunk(
         self, index: int, delta: dict[str, Any], logprobs: tuple[TokenLogprob, ...], finish: str | None
@@ -219,7 +219,7 @@ def _head(kind: str, prepared: Prepared, context: RequestContext) -> dict[str, A
     }
 
 
-def _finish(reason: FinishReason) -> str:
+def finish_word(reason: FinishReason) -> str:
     """OpenAI has no word for an answer that its deadline cut; `length` is what clients know as "not complete"."""
     return "length" if reason == "cut" else reason
 

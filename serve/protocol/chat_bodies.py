@@ -113,6 +113,7 @@ class AssistantMessage(Fields):
     audio: None = None
     function_call: None = None
     tool_calls: Nothing = None
+    parsed: Any = Field(None, description="What OpenAI's clients read in the content; accepted and not used.")
 
 
 class JsonSchema(Fields):

@@ -15,6 +15,7 @@ from serve.context import RequestContext
 from serve.errors import ArgusError, raise_if_all_failed
 from serve.protocol import routes
 from serve.protocol.bodies import Fields, ImageList, TextList, context_of, read_submission, references
+from serve.protocol.chat import finish_word
 from serve.protocol.edge import error_fields
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, image_body, json_response
@@ -84,7 +85,7 @@ def _result(result: Compared, context: RequestContext) -> dict[str, Any]:
     return {
         **head,
         "answer": answer.text,
-        "finish_reason": answer.finish_reason,
+        "finish_reason": finish_word(answer.finish_reason),
         "usage": {
             "prompt_tokens": called.usage.prompt_tokens,
             "completion_tokens": called.usage.completion_tokens,

@@ -18,7 +18,7 @@ from serve.chat import ChatService, Medium, Prepared, Turn
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest
 from serve.protocol.bodies import Fields, validate
-from serve.protocol.chat import logprobs_content
+from serve.protocol.chat import finish_word, logprobs_content
 from serve.protocol.chat_bodies import ChatFields, chat_fields, sampling, turns
 from serve.protocol.oip_inputs import check_names, files, texts
 from serve.protocol.tensors import InferRequest, ModelSpec, Tensor, TensorSpec, int_tensor, text_tensor
@@ -64,7 +64,7 @@ class ChatFunction:
         result: ChatResult = await self._chat.complete(prepared, context)
         return _outputs(
             [
-                _Piece(answer.text, answer.finish_reason, index, answer.logprobs)
+                _Piece(answer.text, finish_word(answer.finish_reason), index, answer.logprobs)
                 for index, answer in enumerate(result.answers)
             ],
             (result.prompt_tokens, result.completion_tokens, result.cached_tokens),
@@ -81,7 +81,8 @@ class ChatFunction:
             async for event in events:
                 tokens = tokens + len(event.token_ids) if event.written is None else event.written
                 open_answers -= event.finish_reason is not None
-                piece = _Piece(event.text, event.finish_reason or "", event.index, event.logprobs)
+                finish = "" if event.finish_reason is None else finish_word(event.finish_reason)
+                piece = _Piece(event.text, finish, event.index, event.logprobs)
                 yield _outputs([piece], (event.prompt_tokens, tokens, event.cached_tokens), prepared), open_answers == 0
 
     async def _prepare(self, model: str, request: InferRequest, context: RequestContext) -> Prepared:
@@ -129,7 +130,7 @@ def _fields(request: InferRequest) -> ChatFields:
         if name in _NUMBERS:
             body[name] = _number(name, value)
         elif name in _TEXTS:
-            body[name] = _loaded(name, value) if name == "response_format" or str(value).startswith("[") else value
+            body[name] = _loaded(name, value) if name == "response_format" else _stop(value)
     if "MESSAGES" in request.inputs:
         if extra := [name for name in request.inputs if name != "MESSAGES"]:
             raise InvalidRequest(f"{extra[0]} cannot stand beside MESSAGES.", code="invalid_field", param=extra[0])
@@ -139,6 +140,17 @@ def _fields(request: InferRequest) -> ChatFields:
     except ArgusError as error:
         where = error.param or ""
         raise error.at("MESSAGES" + where[len("messages") :] if where.startswith("messages") else where) from None
+
+
+def _stop(value: Any) -> Any:
+    """A JSON array of texts is a list of them; every other text is itself, one that begins with a bracket too."""
+    if not isinstance(value, str):
+        return value
+    try:
+        read = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return value
+    return read if isinstance(read, list) and all(isinstance(text, str) for text in read) else value
 
 
 def _number(name: str, value: Any) -> Any:

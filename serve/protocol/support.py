@@ -26,7 +26,9 @@ class DocumentFields(Fields):
     """A document's content."""
 
     text: str = Field(min_length=1, description="Plain text; paragraphs have an empty line between them.")
-    title: str | None = Field(None, min_length=1, max_length=300, description="Shown to the model with each chunk.")
+    title: str | None = Field(
+        None, min_length=1, max_length=300, description="Searched, and shown to the model, with each chunk."
+    )
 
 
 class DocumentsFields(Fields):

@@ -34,8 +34,6 @@ _STATUS = {
 class AnthropicProvider(HostedProvider):
     """See the module's text. Seeds are not offered by the API and are left out; several answers are several calls."""
 
-    takes_logprobs = False
-
     async def close(self) -> None:
         """See `Provider.close`."""
         if self._client is not None:

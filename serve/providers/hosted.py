@@ -116,7 +116,6 @@ class HostedProvider(ABC):
 
     # What the API cannot do; a request that needs it is refused before anything is sent.
     takes_videos = False
-    takes_logprobs = True
 
     def __init__(self, name: str, settings: Settings, price: Price) -> None:
         self.name = name
@@ -268,7 +267,7 @@ class HostedProvider(ABC):
 
     def _check(self, request: ChatRequest) -> None:
         sampling = request.sampling
-        if sampling.logprobs is not None and not self.takes_logprobs:
+        if sampling.logprobs is not None and not self._settings.gives_logprobs:
             raise Unsupported(
                 f"{self.name} gives no log probabilities.", code="unsupported_parameter", param="logprobs"
             )

@@ -46,8 +46,6 @@ _LEAST_PROBABILITY = 1e-12
 class OipProvider(HostedProvider):
     """See the module's text. Besides chat it offers `classify` (`serve.providers.base.Classifier`)."""
 
-    takes_logprobs = False
-
     def __init__(self, name: str, settings: Settings, price: Price) -> None:
         super().__init__(name, settings, price)
         # The library of one protocol loads much that the other does not need.

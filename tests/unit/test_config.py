@@ -12,6 +12,7 @@ import yaml
 from serve.config.budget import problems
 from serve.config.cluster import ClusterFile
 from serve.config.load import DEMO_CHECKPOINTS, PROFILES, ConfigErrors, load_file, load_profile, parse
+from serve.config.models import GenerativeModel
 from serve.errors import ConfigError
 
 POOLS: dict[str, Any] = {"t4": {"gpu": "T4", "gpus": 1, "gpu_memory_gb": 16, "cpus": 8}}
@@ -33,6 +34,14 @@ def said_of(data: Any) -> tuple[str, ...]:
         parse(data)
     assert all(problem in str(caught.value) for problem in caught.value.problems)
     return caught.value.problems
+
+
+def test_blip2_looks_at_one_image_whatever_is_said() -> None:
+    def most(kind: str, **fields: int) -> int:
+        return GenerativeModel.model_validate({"kind": kind, "checkpoint": "some/model", **fields}).most_images
+
+    assert [most("blip2"), most("blip2", max_images=9), most("blip2", max_images=0)] == [1, 1, 0]
+    assert [most("llava"), most("llava", max_images=9), most("video_llava", max_images=0)] == [4, 9, 0]
 
 
 def test_the_smallest_file() -> None:

@@ -38,8 +38,22 @@ def test_a_shorter_window_needs_less() -> None:
 def test_a_named_cache_bounds_the_tokens() -> None:
     (one,) = memory(cluster(gpu_memory_gb=24, kv_cache_gb=1))
     # 32 layers x 2 x 4096 x 2 bytes = 524,288 bytes a token.
-    assert one.plans["none"].tokens_within(one.budget) == int(1e9 // 524_288)
-    assert problems(cluster(gpu_memory_gb=24, kv_cache_gb=0.5)) != []
+    assert one.tokens("none") == int(1e9 // 524_288)
+    (problem,) = problems(cluster(gpu_memory_gb=24, kv_cache_gb=0.5))
+    assert problem.startswith("models.llava.kv_cache_gb: got 0.5; a KV cache of 2048 tokens takes 1.1 GB")
+    (problem,) = problems(cluster(gpu_memory_gb=14, kv_cache_gb=2))
+    assert problem.startswith("models.llava.gpu_memory_gb: got 14; weights (unquantised) take 14.1 GB")
+
+
+def test_a_named_cache_holds_as_many_tokens_with_weights_of_any_width() -> None:
+    (one,) = memory(cluster(gpu_memory_gb=40, kv_cache_gb=4))
+    assert all(one.cell(width).endswith(", 7,629 tokens") for width in one.plans)
+    # Where the budget leaves less than the file gives the cache, the budget bounds it.
+    (one,) = memory(cluster(gpu_memory_gb=18, kv_cache_gb=4))
+    (free,) = memory(cluster(gpu_memory_gb=18))
+    assert one.tokens("none") == free.tokens("none") < one.tokens("4bit") == 7629
+    (one,) = memory(cluster(gpu_memory_gb=10, kv_cache_gb=1, quantization="4bit"))
+    assert one.cell("none").endswith("does not fit") and one.tokens("4bit") == 1907
 
 
 def test_four_bits_are_about_a_quarter() -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.fake_providers import KEY, FakeAnthropic
+from deployments.knowledge_store import KnowledgeStoreReplica
 from serve.config.load import ConfigErrors, parse
+from serve.config.models import KnowledgeStoreModel
+from serve.providers.build import build_providers
+from tests.support.provider_servers import KEY_VARIABLE
 from tests.support.session_site import LIMITS, MODELS, ROOT, open_store
 from tests.unit.fakes import Site, cluster
 from tests.unit.local_stores import LocalStore
@@ -48,3 +54,56 @@ def test_support_may_escalate_to_a_provider() -> None:
     assert section.escalation_model == "gpt"
     with pytest.raises(ConfigErrors, match=r"escalation_model: got 'gbt'.*llava, gpt"):
         parse(support(escalation_model="gbt"))
+
+
+def says(body: Any) -> str:
+    """What Anthropic's server answers: what it reads in a message as JSON, and otherwise a sentence."""
+    return json.dumps({"intent": "human", "sentiment": "neutral"}) if "output_config" in body else "Within 30 days [1]."
+
+
+async def replies(
+    models: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *messages: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Support's answers to messages in one session, its models being what `models` says; `claude` is Anthropic's."""
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    async with FakeAnthropic(says) as server:
+        hosted = {"kind": "anthropic", "model": "claude-sonnet-4-5", "api_key_env": KEY_VARIABLE}
+        config = cluster(
+            models={**MODELS, "docs": {"kind": "knowledge_store"}},
+            limits={"max_prompt_chars": 5000},
+            providers={"claude": hosted | {"base_url": server.base_url}},
+            support={"knowledge": "docs", **models},
+        )
+        docs = KnowledgeStoreReplica(KnowledgeStoreModel(kind="knowledge_store", path=str(tmp_path / "docs")))
+        stores = {"sessions": LocalStore(open_store(tmp_path / "sessions")), "docs": LocalStore(docs)}
+        providers = build_providers(config.providers)
+        site = Site(config, more=stores, providers=providers)
+        async with site.client() as client:
+            text = {"text": "Unworn shoes may be returned within 30 days."}
+            assert (await client.put("/v1/knowledge/shop/documents/terms", json=text)).status_code == 200
+            session = (await client.post(ROOT, json={})).json()["id"]
+            answers = [
+                await client.post("/v1/support", json={"knowledge": "shop", "session": session, **message})
+                for message in messages
+            ]
+        for closed in (docs, stores["sessions"].replica, providers["claude"]):
+            await closed.close()
+    assert [answer.status_code for answer in answers] == [200] * len(messages), [answer.text for answer in answers]
+    return [answer.json() for answer in answers]
+
+
+async def test_anthropics_model_is_the_stronger_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = {"chat_model": "llava", "escalation_model": "claude"}
+    asked = {"message": "Who won the world cup?"}
+    (reply,) = await replies(models, tmp_path, monkeypatch, asked)
+    assert (reply["model"], reply["escalated"], reply["confidence"]) == ("claude", True, None)
+    assert (reply["answer"], reply["reasons"]) == ("Within 30 days.", ["nothing_relevant"])
+
+
+async def test_anthropics_model_is_the_first_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = {"chat_model": "llava"}
+    asked = {"message": "May I return unworn shoes?", "model": "claude"}
+    first, second = await replies(models, tmp_path, monkeypatch, asked, asked | {"escalate_to": "llava"})
+    assert (first["model"], first["intent"], first["confidence"]) == ("claude", "human", None)
+    assert [citation["document"] for citation in first["citations"]] == ["terms"]
+    assert (second["model"], second["escalated"], second["session"]["turns"]) == ("llava", True, 2)

@@ -183,6 +183,24 @@ async def test_a_stream_brings_the_answer_and_the_trace(client: openai.AsyncOpen
     assert [one["trace"][0]["model"] for one in extra] == ["llava"]
 
 
+@pytest.mark.parametrize("usage", [True, False])
+async def test_a_gathered_stream_has_its_usage_and_its_trace(
+    client: openai.AsyncOpenAI, site: CascadeSite, usage: bool
+) -> None:
+    site.chat.says = "a cat"
+    options: Any = {"stream_options": {"include_usage": True}} if usage else {}
+    asked: Any = [{"role": "user", "content": "What is it?"}]
+    extra = []
+    async with client.chat.completions.stream(model="vqa", messages=asked, **options) as stream:
+        async for event in stream:
+            if event.type == "chunk" and event.chunk.model_extra:
+                extra.append(event.chunk.model_extra["argus"])
+        whole = await stream.get_final_completion()
+    assert whole.choices[0].message.content == "a cat"
+    assert (None if whole.usage is None else whole.usage.total_tokens) == (9 if usage else None)
+    assert [one["trace"][0]["model"] for one in extra] == ["llava"]
+
+
 @pytest.mark.parametrize(
     ("more", "wanted"),
     [

@@ -12,9 +12,9 @@ import httpx
 import openai
 import pytest
 
-from deployments.generation.messages import Constraint, ImagePart, Text
+from deployments.generation.messages import ChatEvent, Constraint, ImagePart, Text
 from serve.errors import ModelFailed, Overloaded, Unavailable
-from tests.unit.fakes import Site, cluster, png
+from tests.unit.fakes import FakeGenerator, Site, cluster, png
 
 URI = "data:image/png;base64," + base64.b64encode(png()).decode()
 MODELS = {
@@ -333,10 +333,14 @@ async def test_an_answer_can_be_sent_back_as_the_client_holds_it(client: openai.
     said = first.choices[0].message
     # As some libraries keep it: with the fields that this answer left empty.
     kept = {**said.model_dump(), "annotations": [], "audio": None, "function_call": None, "tool_calls": None}
-    for turn in (said.model_dump(), kept):
-        messages = [*ASK["messages"], turn, user(text("Are you sure?"))]
+    read = (await client.chat.completions.parse(model="llava", **ASK)).choices[0].message
+    typed = {**read.model_dump(), "parsed": {"colour": "red"}}
+    site.llava.reset()
+    for turn in (said, said.model_dump(), kept, read, read.model_dump(), typed):
+        messages: Any = [*ASK["messages"], turn, user(text("Are you sure?"))]
         await client.chat.completions.create(model="llava", messages=messages)
-    for asked in site.llava.requests[1:]:
+    assert len(site.llava.requests) == 6
+    for asked in site.llava.requests:
         assert asked.messages[-2].parts == (Text(said.content or ""),)
 
 
@@ -390,6 +394,22 @@ async def test_questions_and_images_pair_up(http: httpx.AsyncClient) -> None:
     assert every.json()["model"] == "llava"
 
 
+async def test_an_answer_that_its_deadline_cut_has_openais_word_for_it_everywhere(
+    http: httpx.AsyncClient, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = [ChatEvent(0, "half", (1,), finish_reason="cut", prompt_tokens=7)]
+    monkeypatch.setattr(FakeGenerator, "events", lambda self, request: cut)
+    for path, body in {
+        "caption": {"image": URI},
+        "vqa": {"image": URI, "question": "Why?"},
+        "compare": {"models": ["llava"], "prompt": "Why?"},
+    }.items():
+        (result,) = (await http.post(f"/v1/{path}", json=body)).json()["results"]
+        assert result["finish_reason"] == "length", path
+    chat = (await http.post("/v1/chat/completions", json={**ASK, "model": "llava"})).json()
+    assert chat["choices"][0]["finish_reason"] == "length"
+
+
 async def test_a_question_in_a_form_keeps_its_commas(http: httpx.AsyncClient) -> None:
     files = {"image": ("a.png", png(), "image/png")}
     response = await http.post("/v1/vqa", files=files, data={"questions": "What, where, when?"})
@@ -404,6 +424,7 @@ async def test_a_question_in_a_form_keeps_its_commas(http: httpx.AsyncClient) ->
         ({"image": URI, "question": "x", "questions": ["y"]}, "missing_field", "question"),
         ({"images": [URI, URI], "questions": ["a", "b", "c"]}, "invalid_field", "questions"),
         ({"image": URI, "questions": ["a", " "]}, "empty_text", "questions[1]"),
+        ({"image": URI, "question": "  "}, "empty_text", "question"),
         ({"image": URI, "questions": ["a"] * 7}, "too_many_inputs", "questions"),
         ({"images": [URI] * 7, "question": "a"}, "too_many_inputs", "images"),
         ({"image": "broken", "question": "a"}, "invalid_base64", "image"),

@@ -73,6 +73,18 @@ async def test_words_and_vectors_find_together(client: httpx.AsyncClient, site: 
     assert exact["chunks"][0]["text"] == SHIPPING and exact["similarity"] == pytest.approx(1, abs=1e-5)
 
 
+async def test_titles_are_found_by_words_and_by_vectors(client: httpx.AsyncClient, site: SupportSite) -> None:
+    await put(client, text=SHIPPING, title="Delivery")
+    found = await search(client, "delivery", 1)
+    assert found["chunks"][0]["title"] == "Delivery" and found["coverage"] == pytest.approx(1)
+    exact = await search(client, f"Delivery\n{SHIPPING}", 1)
+    assert exact["similarity"] == pytest.approx(1, abs=1e-5)
+    # A title gives way where both together would be longer than texts may be (200 characters here).
+    await put(client, text=WARRANTY, title="t" * 300)
+    longest = "t" * (199 - len(WARRANTY))
+    assert (await search(client, f"{longest}\n{WARRANTY}", 1))["similarity"] == pytest.approx(1, abs=1e-5)
+
+
 async def test_a_vector_without_its_chunk_is_not_found(client: httpx.AsyncClient, site: SupportSite) -> None:
     await put(client)
     site.stores["docs"].failing["put"] = [ModelFailed("disk")]

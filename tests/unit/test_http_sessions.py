@@ -122,7 +122,8 @@ async def test_streams_are_remembered_at_their_end(client: httpx.AsyncClient) ->
     chunks = [json.loads(line) for line in lines[:-1]]
     deltas = [choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"]]
     assert "".join(deltas) == "one two (0 media)"
-    assert chunks[-2]["usage"]["completion_tokens"] == 3
+    assert [chunk["usage"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1]["usage"]["completion_tokens"] == 3
     assert (chunks[-1]["session"]["turns"], chunks[-1]["session"]["kept"]) == (1, True)
     assert chunks[-1]["choices"] == [] and chunks[-1]["object"] == "chat.completion.chunk"
     assert await history(client, session) == ["one two"]
@@ -149,6 +150,17 @@ async def test_images_are_bounded_by_session_and_model(client: httpx.AsyncClient
     three = await post(client, session, [image()] * 3)
     assert error_of(three, 400) == ("too_many_images", "content[2].image_url")  # the model takes two
     assert (await done(await client.get(f"{ROOT}/{session}")))["images"] == 2
+
+
+async def test_a_blip2_session_goes_on_with_a_second_picture(client: httpx.AsyncClient, site: SessionSite) -> None:
+    session = await create(client, model="blip2")
+    await say(client, session, [image(), text("a")])
+    assert (await say(client, session, [image(URL), text("b")]))["session"]["dropped"] == 1
+    (message,) = site.blip2.requests[-1].messages
+    assert sum(isinstance(part, ImagePart) for part in message.parts) == 1
+    assert await history(client, session) == ["b"]
+    two = await post(client, session, [image(), image()])
+    assert error_of(two, 400) == ("too_many_images", "content[1].image_url")
 
 
 async def test_tokens_of_the_history_are_bounded(client: httpx.AsyncClient) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from deployments.knowledge_store import KnowledgeStore, revision_of
 from deployments.knowledge_types import Chunk, Document
+from deployments.sqlite_store import FILE_NAME
+from serve.config.support import Support
 from serve.errors import NotFound, OutOfCapacity
 
 PLENTY = 1 << 30
@@ -103,11 +106,120 @@ def test_the_rarer_word_counts_more(store: KnowledgeStore) -> None:
     for i in range(8):
         put(store, f"filler{i}", f"the delivery of parcel {i} to the customer")
     put(store, "warranty", "the warranty lasts two years")
-    matches = store.search("shop", "the warranty", 5)
-    assert matches[0].chunk.document == "warranty" and matches[0].coverage == pytest.approx(1)
-    assert all(match.coverage < 0.3 for match in matches[1:])
-    (best, *_) = store.search("shop", "the zeppelin", 5)
+    matches = store.search("shop", "parcel warranty", 5)
+    assert matches[0].chunk.document == "warranty" and matches[0].coverage > 0.9
+    assert len(matches) == 5 and all(match.coverage < 0.3 for match in matches[1:])
+    (match,) = store.search("shop", "the warranty", 5)
+    assert match.chunk.document == "warranty" and match.coverage == pytest.approx(1)
+    (best, *_) = store.search("shop", "the parcel by zeppelin", 5)
     assert best.coverage < 0.3  # what was asked about is not here
+    assert found(store, "the zeppelin") == []
+
+
+RETURNS = "Unworn shoes may be returned within 30 days for a full refund. Send them back with the receipt."
+SHIPPING = "Shipping takes three to five working days. We deliver to all of Europe, free of charge from 50 euros."
+WARRANTY = "The warranty on watches lasts two years."
+HOURS = "The shop is open from nine to six, Monday to Saturday."
+SHOPS = {"one": [SHIPPING], "two": [RETURNS, SHIPPING], "four": [RETURNS, SHIPPING, WARRANTY, HOURS]}
+RELEVANT = Support.model_fields["min_coverage"].default
+OFF_TOPIC = ("What do zebras eat?", "Who won the world cup?", "Who are you?", "Can you do this for me, please?")
+
+
+def covered(store: KnowledgeStore, query: str) -> float:
+    return max((match.coverage for match in store.search("shop", query, 10)), default=0.0)
+
+
+@pytest.mark.parametrize("shop", SHOPS)
+def test_a_plain_question_finds_its_answer_in_a_small_base(store: KnowledgeStore, shop: str) -> None:
+    for i, text in enumerate(SHOPS[shop]):
+        put(store, str(i), text)
+    questions = {
+        SHIPPING: (
+            "How long does shipping take?",
+            "How much does shipping cost?",
+            "Do you deliver for free?",
+            "Hello, can you please tell me when you'll deliver?",
+            "Wie lange dauert das Shipping?",
+        ),
+        RETURNS: (
+            "What is your refund policy?",
+            "Can I send my shoes back and get a refund?",
+            "How many days do I have to return shoes?",
+            "I don't want these shoes, what's your refund policy?",
+        ),
+        WARRANTY: ("How long is the warranty?", "Is there a warranty for my watch?"),
+        HOURS: ("When are you open?", "Are you open on Saturdays?", "What time does the shop open?"),
+    }
+    for text in SHOPS[shop]:
+        for question in questions[text]:
+            assert store.search("shop", question, 10)[0].chunk.text == text, question
+            assert covered(store, question) >= RELEVANT, question
+    for question in OFF_TOPIC:
+        assert covered(store, question) < RELEVANT, question
+
+
+def test_a_word_that_every_passage_holds_is_still_a_subject(store: KnowledgeStore) -> None:
+    put(store, "manual", *[f"The warranty of part {i} ends after {i} years." for i in range(2, 9)], title="Warranty")
+    put(store, "shipping", SHIPPING)
+    for question in ("How long is the warranty?", "How often can I get shipping for free?", "What is the warranty?"):
+        assert covered(store, question) >= RELEVANT, question
+    assert covered(store, "Is the warranty for zebras?") < RELEVANT
+
+
+def test_function_words_alone_are_still_looked_up(store: KnowledgeStore) -> None:
+    put(store, "band", "The Who played here.")
+    put(store, "shipping", SHIPPING)
+    assert found(store, "the who") == ["band"] and found(store, "Who played?") == ["band"]
+
+
+PARCELS = "Parcels arrive within three to five working days."
+# Format 1, as it was: the words of texts alone.
+BEFORE_TITLES = """
+DROP TRIGGER chunk_added; DROP TRIGGER chunk_removed; DROP TABLE words;
+ALTER TABLE chunks DROP COLUMN title;
+CREATE VIRTUAL TABLE words USING fts5(
+    text, content = 'chunks', content_rowid = 'number', tokenize = 'porter unicode61 remove_diacritics 2'
+);
+CREATE TRIGGER chunk_added AFTER INSERT ON chunks
+BEGIN INSERT INTO words (rowid, text) VALUES (NEW.number, NEW.text); END;
+CREATE TRIGGER chunk_removed AFTER DELETE ON chunks
+BEGIN INSERT INTO words (words, rowid, text) VALUES ('delete', OLD.number, OLD.text); END;
+INSERT INTO words (words) VALUES ('rebuild');
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_title_finds_the_chunks_of_its_document(store: KnowledgeStore) -> None:
+    put(store, "a", PARCELS, "Customs are paid on arrival.", title="Shipping")
+    put(store, "b", "Unworn shoes are taken back.", title="Returns")
+    assert found(store, "How long does shipping take?") == ["a", "a"]
+    assert covered(store, "How long does shipping take?") >= RELEVANT
+    put(store, "a", PARCELS, title="Delivery")
+    assert found(store, "shipping") == [] and found(store, "delivery") == ["a"]
+    store.delete("shop", "a")
+    store.drop("shop")
+    assert found(store, "delivery") == [] and found(store, "returns") == []
+    put(store, "a", "Other words.")
+    assert found(store, "delivery shipping returns") == [] and found(store, "words") == ["a"]
+
+
+def test_a_store_of_an_earlier_build_finds_by_titles_too(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    made = put(store, "a", PARCELS, title="Shipping")
+    put(store, "b", "Unworn shoes are taken back.")
+    store.close()
+    database = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+    database.executescript(BEFORE_TITLES)
+    database.close()
+    store = open_store(tmp_path)
+    assert store.get("shop", "a") == (made, PARCELS)
+    assert found(store, "shipping") == found(store, "parcels") == ["a"] and found(store, "shoes") == ["b"]
+    (match,) = store.search("shop", "shipping", 5)
+    assert match.chunk.title == "Shipping"
+    store.delete("shop", "a")
+    assert found(store, "shipping") == []
+    store.close()
+    open_store(tmp_path).close()
 
 
 def test_chunks_and_bytes_are_bounded(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2 as pb
 
-from deployments.generation.messages import ImagePart
+from deployments.generation.messages import ChatEvent, ImagePart
 from serve.errors import ModelFailed
 from serve.protocol.oip_grpc import GrpcSkin
-from tests.unit.fakes import Site, cluster, png
+from tests.unit.fakes import FakeGenerator, Site, cluster, png
 from tests.unit.test_oip_grpc import Context as FakeContext
 
 MODELS = {"llava": {"kind": "llava", "checkpoint": "llava-hf/llava-1.5-7b-hf", "max_images": 2}}
@@ -81,6 +81,17 @@ async def test_an_answer_at_once(skin: GrpcSkin, site: Site) -> None:
     assert site.llava.requests[0].sampling.temperature == 0
 
 
+async def test_an_answer_that_its_deadline_cut_has_openais_word_for_it(
+    skin: GrpcSkin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = [ChatEvent(0, "half", (1,), finish_reason="cut", prompt_tokens=7)]
+    monkeypatch.setattr(FakeGenerator, "events", lambda self, request: cut)
+    asked = request({}, TEXT=[b"Hm?"])
+    assert outputs(await skin.ModelInfer(asked, FakeContext()))["FINISH_REASON"] == [b"length"]
+    (piece,) = await streamed(skin, asked)
+    assert outputs(piece.infer_response)["FINISH_REASON"] == [b"length"]
+
+
 async def test_log_probabilities_and_detail_as_over_http(skin: GrpcSkin, site: Site) -> None:
     wanted = {"logprobs": True, "top_logprobs": 1, "detail": "low"}
     answer = outputs(await skin.ModelInfer(request(wanted, TEXT=[b"Hm?"], IMAGE=[png()]), FakeContext()))
@@ -112,6 +123,25 @@ async def test_log_probabilities_and_detail_as_over_http(skin: GrpcSkin, site: S
 async def test_parameters_of_a_wrong_kind_are_named(skin: GrpcSkin, parameters: dict[str, Any], param: str) -> None:
     answers = await streamed(skin, request(parameters, TEXT=[b"x"], IMAGE=[png()]))
     assert f"'{param}'" in answers[0].error_message
+
+
+@pytest.mark.parametrize(
+    ("given", "stop"),
+    [
+        ("[END]", ("[END]",)),
+        ("[", ("[",)),
+        ("[/INST]", ("[/INST]",)),
+        ("[1]", ("[1]",)),
+        ("Human:", ("Human:",)),
+        ('["[END]"]', ("[END]",)),
+        (' ["a", "b"]', ("a", "b")),
+    ],
+)
+async def test_a_stop_text_may_begin_with_a_bracket(
+    skin: GrpcSkin, site: Site, given: str, stop: tuple[str, ...]
+) -> None:
+    await skin.ModelInfer(request({"stop": given}, TEXT=[b"Hm?"]), FakeContext())
+    assert site.llava.requests[0].sampling.stop == stop
 
 
 async def test_a_conversation_as_json(skin: GrpcSkin, site: Site) -> None:

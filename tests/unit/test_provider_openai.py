@@ -89,6 +89,20 @@ async def test_several_answers_with_log_probabilities(server: FakeOpenAI, gpt: A
     assert sent(server)["top_logprobs"] == 2
 
 
+async def test_models_that_reason_are_asked_for_no_log_probabilities(
+    server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pointed_at(
+        server, monkeypatch, "openai", model="gpt-5", token_parameter="max_completion_tokens"
+    ) as reasoning:
+        with pytest.raises(Unsupported) as caught:
+            await reasoning.chat(asking("?", sampling=Sampling(logprobs=0)), 10)
+        assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "logprobs")
+        assert server.calls == 0
+        await reasoning.chat(asking("?"), 10)
+    assert server.calls == 1 and "logprobs" not in sent(server)
+
+
 async def test_a_stream_is_the_whole_answer_in_pieces(gpt: Any) -> None:
     sampling = Sampling(max_tokens=9, n=2, logprobs=0)
     events, used = await streamed(gpt, asking("?", sampling=sampling))
