@@ -18,6 +18,7 @@ __all__ = [
     "blank",
     "encrypted",
     "invoice",
+    "lined_table",
     "lines_pdf",
     "picture",
     "scanned",
@@ -36,6 +37,16 @@ def lines_pdf(*pages: list[str], size: tuple[float, float] = (595, 842), rotatio
     data = bytes(pdf.output())
     # fpdf2 does not write rotations; pages are plain objects in its files.
     return data.replace(b"/Type /Page\n", b"/Type /Page\n/Rotate %d\n" % rotation) if rotation else data
+
+
+def lined_table(rows: list[list[str]], borders: str = "ALL") -> bytes:
+    """A table with the lines of one of fpdf2's layouts (`TableBordersLayout`)."""
+    pdf = _pdf((595, 842))
+    pdf.c_margin = 3
+    pdf.add_page()
+    with pdf.table(rows, borders_layout=borders):
+        pass
+    return bytes(pdf.output())
 
 
 def blank(pages: int = 1) -> bytes:

@@ -11,7 +11,18 @@ from deployments.documents.layout import laid_out
 from deployments.documents.messages import Box
 from deployments.documents.segments import Word
 from serve.errors import InvalidMedia
-from tests.support.documents import STYLES, Style, article, blank, encrypted, invoice, lines_pdf, scanned, table
+from tests.support.documents import (
+    STYLES,
+    Style,
+    article,
+    blank,
+    encrypted,
+    invoice,
+    lined_table,
+    lines_pdf,
+    scanned,
+    table,
+)
 
 
 @pytest.fixture
@@ -61,6 +72,34 @@ def test_tables_of_made_documents_are_read_exactly(file: Path, seed: int, style:
             _, (found,) = laid_out(page.words(), page.rules())
         assert [list(found.headers), *map(list, found.rows)] == made.tables[0]
         assert found.ruled is (style == "grid")
+
+
+ITEMS = [
+    ["Item", "Qty", "Price"],
+    ["Widget", "2", "4.00"],
+    ["Gadget with a name", "10", "3.50"],
+    ["Total", "", "43.00"],
+]
+
+
+@pytest.mark.parametrize(
+    "borders",
+    ["ALL", "NONE", "INTERNAL", "MINIMAL", "HORIZONTAL_LINES", "NO_HORIZONTAL_LINES", "SINGLE_TOP_LINE"],
+)
+def test_a_table_is_read_row_by_row_whichever_lines_are_drawn(file: Path, borders: str) -> None:
+    file.write_bytes(lined_table(ITEMS, borders))
+    with pdf.opened(file, 0) as page:
+        _, (found,) = laid_out(page.words(), page.rules())
+    assert [list(found.headers), *map(list, found.rows)] == ITEMS
+
+
+def test_wrapped_cells_of_a_drawn_table_are_one_row(file: Path) -> None:
+    name = "A mug whose name is long enough for two lines of its column, as its remark is"
+    rows = [["Item", "Remark", "Price"], [name, name, "4.00"], ["Lamp", "", "3.50"]]
+    file.write_bytes(lined_table(rows))
+    with pdf.opened(file, 0) as page:
+        _, (found,) = laid_out(page.words(), page.rules())
+    assert [list(found.headers), *map(list, found.rows)] == rows
 
 
 @pytest.mark.parametrize("seed", range(100, 104))
