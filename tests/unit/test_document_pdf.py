@@ -17,6 +17,7 @@ from tests.support.documents import (
     article,
     blank,
     encrypted,
+    filled_form,
     invoice,
     lined_table,
     lines_pdf,
@@ -61,6 +62,19 @@ def test_a_rotated_page_is_measured_as_it_is_shown(file: Path, turn: int) -> Non
     assert ink[top : bottom + 1, left : right + 1].any()
     ink[max(0, top - 1) : bottom + 2, max(0, left - 1) : right + 2] = False
     assert not ink.any()
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+@pytest.mark.parametrize("turn", [0, 90])
+def test_what_was_filled_into_a_form_is_read_and_drawn(file: Path, drawn: bool, turn: int) -> None:
+    file.write_bytes(filled_form("Ada Lovelace", drawn=drawn, rotation=turn))
+    with pdf.opened(file, 0) as page:
+        words = {word.text: word.box for word in page.words()}
+        assert len(page.rules()) == 1  # the page's own line is still there
+        ink = page.picture(1.0) < 128
+    assert set(words) == {"Name:", "Ada", "Lovelace"}
+    for box in words.values():
+        assert ink[round(box.top) : round(box.bottom), round(box.left) : round(box.right)].any()
 
 
 @pytest.mark.parametrize("seed", range(100, 104))
