@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from deployments.documents.messages import Box
+from deployments.documents.messages import Box, around
 from deployments.documents.rules import Rule
-from deployments.documents.segments import Word
+from deployments.documents.segments import Word, rows_of
 
 # Lines that end this close to each other, in heights of a line of text, meet.
 _MEET = 0.4
@@ -17,6 +17,8 @@ _MEET = 0.4
 _COVERS = 0.5
 # More lines than this are a drawing or a map, not a table.
 _MOST_RULES = 5000
+
+Row = Sequence[Sequence[Word]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ def grids(rules: Sequence[Rule], words: Sequence[Word], height: float) -> list[G
     if len(long) > _MOST_RULES:
         return []
     lines = _merged(long, near)
-    return [grid for group in _connected(lines, near) if (grid := _grid(group, words, near)) is not None]
+    return [grid for group in _connected(lines, near) if (grid := _grid(group, words, height)) is not None]
 
 
 def _merged(rules: Sequence[Rule], near: float) -> list[Rule]:
@@ -87,7 +89,8 @@ def _touch(one: Rule, other: Rule, near: float) -> bool:
     )
 
 
-def _grid(lines: Sequence[Rule], words: Sequence[Word], near: float) -> Grid | None:
+def _grid(lines: Sequence[Rule], words: Sequence[Word], height: float) -> Grid | None:
+    near = _MEET * height
     across = [line for line in lines if line.horizontal]
     down = [line for line in lines if not line.horizontal]
     if not across or not down:
@@ -107,8 +110,36 @@ def _grid(lines: Sequence[Rule], words: Sequence[Word], near: float) -> Grid | N
     rows = [r for r in range(len(ys) - 1) if any(row == r for row, _ in held)]
     if len(columns) < 2 or len(rows) < 2:
         return None
-    cells = tuple(tuple(tuple(held.get((r, c), ())) for c in columns) for r in rows)
+    heading, *bands = [[held.get((r, c), []) for c in columns] for r in rows]
+    widths = [xs[c + 1] - xs[c] for c in columns]
+    parted = [heading, *(row for band in bands for row in _parted(band, widths, height))]
+    cells = tuple(tuple(tuple(cell) for cell in row) for row in parted)
     return Grid(Box(xs[0], ys[0], xs[-1], ys[-1]), cells)
+
+
+def _parted(band: Row, widths: Sequence[float], height: float) -> list[Row]:
+    """The rows between two horizontal lines: many tables have such a line below the heading only.
+
+    Lines of text are rows when each has a name and a value, and they do not look like wrapped cells.
+    """
+    column = {id(word): c for c, cell in enumerate(band) for word in cell}
+    rows = [
+        [[word for word in line if column[id(word)] == c] for c in range(len(band))]
+        for line in rows_of([word for cell in band for word in cell])
+    ]
+    if not all(row[0] and any(row[1:]) for row in rows):
+        return [band]
+    broken = any(_had_room(*pair, widths, height) for pair in pairwise(rows))
+    return [*rows] if broken else [band]
+
+
+def _had_room(above: Row, below: Row, widths: Sequence[float], height: float) -> bool:
+    """Whether some cell's next word would have fitted behind the line above, so that it was not wrapped."""
+    return any(
+        around([word.box for word in line]).width + following[0].box.width + height <= width
+        for line, following, width in zip(above, below, widths, strict=True)
+        if line and following
+    )
 
 
 def _edges(lines: Sequence[float], ends: Sequence[float], near: float) -> list[float]:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from deployments.documents.columns import aligned
 from deployments.documents.grids import grids
+from deployments.documents.headings import has_headings
 from deployments.documents.messages import Box, Cell, Table, TextLine, around
 from deployments.documents.order import reading_order
 from deployments.documents.rules import Rule
 from deployments.documents.segments import Segment, Word, rejoined, rows_of, segments_of, typical_height
 
 Cells = tuple[tuple[tuple[Word, ...], ...], ...]
-
-# What stands in a table's body rather than in its headings: amounts, dates, shares, counts.
-_FIGURE = re.compile(r"[^\w]*[\d][\d\s.,:/%'€$£-]*[^\w]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +86,5 @@ def _table(cells: Cells, *, ruled: bool) -> Table:
         if cell
     )
     box = around([cell.box for cell in placed])
-    has_headers = not any(_FIGURE.fullmatch(text) for text in texts[0]) and len(texts) > 1
-    headers, rows = (texts[0], texts[1:]) if has_headers else ((), texts)
+    headers, rows = (texts[0], texts[1:]) if has_headings(texts) else ((), texts)
     return Table(headers, rows, placed, box, ruled)

@@ -34,9 +34,8 @@ _SOFT_HYPHEN = "\x02"
 class PdfPage:
     """An open page; see `opened`."""
 
-    def __init__(self, page: pypdfium2.PdfPage, document: pypdfium2.PdfDocument) -> None:
+    def __init__(self, page: pypdfium2.PdfPage) -> None:
         self._page = page
-        self._document = document
         left, bottom, right, top = page.get_bbox()
         self._corner: Point = (left, bottom)
         self._size: Point = (right - left, top - bottom)
@@ -66,7 +65,7 @@ class PdfPage:
         return Box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
 
     def words(self) -> list[Word]:
-        """The words of the text layer that lie on the page, in the file's order.
+        """The words of the text layer and of form fields that lie on the page, in the file's order.
 
         Raises:
             InvalidMedia: `too_many_characters`.
@@ -128,8 +127,6 @@ class PdfPage:
 
     def picture(self, scale: float) -> npt.NDArray[np.uint8]:
         """(height, width, 3) uint8 RGB, form fields and annotations drawn in."""
-        with suppress(pypdfium2.PdfiumError):  # a form that cannot be drawn leaves the page as it is
-            self._document.init_forms()
         bitmap = self._page.render(scale=scale, rev_byteorder=True, prefer_bgrx=False, fill_color=(255, 255, 255, 255))
         pixels: npt.NDArray[np.uint8] = bitmap.to_numpy()
         if pixels.ndim == 2 or pixels.shape[2] == 1:
@@ -156,17 +153,28 @@ def opened(path: Path, index: int) -> Iterator[PdfPage]:
     """
     with _document(path) as document:
         try:
-            page = document[index]
+            page = _filled_in(document, index)
         except (pypdfium2.PdfiumError, IndexError) as error:
             raise InvalidMedia(f"Page {index + 1} of the PDF cannot be read.", code="invalid_page") from error
         try:
-            yield PdfPage(page, document)
+            yield PdfPage(page)
         except ArgusError:
             raise
         except pypdfium2.PdfiumError as error:
             raise InvalidMedia(f"Page {index + 1} of the PDF cannot be read: {error}", code="invalid_page") from error
         finally:
             page.close()
+
+
+def _filled_in(document: pypdfium2.PdfDocument, index: int) -> pypdfium2.PdfPage:
+    """A page on which the values of form fields are text like any other."""
+    page = document[index]
+    if page.formenv is None or raw.FPDFPage_GetAnnotCount(page) < 1:
+        return page
+    with suppress(pypdfium2.PdfiumError):  # a form that cannot be drawn leaves the page as it is
+        page.flatten()
+    page.close()
+    return document[index]  # the text of a page is that which it had when it was loaded
 
 
 @contextmanager
@@ -180,6 +188,8 @@ def _document(path: Path) -> Iterator[pypdfium2.PdfDocument]:
         message = "The PDF cannot be read: it is damaged, cut short, or no PDF inside."
         raise InvalidMedia(message, code="invalid_document") from None
     try:
+        with suppress(pypdfium2.PdfiumError):  # a broken form leaves its pages as they are
+            document.init_forms()  # before any page is loaded, or the page's fields are not known
         if len(document) < 1:
             raise InvalidMedia("The PDF has no pages.", code="empty_document")
         yield document

@@ -67,7 +67,7 @@ def summarise(pages: Sequence[Page]) -> Summary:
     if kind == "other" and _mostly_tables(pages):
         kind = "table"
     rows = [row for page in pages for row in _rows(page)]
-    return Summary(kind, title, date_in(texts), _summary(lines, title) or _opening(rows, title), _facts(rows))
+    return Summary(kind, title, date_in(rows), _summary(lines, title) or _opening(rows, title), _facts(rows))
 
 
 def _type(texts: Sequence[str]) -> DocumentType:

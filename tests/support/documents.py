@@ -17,7 +17,9 @@ __all__ = [
     "article",
     "blank",
     "encrypted",
+    "filled_form",
     "invoice",
+    "lined_table",
     "lines_pdf",
     "picture",
     "scanned",
@@ -36,6 +38,53 @@ def lines_pdf(*pages: list[str], size: tuple[float, float] = (595, 842), rotatio
     data = bytes(pdf.output())
     # fpdf2 does not write rotations; pages are plain objects in its files.
     return data.replace(b"/Type /Page\n", b"/Type /Page\n/Rotate %d\n" % rotation) if rotation else data
+
+
+def lined_table(rows: list[list[str]], borders: str = "ALL") -> bytes:
+    """A table with the lines of one of fpdf2's layouts (`TableBordersLayout`)."""
+    pdf = _pdf((595, 842))
+    pdf.c_margin = 3
+    pdf.add_page()
+    with pdf.table(rows, borders_layout=borders):
+        pass
+    return bytes(pdf.output())
+
+
+def filled_form(value: str, *, drawn: bool, rotation: int = 0) -> bytes:
+    """A page of 400 by 200 points with a ruling line, the word "Name:" and a text field behind it that holds `value`.
+
+    Args:
+        drawn: the field says how it looks (it has an appearance stream), as forms do that a program has filled in.
+    """
+    font = "/Resources << /Font << /F 5 0 R >> >>"
+    shown = f"/Tx BMC BT /F 12 Tf 2 5 Td ({value}) Tj ET EMC"
+    page = "BT /F 12 Tf 20 110 Td (Name:) Tj ET 20 60 m 380 60 l S"
+    objects = [
+        "<< /Type /Catalog /Pages 2 0 R /AcroForm << /Fields [6 0 R] /DR << /Font << /F 5 0 R >> >> >> >>",
+        "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 400 200] /Rotate {rotation} /Contents 4 0 R {font} "
+        "/Annots [6 0 R] >>",
+        f"<< /Length {len(page)} >> stream\n{page}\nendstream",
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        f"<< /Type /Annot /Subtype /Widget /FT /Tx /T (name) /V ({value}) /Rect [80 105 300 125] /P 3 0 R /F 4 "
+        f"/DA (/F 12 Tf 0 g) {'/AP << /N 7 0 R >>' if drawn else ''} >>",
+        f"<< /Type /XObject /Subtype /Form /BBox [0 0 220 20] {font} /Length {len(shown)} >> "
+        f"stream\n{shown}\nendstream",
+    ]
+    data = b"%PDF-1.7\n"
+    starts = []
+    for number, content in enumerate(objects, 1):
+        starts.append(len(data))
+        data += f"{number} 0 obj\n{content}\nendobj\n".encode()
+    table = "".join(f"{start:010} 00000 n \n" for start in starts)
+    size = len(objects) + 1
+    return (
+        data
+        + (
+            f"xref\n0 {size}\n0000000000 65535 f \n{table}"
+            f"trailer << /Size {size} /Root 1 0 R >>\nstartxref\n{len(data)}\n%%EOF"
+        ).encode()
+    )
 
 
 def blank(pages: int = 1) -> bytes:

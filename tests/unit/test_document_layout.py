@@ -148,6 +148,31 @@ def test_a_table_whose_first_row_holds_figures_has_no_headers() -> None:
     assert found.rows == tuple(map(tuple, rows))
 
 
+@pytest.mark.parametrize(
+    "heading",
+    [["Region", "2021", "2022"], ["Region", "08:00", "09:30"], ["Region", "0-30", "31-60"], ["Region", "5-9", "10+"]],
+)
+def test_years_times_and_ranges_in_their_order_are_headings(heading: list[str]) -> None:
+    rows = [["north", "12", "4.50"], ["south", "1", "89.00"]]
+    (found,) = laid_out(table_words([heading, *rows]), [])[1]
+    assert found.headers == tuple(heading)
+    assert found.rows == tuple(map(tuple, rows))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [["ada", "1990", "1995"], ["bob", "1991", "1999"], ["cy", "2001", "2002"]],  # all of one kind
+        [["ada", "1995", "1990"], ["bob", "12", "4.50"], ["cy", "3", "2.00"]],  # not in order
+        [["ada", "1990", "5.00"], ["bob", "12", "4.50"], ["cy", "3", "2.00"]],  # one is a figure of another kind
+        [["ada", "1990", "x"], ["bob", "12", "y"], ["cy", "3", "z"]],  # one alone is no scale
+    ],
+)
+def test_other_figures_are_no_headings(rows: list[list[str]]) -> None:
+    (found,) = laid_out(table_words(rows), [])[1]
+    assert found.headers == ()
+
+
 def test_wrapped_cells_are_one_row() -> None:
     placed = table_words([["Item", "Qty", "Price"], ["a blue mug", "1", "2.00"]], pitch=18)
     placed += words("with handle", 5, 33)  # close under the mug

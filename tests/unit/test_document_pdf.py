@@ -11,7 +11,19 @@ from deployments.documents.layout import laid_out
 from deployments.documents.messages import Box
 from deployments.documents.segments import Word
 from serve.errors import InvalidMedia
-from tests.support.documents import STYLES, Style, article, blank, encrypted, invoice, lines_pdf, scanned, table
+from tests.support.documents import (
+    STYLES,
+    Style,
+    article,
+    blank,
+    encrypted,
+    filled_form,
+    invoice,
+    lined_table,
+    lines_pdf,
+    scanned,
+    table,
+)
 
 
 @pytest.fixture
@@ -52,6 +64,19 @@ def test_a_rotated_page_is_measured_as_it_is_shown(file: Path, turn: int) -> Non
     assert not ink.any()
 
 
+@pytest.mark.parametrize("drawn", [True, False])
+@pytest.mark.parametrize("turn", [0, 90])
+def test_what_was_filled_into_a_form_is_read_and_drawn(file: Path, drawn: bool, turn: int) -> None:
+    file.write_bytes(filled_form("Ada Lovelace", drawn=drawn, rotation=turn))
+    with pdf.opened(file, 0) as page:
+        words = {word.text: word.box for word in page.words()}
+        assert len(page.rules()) == 1  # the page's own line is still there
+        ink = page.picture(1.0) < 128
+    assert set(words) == {"Name:", "Ada", "Lovelace"}
+    for box in words.values():
+        assert ink[round(box.top) : round(box.bottom), round(box.left) : round(box.right)].any()
+
+
 @pytest.mark.parametrize("seed", range(100, 104))
 @pytest.mark.parametrize("style", STYLES)
 def test_tables_of_made_documents_are_read_exactly(file: Path, seed: int, style: Style) -> None:
@@ -61,6 +86,34 @@ def test_tables_of_made_documents_are_read_exactly(file: Path, seed: int, style:
             _, (found,) = laid_out(page.words(), page.rules())
         assert [list(found.headers), *map(list, found.rows)] == made.tables[0]
         assert found.ruled is (style == "grid")
+
+
+ITEMS = [
+    ["Item", "Qty", "Price"],
+    ["Widget", "2", "4.00"],
+    ["Gadget with a name", "10", "3.50"],
+    ["Total", "", "43.00"],
+]
+
+
+@pytest.mark.parametrize(
+    "borders",
+    ["ALL", "NONE", "INTERNAL", "MINIMAL", "HORIZONTAL_LINES", "NO_HORIZONTAL_LINES", "SINGLE_TOP_LINE"],
+)
+def test_a_table_is_read_row_by_row_whichever_lines_are_drawn(file: Path, borders: str) -> None:
+    file.write_bytes(lined_table(ITEMS, borders))
+    with pdf.opened(file, 0) as page:
+        _, (found,) = laid_out(page.words(), page.rules())
+    assert [list(found.headers), *map(list, found.rows)] == ITEMS
+
+
+def test_wrapped_cells_of_a_drawn_table_are_one_row(file: Path) -> None:
+    name = "A mug whose name is long enough for two lines of its column, as its remark is"
+    rows = [["Item", "Remark", "Price"], [name, name, "4.00"], ["Lamp", "", "3.50"]]
+    file.write_bytes(lined_table(rows))
+    with pdf.opened(file, 0) as page:
+        _, (found,) = laid_out(page.words(), page.rules())
+    assert [list(found.headers), *map(list, found.rows)] == rows
 
 
 @pytest.mark.parametrize("seed", range(100, 104))

@@ -124,7 +124,35 @@ def test_lines_without_places_are_summed_up_too() -> None:
         (["Due date: 1 June 2024", "Invoice date: 2 May 2024"], "2024-05-02"),
         (["printed 1 June 2024", "Date:", "2 May 2024"], "2024-05-02"),
         (["maybe 2021", "12 of them", ""], None),
+        (["Logged 2024-03-05T14:30", "Logged 2024-03-06T10:00:00Z"], "2024-03-05"),
+        (["5 marvellous 2024", "Augusta 12, 2024", "3 Sept. 2024"], "2024-09-03"),
+        # Dates of something else stand in for none.
+        (["Due date: 2024-04-30", "Date: 2024-03-31T00:00:00"], "2024-03-31"),
+        (["Due date: 2024-04-05 Invoice date: 2024-03-05"], "2024-03-05"),
+        (["Date of birth: 12 May 1980"], None),
+        (["Valid until 31 December 2025"], None),
+        (["Valid from 1 January 2024 to 31 December 2025", "Leeds, 12 March 2023"], "2023-03-12"),
+        (["the licence of the holder is valid until", "31 December 2025 and ends then"], None),
+        (["Payment is due in 30 days", "12 March 2024"], "2024-03-12"),
+        # The order of day and month is known from another date, or not at all.
+        (["Invoice date: 03/04/2024", "Due date: 04/30/2024"], "2024-03-04"),
+        (["Invoice date: 03/04/2024", "Due date: 30/04/2024"], "2024-04-03"),
+        (["Invoice date: 03/04/2024", "printed 5 May 2024"], None),
+        (["Invoice date: 03/04/2024", "30/04/2024", "04/30/2024"], None),
     ],
 )
 def test_dates(lines: list[str], date: str | None) -> None:
-    assert date_in(lines) == date
+    assert date_in([[line] for line in lines]) == date
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [["Due date", "2024-04-05"], ["Invoice date", "2024-03-05"]],
+        [["Due date", "2024-04-05", "Invoice date", "2024-03-05"]],
+        [["Due date", "Invoice date"], ["2024-04-05", "2024-03-05"]],
+        [["Item", "Due date"], ["Mug", "2024-04-05"], ["Lamp", "2024-04-06"], ["Leeds, 2024-03-05"]],
+    ],
+)
+def test_a_date_may_stand_beside_or_below_its_name(rows: list[list[str]]) -> None:
+    assert date_in(rows) == "2024-03-05"
