@@ -24,7 +24,9 @@ from tests.support.gaussians import Precision, assert_kept, moving_scene, random
 from tests.support.scene_bytes import (
     ONE,
     forge,
+    lossless,
     ply_by_hand,
+    sog_with,
     spz_by_hand,
 )
 
@@ -138,6 +140,19 @@ def test_a_palette_finds_the_harmonics_that_a_large_scene_repeats() -> None:
     assert distance.max() <= PRECISION["sog"].means
     errors = (found.sh[order] - scene.sh)[:, 1:]
     assert np.sqrt((errors**2).mean()) < 0.1 * scene.sh[:, 1:].std()
+
+
+def test_a_palette_may_be_larger_than_the_rest_of_its_file() -> None:
+    """PlayCanvas' splat-transform writes 32,768 entries for 40,000 Gaussians; noise is the least that WebP can pack."""
+    rng = np.random.default_rng(6)
+    codes = rng.integers(0, 256, (512, 64 * 15, 3), np.uint8)
+    which = rng.integers(0, 32_768, (200, 200))
+    labels = np.stack([which & 255, which >> 8, which * 0], axis=2).astype(np.uint8)
+    book = np.linspace(-1, 1, 256)
+    meta = {"count": 32_768, "bands": 3, "codebook": book.tolist(), "files": ["shN_centroids.webp", "shN_labels.webp"]}
+    data = sog_with(random_scene(40_000, 0), shN=meta, shN_centroids=lossless(codes), shN_labels=lossless(labels))
+    expected = book[codes].reshape(32_768, 15, 3)[which.ravel()]
+    assert np.allclose(read(data).sh[:, 1:], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "count"), [("plant.splat", 113_648), ("spot_10k.splat", 10_000)])
