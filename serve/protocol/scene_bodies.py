@@ -84,7 +84,8 @@ async def read_upload(request: Request, limit: int) -> Upload:
     given = validate(fields, UploadFields, text=True)
     if not file.data:
         raise InvalidRequest("The file is empty.", code="missing_field", param="file")
-    return Upload(given.name, file.data, given.format, given.up, given.attribution, given.replace)
+    filename = file.filename or given.name  # of a body without one: a scene may well be named as its file was
+    return Upload(given.name, file.data, given.format, filename, given.up, given.attribution, given.replace)
 
 
 async def _form(request: Request, body: bytes) -> tuple[dict[str, Any], MediaBytes]:

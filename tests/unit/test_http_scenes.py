@@ -68,6 +68,18 @@ async def test_a_raw_body_has_its_fields_in_the_query(client: httpx.AsyncClient,
     assert (said["data"], said["format"], said["replace"]) == (FILE, None, False)
 
 
+async def test_the_store_hears_how_a_file_ends_and_no_more_of_its_name(
+    client: httpx.AsyncClient, site: SceneSite
+) -> None:
+    """Only its name tells a .splat file, which may be damaged, from any other bytes."""
+    raw = {"content-type": "application/octet-stream"}
+    files = {"file": ("my photos/Plant 1.SPLAT", FILE)}
+    body_of(await client.post("/v1/scenes", data={"name": "form"}, files=files), 201)
+    body_of(await client.post("/v1/scenes", params={"name": "plant.splat"}, content=FILE, headers=raw), 201)
+    body_of(await client.post("/v1/scenes", params={"name": "plant"}, content=FILE, headers=raw), 201)
+    assert [said["filename"] for said in site.scenes.puts] == [".SPLAT", ".splat", ""]
+
+
 async def test_a_radiance_field_is_put_in_by_its_format(client: httpx.AsyncClient) -> None:
     assert body_of(await put(client, format="nerf"), 201)["kind"] == "nerf"
 
