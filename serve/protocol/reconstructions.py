@@ -27,7 +27,7 @@ from serve.protocol.job_files import Files, accepted
 from serve.protocol.jobs import job_object
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, file_response, json_response, upload_body
-from serve.protocol.scene_bodies import artifact_object, scene_object
+from serve.protocol.scene_bodies import ZIP_TYPES, artifact_object, scene_object
 from serve.reconstructions import Reconstructed, ReconstructionService, Wanted
 
 OPERATION: Final = "reconstructions"
@@ -271,7 +271,7 @@ async def _read(request: Request, limit: int) -> tuple[dict[str, Any], list[tupl
     """
     body = await read_body(request, limit)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind in ("application/zip", "application/octet-stream") or kind.startswith("video/"):
+    if kind in (*ZIP_TYPES, "application/octet-stream") or kind.startswith("video/"):
         return dict(request.query_params), [("file", MediaBytes(body, kind))]
     if kind != "multipart/form-data":
         raise UnsupportedMedia(

@@ -31,6 +31,10 @@ PICTURE_TYPES: Final[dict[Encoding, str]] = {
     "exr": "image/x-exr",
     "npy": "application/x-npy",
 }
+ZIP_TYPES: Final = ("application/zip", "application/x-zip-compressed")
+"""As browsers and clients call a zip file; the second on Windows."""
+# A scene's file as it is: of no type, or, as its container, a SOG file and an SPZ file.
+_RAW_TYPES: Final = ("application/octet-stream", *ZIP_TYPES, "application/gzip")
 _LISTED: Final = 100
 
 
@@ -71,11 +75,11 @@ async def read_upload(request: Request, limit: int) -> Upload:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         fields, file = await _form(request, body)
-    elif kind == "application/octet-stream" or kind.startswith("model/"):
+    elif kind in _RAW_TYPES or kind.startswith("model/"):
         fields, file = dict(request.query_params), MediaBytes(body, kind)
     else:
         raise UnsupportedMedia(
-            f"Content type {kind or 'none'!r} is not accepted; send multipart/form-data, application/octet-stream or "
+            f"Content type {kind or 'none'!r} is not accepted; send multipart/form-data, {', '.join(_RAW_TYPES)} or "
             "model/*.",
             param="content-type",
         )

@@ -302,12 +302,13 @@ async def test_why_there_is_no_scene(client: httpx.AsyncClient, site: Reconstruc
     assert site.scenes.puts == []
 
 
-async def test_an_archive_or_a_video_is_a_body(client: httpx.AsyncClient, site: ReconstructionSite) -> None:
+@pytest.mark.parametrize("kind", ["application/zip", "application/x-zip-compressed", "application/octet-stream"])
+async def test_an_archive_is_a_body(client: httpx.AsyncClient, site: ReconstructionSite, kind: str) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for _, (name, file, _) in PHOTOS:
             archive.writestr(name, file)
-    headers = {"content-type": "application/zip"}
+    headers = {"content-type": kind}
     response = await client.post(f"{ROOT}?name=garden", content=buffer.getvalue(), headers=headers)
     assert ok(response, 202)["status"] == "queued"
 
