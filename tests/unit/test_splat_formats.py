@@ -81,6 +81,18 @@ def test_spz_refuses_a_scene_whose_places_it_cannot_hold(far: float, shift: floa
     assert len(read(formats.write(wide, "ply"))) == 300
 
 
+def test_spz_refuses_gaussians_that_it_would_make_smaller() -> None:
+    scene = random_scene(300, 0)
+    scales = scene.scales.copy()
+    scales[7] = (1, np.exp(5.96), 1)  # a byte holds logarithms up to 5.9375, and rounds to the nearest sixteenth
+    again = read(formats.write(replace(scene, scales=scales), "spz"))
+    assert np.log(again.scales[7, 1]) == pytest.approx(5.9375, abs=1e-4)
+    scales[7:9, 1] = np.exp(5.98), np.exp(7)
+    with pytest.raises(Unsupported, match="2 Gaussians are larger") as caught:
+        formats.write(replace(scene, scales=scales), "spz")
+    assert (caught.value.code, caught.value.param) == ("scene_too_wide", "format")
+
+
 @pytest.mark.parametrize(("far", "shift", "scale"), [(1e3, 0, 1), (0, 1e3, 1), (0, 0, 1e6), (0, 0, 1e-2)])
 def test_spz_places_a_wide_scene_as_finely_as_its_bits_allow(far: float, shift: float, scale: float) -> None:
     scene = random_scene(300, 0)
