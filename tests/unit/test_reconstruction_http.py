@@ -483,7 +483,9 @@ async def test_events_end_with_the_readers_time_and_with_the_jobs_error(
     monkeypatch.setattr("serve.protocol.reconstructions._LOOK_S", 0.005)
     job = ok(await client.post(ROOT, files=PHOTOS, data={"name": "toy"}), 202)
     waiting = await client.get(f"{ROOT}/{job['id']}/events", headers={"X-Argus-Timeout-Ms": "1500"})
-    assert {name for name, _ in events_of(waiting.text)} == {"progress"}
+    *before, (last, said) = events_of(waiting.text)
+    assert {name for name, _ in before} == {"progress"}
+    assert (last, said["object"]) == ("reconnect", "stream.end")
     ok(await client.post(f"{ROOT}/{job['id']}/cancel"))
     ((name, content),) = events_of((await client.get(f"{ROOT}/{job['id']}/events")).text)
     assert (name, content["error"]["code"]) == ("error", "job_cancelled")
