@@ -20,8 +20,11 @@ _SOFT, _SHAKEN = 12.0, 0.3
 _DARK, _BRIGHT = 35.0, 222.0
 # Share of pixels at the end of the scale.
 _BURNT: Final = 0.25
-# Mean difference of thumbnails, of 255, below which two photos are one.
-_SAME: Final = 1.5
+# Two photos are one when the cells of their thumbnails differ by less than this in the mean, and nowhere by as much as
+# that, of 255: a small thing that turns before a plain wall changes only its own cells. JPEG at quality 60, another
+# size and a hundredth of its light change a cell by up to 6; a plant two fifths of the picture high that turns by 10
+# degrees, by 9 or more.
+_SAME, _SAME_CELL = 1.5, 7.0
 # Matches of a few hundred corners from which two photos see the same things, and photos that are looked at beyond each.
 _MATCHES: Final = 18
 _NEIGHBOURS: Final = 2
@@ -73,11 +76,17 @@ def repeats(measured: Sequence[Measures]) -> list[int]:
     kept: list[npt.NDArray[np.float32]] = []
     found = []
     for position, one in enumerate(measured):
-        if kept and np.abs(np.stack(kept) - one.thumb).mean(axis=(1, 2)).min() < _SAME:
+        if kept and _alike(np.stack(kept), one.thumb).any():
             found.append(position)
         else:
             kept.append(one.thumb)
     return found
+
+
+def _alike(thumbs: npt.NDArray[np.float32], thumb: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """(N,): which of N thumbnails (N, 24, 24) show what this one (24, 24) shows."""
+    cells = np.abs(thumbs - thumb)
+    return np.asarray((cells.mean(axis=(1, 2)) < _SAME) & (cells.max(axis=(1, 2)) < _SAME_CELL))
 
 
 def lonely(measured: Sequence[Measures]) -> list[int]:

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, get_args
 
@@ -16,11 +16,13 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from deployments.jobs.types import Failure
 from deployments.reconstruction.archive import natural
 from deployments.reconstruction.messages import Mapper, Matching, Method, Quality, Spec, Status, Up
 from deployments.splat.formats.names import EXTENSIONS, FORMATS
 from serve.cli.console import errors, output
-from serve.errors import ConfigError
+from serve.errors import ArgusError, ConfigError
+from serve.jobs.failures import restored
 
 # Files of a folder that are photos.
 _PHOTOS: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif"})
@@ -77,9 +79,12 @@ def reconstruct(
     status = _work(out, spec, files, fresh=fresh)
     if status.failure is not None:
         errors.print(f"[red]error[/red] {status.failure.message}", highlight=False)
+        errors.print(_again(status.failure), highlight=False)
         raise typer.Exit(1)
-    _export(out, [] if method == "nerf" else wanted)
+    whole = _export(out, [] if method == "nerf" else wanted)
     _show(out)
+    if not whole:
+        raise typer.Exit(1)
 
 
 def _work(out: Path, spec: Spec, files: Sequence[Path], *, fresh: bool) -> Status:
@@ -91,6 +96,9 @@ def _work(out: Path, spec: Spec, files: Sequence[Path], *, fresh: bool) -> Statu
         shutil.rmtree(root, ignore_errors=True)
     _same(root, spec, files)
     folder = WorkFolder.create(root, spec, files, [path.name for path in files])
+    status = folder.status()
+    if status.failure is not None and not _lies_in_the_photos(status.failure):
+        folder.tell(replace(status, state="paused", failure=None))
     child = Child(folder, spec.threads)
     child.begin()
     try:
@@ -123,20 +131,46 @@ def _follow(child: Any) -> Status:
             time.sleep(_LOOK_S)
 
 
-def _export(out: Path, formats: Sequence[str]) -> None:
-    work = out / _WORK
-    data = (work / "scene.safetensors").read_bytes()
-    if formats:
-        from deployments.splat import formats as writers
-        from deployments.splat.scene_file import read
+def _lies_in_the_photos(failure: Failure) -> bool:
+    """Whether the same photos fail again; a crash or a full disk may have passed."""
+    return restored(failure).fault == "client"
 
-        scene = read(data)
-        for name in formats:
-            (out / f"scene{EXTENSIONS[name]}").write_bytes(writers.write(scene, name))  # type: ignore[index,arg-type]
-    else:
-        (out / "scene.safetensors").write_bytes(data)
+
+def _again(failure: Failure) -> str:
+    """What to do after a failure."""
+    if _lies_in_the_photos(failure):
+        return "With other photos or options, name another folder or give --fresh."
+    return "The same command goes on from the last stage that was finished; with --fresh it begins anew."
+
+
+def _export(out: Path, formats: Sequence[str]) -> bool:
+    """Puts the results into the folder: film and report, and the scene in each format, or in ours where none is named.
+
+    Returns:
+        Whether all of them are there; what cannot be written in one format is said, and keeps nothing else back.
+    """
+    work = out / _WORK
     for name in ("turntable.mp4", "report.json"):
         shutil.copyfile(work / name, out / name)
+    if not formats:
+        shutil.copyfile(work / "scene.safetensors", out / "scene.safetensors")
+        return True
+    from deployments.splat import formats as writers
+    from deployments.splat.scene_file import read
+
+    scene = read((work / "scene.safetensors").read_bytes())
+    whole = True
+    for name in formats:
+        target = out / f"scene{EXTENSIONS[name]}"  # type: ignore[index]
+        try:
+            data = writers.write(scene, name)  # type: ignore[arg-type]
+        except ArgusError as error:
+            target.unlink(missing_ok=True)  # one of a run before is of another scene
+            errors.print(f"[red]error[/red] {target.name} is not written: {error.message}", highlight=False)
+            whole = False
+        else:
+            target.write_bytes(data)
+    return whole
 
 
 def _show(out: Path) -> None:

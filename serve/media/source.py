@@ -36,7 +36,7 @@ class MediaBytes:
     declared_type: str | None
     """The media type its sender claims ("image/png", possibly with parameters); None when nothing was claimed."""
     filename: str | None = None
-    """As its sender names it, for messages only; None when it has no name."""
+    """As its sender names it, for messages and to tell what bytes cannot; None when it has no name."""
 
 
 def classify_source(text: str) -> SourceKind:

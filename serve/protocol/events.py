@@ -20,6 +20,14 @@ HEADERS: Final[Mapping[str, str]] = {"cache-control": "no-cache", "x-accel-buffe
 RETRY: Final = b"retry: 1000\n\n"
 
 
+RECONNECT: Final = (
+    b"event: reconnect\n"
+    b'data: {"object":"stream.end","message":"The request\'s time is over and the job goes on: ask again."}\n\n'
+)
+"""The last event of a stream about work that goes on. Streams keep to their request's deadline, since each holds one of
+the router's places; so a reader that is no EventSource, which comes back by itself, must be told."""
+
+
 def server_event(content: object, name: str | None = None, number: int | None = None) -> bytes:
     """One event.
 

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from deployments.jobs.types import ENDED, Job
 from serve.config.cluster import Limits
 from serve.context import RequestContext
-from serve.errors import ArgusError, Conflict, InvalidRequest, NotFound
+from serve.errors import ArgusError, Conflict, DeadlineExceeded, InvalidRequest, NotFound
 from serve.jobs.failures import restored
 from serve.jobs.operation import JobInput, Operation
 from serve.jobs.service import JobService, digest_of, unknown_operation
@@ -22,7 +22,7 @@ from serve.media.source import MediaBytes
 from serve.protocol import routes
 from serve.protocol.bodies import Fields, context_of, json_object, read_body, read_form, read_query, validate
 from serve.protocol.edge import error_fields
-from serve.protocol.events import RETRY, document, error_event, event_stream, server_event
+from serve.protocol.events import RECONNECT, RETRY, document, error_event, event_stream, server_event
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, json_body, json_response
 
@@ -149,7 +149,8 @@ def _add_reading(router: APIRouter, service: JobService) -> None:
         responses={
             **document(
                 "`progress` whenever the job changes, at its end `result` or `error`; each with the "
-                "job. A stream that ends before the job is gone on with by Last-Event-ID; 204 when nothing is left."
+                "job. A stream that ends before the job, with the request's deadline, ends with `reconnect` and is "
+                "gone on with by Last-Event-ID; 204 when nothing is left."
             ),
             **ERRORS,
         },
@@ -204,8 +205,11 @@ async def _events(service: JobService, job: Job, request: Request, seen: int) ->
             if now.state in ENDED:
                 name = "result" if now.state == "succeeded" else "error"
                 yield server_event(job_object(*await service.get(now.id, context), context), name, now.version)
-            else:
-                yield server_event(job_object(now, None, context), "progress", now.version)
+                return
+            yield server_event(job_object(now, None, context), "progress", now.version)
+        yield RECONNECT
+    except DeadlineExceeded:
+        yield RECONNECT
     except ArgusError as error:  # the status has been sent
         yield error_event(error, request, "error")
 

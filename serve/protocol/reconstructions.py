@@ -22,12 +22,12 @@ from serve.jobs.service import JobService, digest_of
 from serve.media.source import MediaBytes
 from serve.protocol import routes
 from serve.protocol.bodies import AS_LIST, Fields, context_of, read_body, read_form, validate
-from serve.protocol.events import RETRY, document, error_event, event_stream, server_event
+from serve.protocol.events import RECONNECT, RETRY, document, error_event, event_stream, server_event
 from serve.protocol.job_files import Files, accepted
 from serve.protocol.jobs import job_object
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, file_response, json_response, upload_body
-from serve.protocol.scene_bodies import artifact_object, scene_object
+from serve.protocol.scene_bodies import ZIP_TYPES, artifact_object, scene_object
 from serve.reconstructions import Reconstructed, ReconstructionService, Wanted
 
 OPERATION: Final = "reconstructions"
@@ -138,7 +138,8 @@ def build(service: ReconstructionService, jobs: JobService, limits: Limits) -> A
         responses={
             **document(
                 "`progress` with stage, percentage and time left; `preview` with each new picture of the scene in the "
-                "making, a JPEG in base64; at the end `result` or `error`. A stream that ends before is begun again."
+                "making, a JPEG in base64; at the end `result` or `error`. A stream that ends before, with the "
+                "request's deadline, ends with `reconnect` and is to be asked for again."
             ),
             **ERRORS,
         },
@@ -218,10 +219,11 @@ async def _events(
                 data = base64.b64encode(picture).decode()
                 yield server_event({"preview": preview, "media_type": "image/jpeg", "data": data}, "preview")
             if context.left_s() <= _LOOK_S:
+                yield RECONNECT
                 return
             await asyncio.sleep(_LOOK_S)
     except DeadlineExceeded:
-        return  # the reader's time; it comes back
+        yield RECONNECT
     except ArgusError as error:  # the status line has been sent
         yield error_event(error, request, "error")
 
@@ -271,7 +273,7 @@ async def _read(request: Request, limit: int) -> tuple[dict[str, Any], list[tupl
     """
     body = await read_body(request, limit)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind in ("application/zip", "application/octet-stream") or kind.startswith("video/"):
+    if kind in (*ZIP_TYPES, "application/octet-stream") or kind.startswith("video/"):
         return dict(request.query_params), [("file", MediaBytes(body, kind))]
     if kind != "multipart/form-data":
         raise UnsupportedMedia(

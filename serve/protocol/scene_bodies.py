@@ -31,6 +31,10 @@ PICTURE_TYPES: Final[dict[Encoding, str]] = {
     "exr": "image/x-exr",
     "npy": "application/x-npy",
 }
+ZIP_TYPES: Final = ("application/zip", "application/x-zip-compressed")
+"""As browsers and clients call a zip file; the second on Windows."""
+# A scene's file as it is: of no type, or, as its container, a SOG file and an SPZ file.
+_RAW_TYPES: Final = ("application/octet-stream", *ZIP_TYPES, "application/gzip")
 _LISTED: Final = 100
 
 
@@ -71,11 +75,11 @@ async def read_upload(request: Request, limit: int) -> Upload:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         fields, file = await _form(request, body)
-    elif kind == "application/octet-stream" or kind.startswith("model/"):
+    elif kind in _RAW_TYPES or kind.startswith("model/"):
         fields, file = dict(request.query_params), MediaBytes(body, kind)
     else:
         raise UnsupportedMedia(
-            f"Content type {kind or 'none'!r} is not accepted; send multipart/form-data, application/octet-stream or "
+            f"Content type {kind or 'none'!r} is not accepted; send multipart/form-data, {', '.join(_RAW_TYPES)} or "
             "model/*.",
             param="content-type",
         )
@@ -84,7 +88,8 @@ async def read_upload(request: Request, limit: int) -> Upload:
     given = validate(fields, UploadFields, text=True)
     if not file.data:
         raise InvalidRequest("The file is empty.", code="missing_field", param="file")
-    return Upload(given.name, file.data, given.format, given.up, given.attribution, given.replace)
+    filename = file.filename or given.name  # of a body without one: a scene may well be named as its file was
+    return Upload(given.name, file.data, given.format, filename, given.up, given.attribution, given.replace)
 
 
 async def _form(request: Request, body: bytes) -> tuple[dict[str, Any], MediaBytes]:

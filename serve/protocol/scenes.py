@@ -65,7 +65,7 @@ def _add_keeping(router: APIRouter, service: SceneService) -> None:
         "",
         status_code=201,
         summary="Put a scene in",
-        openapi_extra=upload_body(UploadFields, "application/octet-stream", "model/ply"),
+        openapi_extra=upload_body(UploadFields, "application/octet-stream", "model/ply", "application/zip"),
         responses={201: json_response("The scene.", {})[200], **ERRORS},
     )
     async def put(request: Request) -> Response:

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Final, Literal
 
 from deployments.rendering.camera import Vector
@@ -40,6 +41,7 @@ class Upload:
 
     Attributes:
         format: told by its content when None; `nerf` is a radiance field, as it is exported in the format `argus`.
+        filename: as its sender names it; its suffix tells what content cannot.
         up: direction that is up in it; the format's own when None.
         replace: a scene of that name gives way.
     """
@@ -47,6 +49,7 @@ class Upload:
     name: str
     data: bytes
     format: FormatName | Literal["nerf"] | None = None
+    filename: str = ""
     up: Vector | None = None
     attribution: str = ""
     replace: bool = False
@@ -84,6 +87,8 @@ class SceneService:
         method = "put_field"
         if upload.format != FIELD:
             method, how["format"] = "put", upload.format
+            # No more of its name, so that one file sent under two names is one upload.
+            how["filename"] = PurePath(upload.filename).suffix
         info: SceneInfo = await self._store.call(
             method,
             context,

@@ -12,9 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deployments.reconstruction.folder import WorkFolder
-from deployments.splat import formats
-from tests.reconstruction_photos import files
+from deployments.jobs.types import Failure
+from deployments.reconstruction.folder import WorkFolder, write_json
+from deployments.reconstruction.messages import Status
+from deployments.splat import formats, scene_file
+from tests.reconstruction_photos import SPEC, files
+from tests.support.gaussians import random_scene
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--quality", "preview", "--side", "80", "--steps", "80", "--gaussians", "1200", "--threads", "1"]
@@ -98,3 +101,48 @@ def test_photos_that_do_not_fit_together_say_what_to_do(photos: Path, tmp_path: 
     done = run(photos / "IMG_0.png", photos / "IMG_0.png", photos / "IMG_1.png", "-o", tmp_path / "out", *SMALL)
     assert done.returncode == 1
     assert "Only 2 photos can be used" in done.stderr.replace("\n", " ")
+    assert "--fresh" in done.stderr
+
+
+def test_what_was_no_fault_of_the_photos_is_tried_again(photos: Path, tmp_path: Path) -> None:
+    """A failure is told at once only when the same photos would fail again."""
+    given = [photos / "IMG_0.png", photos / "IMG_0.png", photos / "IMG_1.png"]
+    work = WorkFolder.create(tmp_path / "out" / ".work", SPEC, given)
+    crashed = Failure(
+        "ModelFailed", "reconstruction_crashed", "The worker was ended by SIGKILL in stage intake 3 times."
+    )
+    work.tell(Status("failed", failure=crashed))
+    done = run(*given, "-o", tmp_path / "out", *SMALL)
+    assert done.returncode == 1
+    assert "Only 2 photos can be used" in done.stderr.replace("\n", " ")
+    assert "SIGKILL" not in done.stderr
+    starts = work.status().starts
+    assert starts == 1
+    again = run(*given, "-o", tmp_path / "out", *SMALL)
+    assert "Only 2 photos can be used" in again.stderr.replace("\n", " ")
+    assert work.status().starts == starts
+
+
+def test_a_format_that_cannot_be_written_keeps_nothing_else_back(photos: Path, tmp_path: Path) -> None:
+    """The work is done; of its scene, which reaches too far for SPZ, all else comes out."""
+    out = tmp_path / "out"
+    work = WorkFolder.create(out / ".work", SPEC, [photos / "IMG_0.png"])
+    scene = random_scene(50)
+    scene.means[0] = 1e8
+    work.scene.write_bytes(scene_file.write(scene))
+    work.turntable.write_bytes(b"a film")
+    measured = {"held_out": 1, "psnr": 27.5, "ssim": 0.9}
+    parts = {"intake": {"used": 1}, "mapping": {"aligned": 1, "reprojection_error_px": 0.5}}
+    report = {**parts, "training": {"gaussians": 50}, "evaluation": measured}
+    (work.root / "report.json").write_text(json.dumps(report))
+    write_json(work.root / "done" / "intake.json", {"advice": []})
+    work.tell(Status("succeeded", "export", fraction=1.0))
+    done = run(photos / "IMG_0.png", "-o", out, *SMALL, "--formats", "spz,ply")
+    assert done.returncode == 1
+    assert "scene.spz is not written" in done.stderr
+    assert "24 bits" in done.stderr
+    assert len(formats.read((out / "scene.ply").read_bytes(), max_gaussians=100)) == 50
+    assert (out / "turntable.mp4").read_bytes() == b"a film"
+    assert json.loads((out / "report.json").read_text()) == report
+    assert "27.50 dB" in done.stdout
+    assert not (out / "scene.spz").exists()

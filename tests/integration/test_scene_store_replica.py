@@ -227,6 +227,20 @@ async def test_bad_uploads_are_refused_and_leave_nothing(store: SceneStoreReplic
     assert await store.stats() == before
 
 
+async def test_a_damaged_splat_file_is_known_by_its_name(store: SceneStoreReplica) -> None:
+    good = formats.write(random_scene(50, 0), "splat")
+    nowhere = np.float32("nan").tobytes() + good[4:]
+    inside_out = good[:12] + np.float32(-1).tobytes() + good[16:]
+    for data, reason in (
+        (good[:-5], "27 left over"),
+        (nowhere, "a position that is not a number"),
+        (inside_out, "a negative scale"),
+    ):
+        error = await refused(store.put("bad", data, filename=".splat"), InvalidMedia, "invalid_scene")
+        assert reason in error.message
+        await refused(store.put("bad", data), UnsupportedMedia, "unknown_scene_format")
+
+
 async def test_uploads_of_one_name_at_once_are_one_scene(store: SceneStoreReplica) -> None:
     one, other = (scene_file.write(random_scene(20, seed=seed)) for seed in (1, 2))
     same = await asyncio.gather(*(store.put("twins", one) for _ in range(4)))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from deployments.splat import formats
+from deployments.splat.gaussians import Gaussians
 from tests.support.gaussians import random_scene
 
 
@@ -61,9 +62,9 @@ def without(*names: str) -> dict[str, float]:
     return {name: value for name, value in ONE.items() if name not in names}
 
 
-def sog_with(**changes: Any) -> bytes:
-    """A file of two Gaussians with other entries in its meta.json, or other members for names with a dot."""
-    with zipfile.ZipFile(io.BytesIO(formats.write(random_scene(2, 1), "sog"))) as archive:
+def sog_with(scene: Gaussians | None = None, **changes: Any) -> bytes:
+    """A file of a scene, or of two Gaussians, with other entries in its meta.json, or other pictures for bytes."""
+    with zipfile.ZipFile(io.BytesIO(formats.write(scene or random_scene(2, 1), "sog"))) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     meta = json.loads(members["meta.json"])
     for name, value in changes.items():
@@ -73,7 +74,7 @@ def sog_with(**changes: Any) -> bytes:
             meta[name] = value
     members["meta.json"] = json.dumps(meta).encode()
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, data in members.items():
             archive.writestr(name, data)
     return buffer.getvalue()
@@ -81,8 +82,12 @@ def sog_with(**changes: Any) -> bytes:
 
 def webp(width: int, height: int, value: int = 255) -> bytes:
     """A lossless picture of one value."""
+    return lossless(np.full((height, width, 4), value, np.uint8))
+
+
+def lossless(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """A picture (height, width, 3 or 4) as WebP."""
     buffer = io.BytesIO()
-    pixels: npt.NDArray[np.uint8] = np.full((height, width, 4), value, np.uint8)
     Image.fromarray(pixels).save(buffer, "WEBP", lossless=True, exact=True)
     return buffer.getvalue()
 

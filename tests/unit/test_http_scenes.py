@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
+from deployments.splat.formats.names import MEDIA_TYPES
 from serve.errors import InvalidMedia, ModelFailed
 from tests.unit.fakes import KEYS, MAX_BODY, Site
 from tests.unit.scene_site import BOX, SceneSite
@@ -66,6 +67,25 @@ async def test_a_raw_body_has_its_fields_in_the_query(client: httpx.AsyncClient,
     assert body_of(response, 201)["up"] == [0, 1, 0]
     [said] = site.scenes.puts
     assert (said["data"], said["format"], said["replace"]) == (FILE, None, False)
+
+
+@pytest.mark.parametrize("kind", [*MEDIA_TYPES.values(), "application/x-zip-compressed", "application/gzip"])
+async def test_a_file_comes_back_in_under_the_type_that_it_went_out(client: httpx.AsyncClient, kind: str) -> None:
+    headers = {"content-type": kind}
+    response = await client.post("/v1/scenes", params={"name": "again"}, content=FILE, headers=headers)
+    assert body_of(response, 201)["name"] == "again"
+
+
+async def test_the_store_hears_how_a_file_ends_and_no_more_of_its_name(
+    client: httpx.AsyncClient, site: SceneSite
+) -> None:
+    """Only its name tells a .splat file, which may be damaged, from any other bytes."""
+    raw = {"content-type": "application/octet-stream"}
+    files = {"file": ("my photos/Plant 1.SPLAT", FILE)}
+    body_of(await client.post("/v1/scenes", data={"name": "form"}, files=files), 201)
+    body_of(await client.post("/v1/scenes", params={"name": "plant.splat"}, content=FILE, headers=raw), 201)
+    body_of(await client.post("/v1/scenes", params={"name": "plant"}, content=FILE, headers=raw), 201)
+    assert [said["filename"] for said in site.scenes.puts] == [".SPLAT", ".splat", ""]
 
 
 async def test_a_radiance_field_is_put_in_by_its_format(client: httpx.AsyncClient) -> None:

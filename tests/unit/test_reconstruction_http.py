@@ -302,12 +302,13 @@ async def test_why_there_is_no_scene(client: httpx.AsyncClient, site: Reconstruc
     assert site.scenes.puts == []
 
 
-async def test_an_archive_or_a_video_is_a_body(client: httpx.AsyncClient, site: ReconstructionSite) -> None:
+@pytest.mark.parametrize("kind", ["application/zip", "application/x-zip-compressed", "application/octet-stream"])
+async def test_an_archive_is_a_body(client: httpx.AsyncClient, site: ReconstructionSite, kind: str) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for _, (name, file, _) in PHOTOS:
             archive.writestr(name, file)
-    headers = {"content-type": "application/zip"}
+    headers = {"content-type": kind}
     response = await client.post(f"{ROOT}?name=garden", content=buffer.getvalue(), headers=headers)
     assert ok(response, 202)["status"] == "queued"
 
@@ -482,7 +483,9 @@ async def test_events_end_with_the_readers_time_and_with_the_jobs_error(
     monkeypatch.setattr("serve.protocol.reconstructions._LOOK_S", 0.005)
     job = ok(await client.post(ROOT, files=PHOTOS, data={"name": "toy"}), 202)
     waiting = await client.get(f"{ROOT}/{job['id']}/events", headers={"X-Argus-Timeout-Ms": "1500"})
-    assert {name for name, _ in events_of(waiting.text)} == {"progress"}
+    *before, (last, said) = events_of(waiting.text)
+    assert {name for name, _ in before} == {"progress"}
+    assert (last, said["object"]) == ("reconnect", "stream.end")
     ok(await client.post(f"{ROOT}/{job['id']}/cancel"))
     ((name, content),) = events_of((await client.get(f"{ROOT}/{job['id']}/events")).text)
     assert (name, content["error"]["code"]) == ("error", "job_cancelled")

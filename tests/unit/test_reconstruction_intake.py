@@ -30,9 +30,19 @@ def picture(seed: int, width: int = 160, height: int = 120) -> Pixels:
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.NEAREST))
 
 
+def turned(view: int, wall: int) -> Pixels:
+    """A drum with a mottled side, a fifteenth of the picture, 10 degrees on with each view."""
+    coarse = np.random.default_rng(7).integers(0, 256, (6, 24, 3), np.uint8)
+    side = np.asarray(cv2.resize(coarse, (360, 72), interpolation=cv2.INTER_CUBIC))
+    shown = np.degrees(np.arcsin(np.linspace(-0.98, 0.98, 72))) + 10 * view
+    pixels = np.full((240, 320, 3), wall, np.uint8)
+    pixels[84:156, 124:196] = side[:, shown.astype(int) % 360]
+    return pixels
+
+
 def jpeg(pixels: Pixels, **options: object) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=95, **options)
+    Image.fromarray(pixels).save(buffer, "JPEG", **{"quality": 95, **options})
     return buffer.getvalue()
 
 
@@ -180,6 +190,24 @@ class TestIntake:
     def test_repeats_do_not_count(self, tmp_path: Path) -> None:
         media = [jpeg(picture(1)), jpeg(picture(1)), jpeg(picture(2)), jpeg(picture(3))]
         assert taken(tmp_path, media)["used"] == 3
+
+    @pytest.mark.parametrize("wall", [0, 255])
+    def test_a_small_thing_that_turns_before_a_plain_wall_is_no_repeat(self, tmp_path: Path, wall: int) -> None:
+        media = [jpeg(turned(view, wall)) for view in range(12)]
+        assert taken(tmp_path, media)["used"] == 12
+
+    @pytest.mark.parametrize("wall", [0, 255])
+    def test_the_same_photo_encoded_again_is_a_repeat(self, tmp_path: Path, wall: int) -> None:
+        """At other qualities, another size, or a hundredth brighter; of a small thing and of one that fills it."""
+        for number, one in enumerate((turned(0, wall), cv2.GaussianBlur(picture(5, 320, 240), (0, 0), 1.5))):
+            again = [jpeg(np.asarray(one), quality=quality) for quality in (60, 75, 85)]
+            smaller = jpeg(np.asarray(cv2.resize(one, (304, 228), interpolation=cv2.INTER_AREA)))
+            brighter = jpeg(np.asarray(np.clip(one * 1.01, 0, 255), np.uint8))
+            others = [jpeg(picture(seed, 320, 240)) for seed in (1, 2)]
+            names = ["one", "q60", "q75", "q85", "smaller", "brighter", "b", "c"]
+            folder = tmp_path / str(number)
+            report = taken(folder, [jpeg(np.asarray(one)), *again, smaller, brighter, *others], names=names)
+            assert list(report["photos"].values()) == ["one", "b", "c"]  # type: ignore[attr-defined]
 
     def test_too_few_after_all(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidRequest) as error:

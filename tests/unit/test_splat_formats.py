@@ -24,7 +24,9 @@ from tests.support.gaussians import Precision, assert_kept, moving_scene, random
 from tests.support.scene_bytes import (
     ONE,
     forge,
+    lossless,
     ply_by_hand,
+    sog_with,
     spz_by_hand,
 )
 
@@ -77,6 +79,18 @@ def test_spz_refuses_a_scene_whose_places_it_cannot_hold(far: float, shift: floa
         formats.write(wide, "spz")
     assert (caught.value.code, caught.value.param) == ("scene_too_wide", "format")
     assert len(read(formats.write(wide, "ply"))) == 300
+
+
+def test_spz_refuses_gaussians_that_it_would_make_smaller() -> None:
+    scene = random_scene(300, 0)
+    scales = scene.scales.copy()
+    scales[7] = (1, np.exp(5.96), 1)  # a byte holds logarithms up to 5.9375, and rounds to the nearest sixteenth
+    again = read(formats.write(replace(scene, scales=scales), "spz"))
+    assert np.log(again.scales[7, 1]) == pytest.approx(5.9375, abs=1e-4)
+    scales[7:9, 1] = np.exp(5.98), np.exp(7)
+    with pytest.raises(Unsupported, match="2 Gaussians are larger") as caught:
+        formats.write(replace(scene, scales=scales), "spz")
+    assert (caught.value.code, caught.value.param) == ("scene_too_wide", "format")
 
 
 @pytest.mark.parametrize(("far", "shift", "scale"), [(1e3, 0, 1), (0, 1e3, 1), (0, 0, 1e6), (0, 0, 1e-2)])
@@ -138,6 +152,19 @@ def test_a_palette_finds_the_harmonics_that_a_large_scene_repeats() -> None:
     assert distance.max() <= PRECISION["sog"].means
     errors = (found.sh[order] - scene.sh)[:, 1:]
     assert np.sqrt((errors**2).mean()) < 0.1 * scene.sh[:, 1:].std()
+
+
+def test_a_palette_may_be_larger_than_the_rest_of_its_file() -> None:
+    """PlayCanvas' splat-transform writes 32,768 entries for 40,000 Gaussians; noise is the least that WebP can pack."""
+    rng = np.random.default_rng(6)
+    codes = rng.integers(0, 256, (512, 64 * 15, 3), np.uint8)
+    which = rng.integers(0, 32_768, (200, 200))
+    labels = np.stack([which & 255, which >> 8, which * 0], axis=2).astype(np.uint8)
+    book = np.linspace(-1, 1, 256)
+    meta = {"count": 32_768, "bands": 3, "codebook": book.tolist(), "files": ["shN_centroids.webp", "shN_labels.webp"]}
+    data = sog_with(random_scene(40_000, 0), shN=meta, shN_centroids=lossless(codes), shN_labels=lossless(labels))
+    expected = book[codes].reshape(32_768, 15, 3)[which.ravel()]
+    assert np.allclose(read(data).sh[:, 1:], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "count"), [("plant.splat", 113_648), ("spot_10k.splat", 10_000)])

@@ -168,6 +168,16 @@ def test_a_picture_is_unpacked_only_when_its_size_is_right() -> None:
     assert peak_memory(lambda: refused(data, "3000 x 3000")) < 3_000_000
 
 
+def test_a_palette_is_bounded_by_its_own_size() -> None:
+    meta = {"count": 1024, "bands": 1, "codebook": [0.0] * 256, "files": ["shN_centroids.webp", "shN_labels.webp"]}
+    bomb = webp(192, 16, 0) + bytes(30_000_000)
+    data = sog_with(shN=meta, shN_centroids=bomb, shN_labels=webp(2, 1, 0))
+    assert len(data) < 200_000
+    assert peak_memory(lambda: refused(data, "shN_centroids.webp of the SOG file is larger")) < 3_000_000
+    other = sog_with(shN=meta, shN_centroids=webp(192, 17, 0), shN_labels=webp(2, 1, 0))
+    refused(other, "192 x 17; 192 x 16 is right")
+
+
 def refused(data: bytes, message: str) -> None:
     with pytest.raises(InvalidMedia, match=message):
         formats.read(data, max_gaussians=10)

@@ -61,7 +61,8 @@ def write(gaussians: Gaussians, format: FormatName) -> bytes:
     """A file of the scene; what moves stands as it does at time 0, except in our own format, which keeps motions.
 
     Raises:
-        Unsupported: `scene_too_wide`: its places cannot be told apart in this format (SPZ).
+        Unsupported: `scene_too_wide`: its places cannot be told apart in this format, or its Gaussians are too large
+            for it (SPZ).
     """
     writer: Callable[[Gaussians], bytes] = _module(format).write
     return writer(gaussians if format == "argus" else replace(gaussians, motion=None))

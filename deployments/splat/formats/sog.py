@@ -111,9 +111,11 @@ class _Reader:
     def _picture(self, name: str, width: int | None = None, height: int | None = None) -> UInt8:
         """(height, width, 4) of a member; its size is checked before it is unpacked."""
         most = self._count * 2 + _SPARE_PIXELS
+        # A palette's size is given; it may be larger than all else in a small scene.
+        largest = most if width is None or height is None else width * height + _SPARE_PIXELS
         try:
-            # A lossless picture of noise is a little larger than its pixels.
-            with Image.open(io.BytesIO(self._bytes(name, 8 * most)), formats=["WEBP", "PNG"]) as picture:
+            # A lossless picture of noise is a little larger than its pixels, of 4 bytes each.
+            with Image.open(io.BytesIO(self._bytes(name, 8 * largest)), formats=["WEBP", "PNG"]) as picture:
                 across, down = picture.size
                 if width is None and not self._count <= across * down <= most:
                     raise refuse(f"{name} of the SOG file is {across} x {down}; it must hold {self._count:,} pixels.")
@@ -127,7 +129,7 @@ class _Reader:
         with self._archive.open(name) as member:
             found = member.read(most + 1)
         if len(found) > most:
-            raise refuse(f"{name} of the SOG file is larger than its Gaussians can be.")
+            raise refuse(f"{name} of the SOG file is larger than what belongs in it can be.")
         return found
 
 

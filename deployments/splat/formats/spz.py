@@ -37,6 +37,8 @@ _MOST_EXTENSIONS: Final = 1 << 20
 # What a coordinate can be without bits after its point, and the steps that the middle 99 % of a scene must have.
 _MOST_REACH: Final = (1 << 23) - 1
 _LEAST_STEPS: Final = 256
+# The logarithm of a scale is a byte's sixteenth less 10: from -10 to 5.9375, and what is rounded to that.
+_MOST_SCALE: Final = math.exp(255.5 / 16 - 10)
 # Steps of a byte of harmonics by degree, as the format's own writer has them: 5 bits for degree 1, 4 beyond.
 _STEPS: Final = (8,) * 3 + (16,) * 12
 # What half a turn about x does to positions, quaternions and harmonics 1 to 15.
@@ -92,9 +94,10 @@ def write(gaussians: Gaussians) -> bytes:
     """A file of version 3.
 
     Raises:
-        Unsupported: `scene_too_wide`: see `_fraction_bits`.
+        Unsupported: `scene_too_wide`: see `_fraction_bits` and `_check_scales`.
     """
     scene = turned(gaussians)
+    _check_scales(scene)
     count, harmonics = len(scene), scene.sh.shape[1] - 1
     fraction_bits = _fraction_bits(scene)
     fixed = np.rint(scene.means.astype(np.float64) * (1 << fraction_bits))
@@ -122,6 +125,19 @@ def turned(gaussians: Gaussians) -> Gaussians:
     sh = gaussians.sh.copy()
     sh[:, 1:] *= _TURN_SH[: sh.shape[1] - 1, None]
     return Gaussians(gaussians.means * _TURN, gaussians.quats * _TURN_QUATS, gaussians.scales, gaussians.opacities, sh)
+
+
+def _check_scales(scene: Gaussians) -> None:
+    """Raises `Unsupported`, `scene_too_wide`, when a Gaussian would become smaller. One below e^-10 becomes as large as
+    that, which nobody sees."""
+    largest = float(scene.scales.max())
+    if largest > _MOST_SCALE:
+        raise Unsupported(
+            f"SPZ holds scales up to {_MOST_SCALE:,.4g}; {int((scene.scales > _MOST_SCALE).any(axis=1).sum()):,} "
+            f"Gaussians are larger, up to {largest:,.6g}. Delete them or scale the scene; or use another format.",
+            code="scene_too_wide",
+            param="format",
+        )
 
 
 def _fraction_bits(scene: Gaussians) -> int:
