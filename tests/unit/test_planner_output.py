@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import re
 import shutil
@@ -159,6 +160,22 @@ def test_several_workloads_share_their_rates() -> None:
         "classification.classify": pytest.approx(0.5),
     }
     assert {one.flow for one in traffic.objectives} == {"image_search.search", "classification.classify"}
+
+
+@pytest.mark.parametrize("hardware", [None, "cpu-demo"])
+def test_all_pairs_of_shipped_workloads_with_goals_make_one_cluster(hardware: str | None) -> None:
+    """Each model that a workload's only pool was the place of is on that kind of node among the others' pools."""
+    targets = load_targets()
+    with_goals = []
+    for name, workload in targets.workloads.items():
+        place = hardware or next((one for one in workload.places if one != "cpu-demo"), "")
+        if workload.goal(place) is not None:
+            with_goals.append(name)
+    assert len(with_goals) >= 6
+    for pair in itertools.permutations(with_goals, 2):
+        traffic = of_workloads(targets, pair, hardware)
+        assert {flow.name.partition(".")[0] for flow in traffic.flows} == {*pair}
+        assert all(traffic.cluster.pool_of(model) in traffic.cluster.node_pools for model in traffic.cluster.models)
 
 
 def twice(section: str, name: str, **changes: Any) -> Targets:
