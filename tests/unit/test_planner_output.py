@@ -127,6 +127,15 @@ def test_a_plan_that_cannot_be_says_why() -> None:
     assert "## Cluster" not in text
 
 
+def test_a_plan_leaves_nothing_of_an_earlier_one_in_its_folder(solution: Solution, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    write(solution, tmp_path)
+    assert (tmp_path / "cluster.yaml").exists()
+    written = write(solve(cases.problem(50, "p99=5ms"), what_ifs=False), tmp_path)
+    assert {*written} | {tmp_path / "notes.txt"} == {*tmp_path.iterdir()}
+    assert {path.name for path in written} == {"plan.json", "report.md"}
+
+
 def test_the_shipped_catalogue_has_a_source_and_a_date_for_every_price() -> None:
     shipped = load_catalogue()
     assert {"t4", "a10", "a100", "cpu"} <= shipped.nodes.keys()
