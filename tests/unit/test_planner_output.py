@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import re
 import shutil
@@ -126,6 +127,15 @@ def test_a_plan_that_cannot_be_says_why() -> None:
     assert "## Cluster" not in text
 
 
+def test_a_plan_leaves_nothing_of_an_earlier_one_in_its_folder(solution: Solution, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    write(solution, tmp_path)
+    assert (tmp_path / "cluster.yaml").exists()
+    written = write(solve(cases.problem(50, "p99=5ms"), what_ifs=False), tmp_path)
+    assert {*written} | {tmp_path / "notes.txt"} == {*tmp_path.iterdir()}
+    assert {path.name for path in written} == {"plan.json", "report.md"}
+
+
 def test_the_shipped_catalogue_has_a_source_and_a_date_for_every_price() -> None:
     shipped = load_catalogue()
     assert {"t4", "a10", "a100", "cpu"} <= shipped.nodes.keys()
@@ -159,6 +169,22 @@ def test_several_workloads_share_their_rates() -> None:
         "classification.classify": pytest.approx(0.5),
     }
     assert {one.flow for one in traffic.objectives} == {"image_search.search", "classification.classify"}
+
+
+@pytest.mark.parametrize("hardware", [None, "cpu-demo"])
+def test_all_pairs_of_shipped_workloads_with_goals_make_one_cluster(hardware: str | None) -> None:
+    """Each model that a workload's only pool was the place of is on that kind of node among the others' pools."""
+    targets = load_targets()
+    with_goals = []
+    for name, workload in targets.workloads.items():
+        place = hardware or next((one for one in workload.places if one != "cpu-demo"), "")
+        if workload.goal(place) is not None:
+            with_goals.append(name)
+    assert len(with_goals) >= 6
+    for pair in itertools.permutations(with_goals, 2):
+        traffic = of_workloads(targets, pair, hardware)
+        assert {flow.name.partition(".")[0] for flow in traffic.flows} == {*pair}
+        assert all(traffic.cluster.pool_of(model) in traffic.cluster.node_pools for model in traffic.cluster.models)
 
 
 def twice(section: str, name: str, **changes: Any) -> Targets:

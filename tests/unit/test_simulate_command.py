@@ -102,3 +102,15 @@ def test_durations_have_units() -> None:
     for wrong in ("", "-3", "3 days", "1e9h", "99999999h"):
         with pytest.raises(ConfigError, match="write a time"):
             read_seconds(wrong, "duration")
+
+
+def test_a_model_that_writes_must_be_told_how_much(tmp_path: Path) -> None:
+    code, _, error = _run("--flow", "llava", "--rate", "1", "--duration", "20")
+    assert code != 0 and isinstance(error, ConfigError)
+    assert "says nothing of how much" in error.message
+    trace = tmp_path / "trace.jsonl"
+    rows = [{"time_s": float(second), "output_tokens": 5} for second in range(20)]
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert _run("--flow", "llava", "--arrivals", f"trace:{trace}", "--duration", "20")[0] == 0, "a trace may say it"
+    trace.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:5], {"time_s": 5.0}, *rows[6:]]))
+    assert isinstance(_run("--flow", "llava", "--arrivals", f"trace:{trace}", "--duration", "20")[2], ConfigError)

@@ -304,6 +304,17 @@ def test_a_long_prompt_is_read_in_chunks_beside_those_who_write() -> None:
     assert both.latency_s[0] == pytest.approx(50 * 0.01 + 1000 * 1e-4 + 1e-4, rel=0.02)
 
 
+def test_what_a_recording_does_not_say_of_tokens_the_flow_says() -> None:
+    stage = made_up.stage("llava", profile=made_up.engine(prompt_token_s=1e-4))
+    made = made_up.scenario(stage, flows=(Flow(name="all", entry="llava", prompt_tokens=50, output_tokens=20),))
+    times = np.array([1.0, 11.0, 21.0, 31.0])
+    by_flow = simulate(made, times, seed=18).latency_s
+    tokens = np.array([0, 50, 0, 10], np.int32), np.array([20, 0, 0, 5], np.int32)
+    told = simulate(made, times, seed=18, tokens=tokens).latency_s
+    assert told[:3] == pytest.approx(by_flow[:3])
+    assert told[3] < by_flow[3]
+
+
 def test_more_sequences_than_a_step_has_tokens_take_turns_in_their_order() -> None:
     """Eight that write ten tokens each, two tokens a step: forty steps, whoever came first is done first."""
     stage = made_up.stage("llava", profile=made_up.engine(prompt_tokens_a_step=2, kv_tokens=200))

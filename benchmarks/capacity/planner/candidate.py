@@ -15,7 +15,9 @@ from benchmarks.capacity.profiles import HardwareProfile
 from benchmarks.capacity.scenario import Scenario, scenario
 from serve.config.cascades import Cascade, CascadeStep
 from serve.config.cluster import ClusterFile, NodePool
-from serve.config.model_base import StoreModel
+from serve.config.kubernetes import PoolOnKubernetes
+from serve.config.model_base import Placement, StoreModel
+from serve.config.objectives import Objectives
 
 # A router's process does requests one after the other: above this use of its core they wait for each other. In the
 # busiest second of a burst they may, as long as they are not turned away.
@@ -157,13 +159,14 @@ def cluster_of(problem: Problem, candidate: Candidate, *, most: Mapping[str, int
     Args:
         most: replicas up to which a stage may grow, by stage; by default as many as are planned.
     """
-    base = problem.cluster
-    most = most or {}
+    base, most = problem.cluster, most or {}
     models: dict[str, Any] = {
         stage: _model(problem, stage, node, one, candidate.queues.get(stage), most.get(stage, one.replicas))
         for stage, (node, one) in candidate.placed.items()
     }
     models |= _stores(base, candidate)
+    node_pools = {pool.node: _node_pool(problem, pool, most) for pool in candidate.pools}
+    models = {name: _on(model, node_pools) for name, model in models.items()}
     cascades = {flow.entry: base.cascades[flow.entry] for flow in problem.flows if flow.entry in base.cascades}
     for one in candidate.called:
         cascades = {name: _stood_in(cascade, one) for name, cascade in cascades.items()}
@@ -171,10 +174,11 @@ def cluster_of(problem: Problem, candidate: Candidate, *, most: Mapping[str, int
     kept = {name: target for name, target in targets.items() if name in models or name in base.providers}
     return base.model_copy(
         update={
-            "node_pools": {pool.node: _node_pool(problem, pool, most) for pool in candidate.pools},
+            "node_pools": node_pools,
             "models": models,
             "cascades": cascades,
             "resilience": base.resilience if kept == targets else base.resilience.model_copy(update={"targets": kept}),
+            "objectives": _objectives(base, cascades),
             "router": base.router.model_copy(update={"replicas": candidate.routers}),
             # What these name may not be there any more.
             "support": None,
@@ -213,7 +217,36 @@ def _stores(base: ClusterFile, candidate: Candidate) -> dict[str, Any]:
     }
 
 
+def _on(model: Any, pools: Mapping[str, NodePool]) -> Any:
+    """The model with those of its fallback pools that are there and whose GPUs are as large as the preferred one's: the
+    share of a smaller one would be larger than planned, on every pool."""
+    placement: Placement = model.placement
+    if not placement.fallback_pools or placement.pool is None:
+        return model
+    preferred = pools[placement.pool]
+
+    def fits(name: str) -> bool:
+        pool = pools.get(name)
+        if pool is None or name == placement.pool:
+            return False
+        # One GPU is preferred to another by their names.
+        named = pool.gpu is not None and preferred.gpu is not None
+        return not model.gpu_memory_gb or (named and pool.gpu_memory_gb >= preferred.gpu_memory_gb)
+
+    kept = tuple(name for name in placement.fallback_pools if fits(name))
+    return model.model_copy(update={"placement": placement.model_copy(update={"fallback_pools": kept})})
+
+
+def _objectives(base: ClusterFile, cascades: Mapping[str, Cascade]) -> Objectives:
+    """Without those of cascades that are not there any more."""
+    slos = base.objectives.slos
+    kept = {name: one for name, one in slos.items() if one.cascade is None or one.cascade in cascades}
+    return base.objectives if kept == slos else base.objectives.model_copy(update={"slos": kept})
+
+
 def _node_pool(problem: Problem, pool: Pool, most: Mapping[str, int]) -> NodePool:
+    """Its nodes on Kubernetes are the base file's, where that has a pool of the name."""
+    named = problem.cluster.node_pools.get(pool.node)
     kind = problem.catalogue.nodes[pool.node]
     growth = max((most.get(one.option.stage, one.replicas) / one.replicas for one in pool.placed), default=1.0)
     least = rented(problem, pool.node, pool.nodes)
@@ -225,6 +258,7 @@ def _node_pool(problem: Problem, pool: Pool, most: Mapping[str, int]) -> NodePoo
         memory_gb=kind.memory_gb,
         min_nodes=least,
         max_nodes=max(least, min(kind.max_nodes, math.ceil(least * growth))),
+        kubernetes=PoolOnKubernetes() if named is None else named.kubernetes,
     )
 
 

@@ -185,7 +185,7 @@ def _merged(places: Sequence[tuple[str, Place]]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     brought: dict[tuple[str, str], str] = {}
     for workload, place in places:
-        for section, content in place.content().items():
+        for section, content in _pinned(place.content()).items():
             there = merged.setdefault(section, {})
             for key, value in content.items():
                 first = brought.setdefault((section, key), workload)
@@ -196,6 +196,18 @@ def _merged(places: Sequence[tuple[str, Place]]) -> dict[str, Any]:
                     )
                 there[key] = value
     return merged
+
+
+def _pinned(content: dict[str, Any]) -> dict[str, Any]:
+    """The same with the pool of each model written out, which only a file with one pool may leave out."""
+    if len(content["node_pools"]) != 1:
+        return content
+    (pool,) = content["node_pools"]
+    models = {
+        name: {**model, "placement": {**model.get("placement", {}), "pool": pool}}
+        for name, model in content["models"].items()
+    }
+    return {**content, "models": models}
 
 
 def _fixed(section: str, content: Any) -> Any:

@@ -16,6 +16,7 @@ from benchmarks.capacity.planner.describe import blank, described
 from benchmarks.capacity.planner.judge import Judge, Simulate
 from benchmarks.capacity.planner.plan import Plan
 from benchmarks.capacity.planner.problem import Problem
+from benchmarks.capacity.planner.proof import check_provable
 from benchmarks.capacity.planner.search import Found, Refusal, search
 from serve.config.cluster import ClusterFile
 
@@ -64,9 +65,11 @@ def solve(
         tell: is told what is being done.
 
     Raises:
-        ConfigError: a flow, a model or a provider has no profile, or the file does not fit the flows.
+        ConfigError: a flow, a model or a provider has no profile, the file does not fit the flows, or the runs have too
+            few requests to prove an objective.
     """
     began = clock()
+    check_provable(problem)
     cluster, thresholds = with_thresholds(problem.cluster, problem.flows, agreement)
     problem = replace(problem, cluster=cluster)
     judge = Judge(problem, simulate=simulate)

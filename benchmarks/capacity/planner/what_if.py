@@ -13,11 +13,13 @@ from benchmarks.capacity.planner.judge import Judge, Simulate
 from benchmarks.capacity.planner.options import Called, Hosted, called, hosted
 from benchmarks.capacity.planner.plan import BreakEven, CostPoint, WhatIf
 from benchmarks.capacity.planner.problem import Problem
+from benchmarks.capacity.planner.proof import enough_seeds
 from benchmarks.capacity.planner.search import Found, search
 from benchmarks.capacity.profiles import HardwareProfile
 
 # Candidates of a plan for changed conditions, and of the points of a curve.
 _TRIES = 40
+# Fewest runs of a load that may be held.
 _SEEDS = 2
 _MORE_LOAD = 1.5
 _POINT = 0.01
@@ -111,7 +113,8 @@ def load_held(problem: Problem, candidate: Candidate, simulate: Simulate | None)
 
     def holds(factor: float) -> bool:
         changed = problem.at_rate(factor)
-        changed = replace(changed, wishes=replace(changed.wishes, seeds=min(_SEEDS, changed.wishes.seeds)))
+        seeds = enough_seeds(changed, min(_SEEDS, changed.wishes.seeds), changed.wishes.seeds)
+        changed = replace(changed, wishes=replace(changed.wishes, seeds=seeds))
         return Judge(changed, simulate=simulate).judge(candidate).held
 
     low, high = 1.0, _MOST_LOAD
@@ -144,9 +147,17 @@ def nearest_feasible(problem: Problem, simulate: Simulate | None, tell: Callable
             bounds = ", ".join(one.relaxed(factor).label for one in problem.objectives if one.seconds is not None)
             return f"{bounds} (latency bounds x {factor:g})"
     tell("less load")
-    if (factor := _least(problem.at_rate, (0.9, 0.75, 0.5, 0.25, 0.1), simulate)) is not None:
+    if (factor := _least(lambda factor: _lighter(problem, factor), (0.9, 0.75, 0.5, 0.25, 0.1), simulate)) is not None:
         return f"{problem.rate_per_s * factor:.4g} requests a second (load x {factor:g})"
     return None
+
+
+def _lighter(problem: Problem, factor: float) -> Problem:
+    """Less load, in runs of a stated length so much longer that they have as many requests: fewer prove less."""
+    lighter, seconds = problem.at_rate(factor), problem.wishes.seconds
+    if seconds is None:
+        return lighter
+    return replace(lighter, wishes=replace(lighter.wishes, seconds=seconds / factor))
 
 
 def _least(changed: Callable[[float], Problem], factors: tuple[float, ...], simulate: Simulate | None) -> float | None:

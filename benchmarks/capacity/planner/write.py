@@ -11,8 +11,18 @@ from benchmarks.capacity.planner.report import markdown
 from benchmarks.capacity.planner.solve import Solution
 
 
+# All that a folder may hold of a plan; what this one has not is another's.
+_NAMES = ("plan.json", "cluster.yaml", "plan.rules.yaml", "cost.svg", "latency.svg", "use.svg", "report.md")
+
+
 def write(solution: Solution, folder: Path) -> list[Path]:
-    """Writes plan.json and report.md and, when there is a plan, cluster.yaml, plan.rules.yaml and the pictures."""
+    """Writes plan.json and report.md and, when there is a plan, cluster.yaml, plan.rules.yaml and the pictures.
+
+    What an earlier plan left in the folder and this one has not is removed; other files stay.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     plan = solution.plan
     files = {"plan.json": plan.model_dump_json(indent=1) + "\n"}
@@ -30,6 +40,9 @@ def write(solution: Solution, folder: Path) -> list[Path]:
                 files[name] = picture
                 pictures[title] = name
     files["report.md"] = markdown(plan, pictures)
+    for name in _NAMES:
+        if name not in files:
+            (folder / name).unlink(missing_ok=True)
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in files]
