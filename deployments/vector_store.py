@@ -65,7 +65,7 @@ class VectorStore:
         root: Path,
         *,
         max_bytes: int,
-        max_indexes: int = 64,
+        max_indexes: int = 1000,
         max_batch: int = 1000,
         max_queries: int = 64,
     ) -> None:
