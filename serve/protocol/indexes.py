@@ -218,6 +218,7 @@ def _index(info: IndexInfo) -> dict[str, Any]:
         "metric": spec.metric,
         "kind": spec.kind,
         "model": spec.model,
+        "checkpoint": spec.checkpoint,
         "count": info.count,
         "bytes": info.bytes,
     }
