@@ -334,3 +334,11 @@ async def test_an_index_without_a_checkpoint_on_record_takes_everything(client: 
     site.store._indexes["shoes"] = replace(spec, checkpoint=None), items
     await done(await add(client, {"id": "a", "text": "red"}))
     assert [hit["id"] for hit in await search(client, text="red")] == ["a"]
+
+
+async def test_the_document_tells_what_an_index_may_be_called(client: httpx.AsyncClient) -> None:
+    paths = (await done(await client.get("/openapi.json")))["paths"]
+    named = [operations for path, operations in paths.items() if path.startswith(f"{ROOT}/{{name}}")]
+    parameters = [one for operations in named for operation in operations.values() for one in operation["parameters"]]
+    patterns = {one["schema"].get("pattern") for one in parameters if one["name"] == "name"}
+    assert patterns == {"^[a-z0-9][a-z0-9_-]{0,62}$"}
