@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -51,14 +52,17 @@ class VectorIndex:
         self,
         root: str,
         max_bytes: int,
+        max_indexes: int = 1000,
         *,
-        max_indexes: int = 64,
         read_threads: int = 2,
         faiss_threads: int = 1,
         max_waiting_reads: int = 512,
         max_waiting_writes: int = 64,
         max_pending_items: int = 20_000,
     ) -> None:
+        # An open index holds five files and more.
+        most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
         set_threads(faiss_threads)  # For this thread, which fills the indexes now.
         wait_for_predecessor(Path(root))
         self._store = VectorStore(Path(root), max_bytes=max_bytes, max_indexes=max_indexes)

@@ -27,7 +27,9 @@ from deployments.vector_types import Float32s, IndexSpec, Int64s, Metadata, Scal
 from serve.errors import Unavailable
 
 FILE_NAME: Final = "items.db"
-FORMAT: Final = 1
+FORMAT: Final = 2
+# Format 1 has no checkpoint in its spec.
+_READ: Final = (1, FORMAT)
 
 _SCHEMA: Final = f"""
 PRAGMA journal_mode = WAL;
@@ -105,7 +107,7 @@ class ItemTable:
         with sqlite_errors("index"):
             self._writer = connect(self._path)
             (version,) = self._writer.execute("PRAGMA user_version").fetchone()
-            if version != FORMAT:
+            if version not in _READ:
                 raise Unavailable(f"{self._path} has format {version}, this build reads {FORMAT}", code="store_format")
             self.spec = IndexSpec(**json.loads(self._writer.execute("SELECT json FROM spec").fetchone()[0]))
 

@@ -16,6 +16,7 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,7 +35,7 @@ from deployments.vector_collection import Collection
 from deployments.vector_faiss import base_bytes, row_bytes
 from deployments.vector_filter import Filter
 from deployments.vector_sql import Record, fields_of
-from deployments.vector_types import INDEX_NAME, Hit, IndexInfo, IndexSpec, Item, check_index_name
+from deployments.vector_types import INDEX_NAME, Hit, IndexInfo, IndexSpec, Item, another_checkpoint, check_index_name
 from serve.errors import ArgusError, Conflict, InvalidRequest, NotFound, OutOfCapacity, Unavailable
 
 _TEMPORARY: Final = re.compile(r"\.(new|old)-.*")
@@ -65,7 +66,7 @@ class VectorStore:
         root: Path,
         *,
         max_bytes: int,
-        max_indexes: int = 64,
+        max_indexes: int = 1000,
         max_batch: int = 1000,
         max_queries: int = 64,
     ) -> None:
@@ -89,15 +90,14 @@ class VectorStore:
         """Creates an empty index. Creating it again with an equal spec does nothing, so a retry is safe.
 
         Raises:
-            Conflict: the name is taken by an index with another spec.
+            Conflict: the name is taken by an index with another spec; `index_of_another_checkpoint`: only that differs.
             OutOfCapacity: no room for an index.
         """
         check_index_name(spec.name, param="name")
         with self._change():
             existing = self._collections.get(spec.name)
             if existing is not None:
-                if existing.spec != spec:
-                    raise Conflict(f"index {spec.name!r} exists with another spec", code="index_exists", param="name")
+                _check_same(existing.spec, spec)
                 return existing.info()
             if len(self._collections) >= self._max_indexes:
                 raise OutOfCapacity(f"the store holds its {self._max_indexes} indexes", code="too_many_indexes")
@@ -347,6 +347,14 @@ class VectorStore:
             os.fsync(descriptor)  # The name is durable only once its folder is.
         finally:
             os.close(descriptor)
+
+
+def _check_same(existing: IndexSpec, asked: IndexSpec) -> None:
+    """Raises what `create` raises. Of an index that has no checkpoint on record, every one may be the right one."""
+    if replace(asked, checkpoint=existing.checkpoint) != existing:
+        raise Conflict(f"index {asked.name!r} exists with another spec", code="index_exists", param="name")
+    if existing.checkpoint not in (None, asked.checkpoint):
+        raise another_checkpoint(existing, asked.checkpoint, param="name")
 
 
 def _record(item: Any, spec: IndexSpec, param: str) -> Record:

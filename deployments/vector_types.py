@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from serve.errors import InvalidRequest
+from serve.errors import Conflict, InvalidRequest
 
 Scalar = str | int | float | bool | None
 """One JSON value that is neither a list nor an object."""
@@ -60,6 +60,8 @@ class IndexSpec:
         nlist: number of inverted lists.
         nprobe: lists read by a search, at most nlist.
         model: the embedding model whose vectors the index holds, if the caller wants that recorded.
+        checkpoint: of that model when the index was made (`serve.config.checkpoints.checkpoint_mark`); vectors of two
+            checkpoints cannot be compared. None without a model, and of indexes older than this field.
 
     Raises:
         InvalidRequest: a value outside its bounds; `param` names the field.
@@ -75,6 +77,7 @@ class IndexSpec:
     nlist: int = 256
     nprobe: int = 16
     model: str | None = None
+    checkpoint: str | None = None
 
     def __post_init__(self) -> None:
         check_index_name(self.name, param="name")
@@ -152,3 +155,13 @@ def check_index_name(name: Any, *, param: str) -> str:
             param=param,
         )
     return name
+
+
+def another_checkpoint(spec: IndexSpec, now: str | None, *, param: str) -> Conflict:
+    """The error of whoever would mix vectors of two checkpoints in one index."""
+    return Conflict(
+        f"index {spec.name!r} holds vectors of {spec.checkpoint}, and its model {spec.model!r} is {now} now; vectors "
+        "of the two cannot be compared: fill a new index, or send vectors",
+        code="index_of_another_checkpoint",
+        param=param,
+    )

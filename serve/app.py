@@ -167,7 +167,7 @@ def _implementation(cluster: ClusterFile, name: str, model: Model) -> tuple[Call
     if isinstance(model, VectorIndexModel):
         from deployments.vector_index import VectorIndex
 
-        return VectorIndex, (model.path, model.max_bytes)
+        return VectorIndex, (model.path, model.max_bytes, model.max_indexes)
     if isinstance(model, SessionStoreModel):
         from deployments.session_store import SessionStoreReplica
 

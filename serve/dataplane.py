@@ -21,8 +21,8 @@ from deployments.messages import (
 )
 from deployments.templates import resolve
 from serve.calls import Calls
+from serve.config.checkpoints import checkpoint_label, checkpoint_mark
 from serve.config.cluster import ClusterFile, Limits
-from serve.config.load import checkpoint_label
 from serve.config.model_base import CheckpointModel
 from serve.config.models import CustomModel, Florence2Model, GenerativeModel, Model, OcrModel, VideoClassifierModel
 from serve.config.providers import Provider
@@ -142,6 +142,9 @@ class DataPlane:
             name: ModelCard(name, provider.kind, provider.model, None, tasks_of_provider(provider))
             for name, provider in cluster.providers.items()
         }
+        self._marks = {
+            name: checkpoint_mark(cluster, name) for name, card in self._cards.items() if EMBED in card.tasks
+        }
         # A model that may have no replicas is not asked: that would wake it, and keep it awake.
         self._resting = frozenset(name for name in handles if cluster.models[name].autoscaling.min_replicas == 0)
         self._probes = {name: probe_of(cluster.models[name]) for name in handles if name not in self._resting}
@@ -190,6 +193,10 @@ class DataPlane:
             if task in card.tasks:
                 return card
         raise NotFound(f"No model of this cluster can {task}.", code="model_not_found", param="model")
+
+    def mark(self, name: str) -> str:
+        """What tells the checkpoint of a model that embeds from another one; see `checkpoint_mark`."""
+        return self._marks[name]
 
     async def info(self, name: str, context: RequestContext) -> ModelInfo:
         """What the model's replica says of itself; also the test of whether it is ready. A provider is not asked: that

@@ -10,7 +10,7 @@ import numpy as np
 
 from deployments.vector_checks import check_id, encode_metadata
 from deployments.vector_filter import parse_filter
-from deployments.vector_types import Hit, IndexInfo, IndexSpec, Item, Metadata
+from deployments.vector_types import Hit, IndexInfo, IndexSpec, Item, Metadata, another_checkpoint
 from serve import tracing
 from serve.context import RequestContext
 from serve.dataplane import EMBED, DataPlane
@@ -52,7 +52,7 @@ class IndexService:
         """Creates an index. Without `dimension` it takes that of `model`, by default the first embedding model.
 
         Raises:
-            Conflict: it exists and is different.
+            Conflict: it exists and is different; `index_of_another_checkpoint`: its model has another checkpoint now.
             InvalidRequest: a value out of bounds.
         """
         fields = {key: value for key, value in spec.items() if value is not None}
@@ -66,7 +66,7 @@ class IndexService:
                     code="dimension_mismatch",
                     param="dimension",
                 )
-            fields["model"] = card.name
+            fields |= {"model": card.name, "checkpoint": self._plane.mark(card.name)}
         info: IndexInfo = await self._call("create", context, IndexSpec(**fields))
         return info
 
@@ -151,7 +151,11 @@ class IndexService:
     async def _vectors(
         self, name: str, contents: Sequence[Query], params: Sequence[str], context: RequestContext
     ) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
-        """A vector for each content; images and texts go through the model whose vectors the index holds."""
+        """A vector for each content; images and texts go through the model whose vectors the index holds.
+
+        Raises:
+            Conflict: `index_of_another_checkpoint`: the index has images or texts of another one than the model's.
+        """
         inputs: list[tuple[int, MediaSource | str]] = []
         vectors = {}
         for i, content in enumerate(contents):
@@ -160,15 +164,19 @@ class IndexService:
             else:
                 vectors[i] = _vector(content, params[i])
         if inputs:
-            model = (await self.info(name, context)).spec.model
-            if model is None:
+            spec = (await self.info(name, context)).spec
+            first = params[inputs[0][0]]
+            if spec.model is None:
                 raise InvalidRequest(
                     f"Index {name!r} was made without a model, so it takes vectors only.",
                     code="index_without_model",
-                    param=params[inputs[0][0]],
+                    param=first,
                 )
+            now = self._plane.mark(self._plane.pick(spec.model, EMBED).name)
+            if spec.checkpoint not in (None, now):
+                raise another_checkpoint(spec, now, param=first)
             answer = await self._plane.embed(
-                [content for _, content in inputs], context, model=model, params=[params[i] for i, _ in inputs]
+                [content for _, content in inputs], context, model=spec.model, params=[params[i] for i, _ in inputs]
             )
             for (i, _), vector in zip(inputs, answer.result.vectors, strict=True):
                 if isinstance(vector, ArgusError):

@@ -19,7 +19,7 @@ from serve.config.cluster import Limits
 from serve.config.models import KnowledgeStoreModel
 from serve.config.support import Support
 from serve.context import RequestContext
-from serve.errors import InvalidRequest, NotFound
+from serve.errors import Conflict, InvalidRequest, NotFound
 from serve.handles import ModelHandle
 from serve.indexes import IndexService, NewItem
 from serve.retrieval import fuse
@@ -185,8 +185,9 @@ class KnowledgeService:
             return [], None
         try:
             hits = await self._index.search(_INDEX + base, query, depth, context, param=param)
-        except NotFound as error:  # its documents were stored before a model was named
-            if error.code != "index_not_found":
+        except (NotFound, Conflict) as error:
+            # Its documents were stored before a model was named, or by another checkpoint of it: words still find them.
+            if error.code not in ("index_not_found", "index_of_another_checkpoint"):
                 raise
             return [], None
         return [hit.id for hit in hits], hits[0].score if hits else None

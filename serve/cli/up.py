@@ -42,10 +42,15 @@ def up(
     grpc_port: Annotated[
         int | None, typer.Option(min=1, max=65_535, help="gRPC port, instead of the cluster file's.")
     ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="Port of the metrics, instead of the cluster file's.")
+    ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow a public address without API keys.")] = False,
 ) -> None:
     """Start a cluster on this machine and serve until Ctrl-C."""
-    cluster = with_server(cluster_file(profile, config), host=host, http_port=http_port, grpc_port=grpc_port)
+    cluster = with_server(
+        cluster_file(profile, config), host=host, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port
+    )
     check_exposure(cluster, insecure)
     if found := problems(cluster):
         raise ConfigErrors("; ".join(found), tuple(found))

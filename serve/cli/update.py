@@ -30,11 +30,14 @@ def update(
     host: Annotated[str | None, typer.Option(help="As `argus up` was given it.")] = None,
     http_port: Annotated[int | None, typer.Option(help="As `argus up` was given it.")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="As `argus up` was given it.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="As `argus up` was given it.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow a public address without API keys.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
 ) -> None:
     """Roll a changed cluster file, or changed code, out on a running cluster; requests go on."""
-    cluster = with_server(cluster_file(profile, config), host=host, http_port=http_port, grpc_port=grpc_port)
+    cluster = with_server(
+        cluster_file(profile, config), host=host, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port
+    )
     check_exposure(cluster, insecure)
     if found := problems(cluster):
         raise ConfigErrors("; ".join(found), tuple(found))

@@ -36,6 +36,9 @@ class VectorIndexModel(StoreModel):
     kind: Literal["vector_index"] = Field(description="Kind of model.")
     path: str = Field("var/indexes", description="Folder of the durable store, relative to the working directory.")
     max_bytes: int = Field(2_000_000_000, ge=1_000_000, description="Bound on vectors and metadata held in memory.")
+    max_indexes: int = Field(
+        1000, ge=1, le=100_000, description="Most indexes; those of knowledge bases (`kb-NAME`) count as well."
+    )
 
 
 class SessionStoreModel(StoreModel):

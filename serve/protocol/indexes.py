@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from pydantic import Field
 
-from deployments.vector_types import Hit, IndexInfo, IndexSpec, Item
+from deployments.vector_types import INDEX_NAME, Hit, IndexInfo, IndexSpec, Item
 from serve.errors import InvalidRequest
 from serve.indexes import IndexService, NewItem, Query
 from serve.media.admit import MediaSource, Reference
@@ -16,6 +16,9 @@ from serve.protocol import routes
 from serve.protocol.bodies import Fields, Submission, context_of, read_json, read_submission
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, image_body, json_body, json_response, merged
+
+# Told only: the store checks it, with an error of its own.
+IndexName = Annotated[str, Path(json_schema_extra={"pattern": f"^{INDEX_NAME.pattern}$"})]
 
 
 class IndexFields(Fields):
@@ -93,16 +96,16 @@ def build(service: IndexService, max_body_bytes: int) -> APIRouter:
         openapi_extra=json_body(IndexFields),
         responses=json_response("The index.", ERRORS),
     )
-    async def create(name: str, request: Request) -> Response:
+    async def create(name: IndexName, request: Request) -> Response:
         fields = await read_json(request, max_body_bytes, IndexFields)
         return json(_index(await service.create({"name": name, **fields.model_dump()}, context_of(request))))
 
     @router.get("/{name}", summary="One index", responses=json_response("The index.", ERRORS))
-    async def info(name: str, request: Request) -> Response:
+    async def info(name: IndexName, request: Request) -> Response:
         return json(_index(await service.info(name, context_of(request))))
 
     @router.delete("/{name}", summary="Delete an index", responses=json_response("What was deleted.", ERRORS))
-    async def drop(name: str, request: Request) -> Response:
+    async def drop(name: IndexName, request: Request) -> Response:
         await service.drop(name, context_of(request))
         return json({"object": "index", "name": name, "deleted": True})
 
@@ -112,7 +115,7 @@ def build(service: IndexService, max_body_bytes: int) -> APIRouter:
         openapi_extra=merged(image_body(ItemFileFields), json_body(ItemsFields)),
         responses=json_response("How many were added.", ERRORS),
     )
-    async def add(name: str, request: Request) -> Response:
+    async def add(name: IndexName, request: Request) -> Response:
         submission = await read_submission(request, max_body_bytes)
         if submission.images:
             items = [_file_item(submission)]
@@ -122,11 +125,11 @@ def build(service: IndexService, max_body_bytes: int) -> APIRouter:
         return json({"object": "items", "index": name, "added": await service.add(name, items, context_of(request))})
 
     @router.get("/{name}/items/{item_id:path}", summary="One item", responses=json_response("The item.", ERRORS))
-    async def get(name: str, item_id: str, request: Request) -> Response:
+    async def get(name: IndexName, item_id: str, request: Request) -> Response:
         return json(_item(await service.get(name, item_id, context_of(request))))
 
     @router.delete("/{name}/items/{item_id:path}", summary="Delete an item", responses=ERRORS)
-    async def delete_one(name: str, item_id: str, request: Request) -> Response:
+    async def delete_one(name: IndexName, item_id: str, request: Request) -> Response:
         deleted = await service.delete(name, context_of(request), ids=[item_id], filter=None)
         return json({"object": "items", "index": name, "deleted": deleted})
 
@@ -136,7 +139,7 @@ def build(service: IndexService, max_body_bytes: int) -> APIRouter:
         openapi_extra=json_body(DeleteFields),
         responses=json_response("How many were deleted.", ERRORS),
     )
-    async def delete(name: str, request: Request) -> Response:
+    async def delete(name: IndexName, request: Request) -> Response:
         fields = await read_json(request, max_body_bytes, DeleteFields)
         deleted = await service.delete(name, context_of(request), ids=fields.ids, filter=fields.filter)
         return json({"object": "items", "index": name, "deleted": deleted})
@@ -147,7 +150,7 @@ def build(service: IndexService, max_body_bytes: int) -> APIRouter:
         openapi_extra=image_body(SearchFields),
         responses=json_response("Hits, best first.", ERRORS),
     )
-    async def search(name: str, request: Request) -> Response:
+    async def search(name: IndexName, request: Request) -> Response:
         submission = await read_submission(request, max_body_bytes)
         fields = submission.checked(SearchFields)
         query, param = search_content(fields, submission.images, "")
@@ -218,6 +221,7 @@ def _index(info: IndexInfo) -> dict[str, Any]:
         "metric": spec.metric,
         "kind": spec.kind,
         "model": spec.model,
+        "checkpoint": spec.checkpoint,
         "count": info.count,
         "bytes": info.bytes,
     }

@@ -65,6 +65,7 @@ class LocalCluster:
         session = self._folder / "ray"
         shutil.rmtree(session, ignore_errors=True)
         context: Any = ray.init(
+            address="local",  # a new cluster, whatever RAY_ADDRESS names
             num_cpus=cores(self._cluster),
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,

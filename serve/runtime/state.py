@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from typing import Any, Literal
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from serve.config.load import ConfigErrors
+from serve.config.model_base import NAME_PATTERN
 from serve.errors import ConfigError
 from serve.rollout import Mark
 
@@ -64,18 +67,27 @@ def _started(pid: int) -> float:
 
 
 def run_dir(name: str) -> Path:
-    """The private folder of a cluster: `ARGUS_RUN_DIR`, else one below the system's folder for temporary files.
+    """The private folder of a cluster: below `ARGUS_RUN_DIR`, else below one in the system's temporary folder.
+
+    What is made here is open to its owner only. What exists already stays as it is: it may be somebody's home.
 
     Raises:
-        ConfigError: the folder belongs to somebody else.
+        ConfigErrors: that is no name of a cluster.
+        ConfigError: the folder belongs to somebody else, or others may look into it.
     """
+    if re.fullmatch(NAME_PATTERN, name) is None:
+        problem = f"{name!r} is no name of a cluster; it must match {NAME_PATTERN}."
+        raise ConfigErrors(problem, (problem,))
     base = Path(os.environ.get("ARGUS_RUN_DIR") or Path(tempfile.gettempdir()) / f"argus-{os.getuid()}")
+    base.parent.mkdir(parents=True, exist_ok=True)
     folder = base / name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for path in (base, folder):
-        if path.stat().st_uid != os.getuid():
-            raise ConfigError(f"{path} belongs to another user; set ARGUS_RUN_DIR to a folder of your own.")
-        path.chmod(0o700)
+        path.mkdir(exist_ok=True, mode=0o700)
+    # The link's owner, too: where others may write, one of them may have put a link there.
+    if {folder.stat().st_uid, folder.lstat().st_uid} != {os.getuid()}:
+        raise ConfigError(f"{folder} belongs to another user; set ARGUS_RUN_DIR to a folder of your own.")
+    if folder.stat().st_mode & 0o077:
+        raise ConfigError(f"{folder} is open to other users; make it private: chmod 700 {folder}")
     return folder
 
 

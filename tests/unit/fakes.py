@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import io
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -237,7 +237,8 @@ class FakeStore:
         return self._indexes[name]
 
     def _create(self, spec: IndexSpec) -> IndexInfo:
-        if self._indexes.setdefault(spec.name, (spec, {}))[0] != spec:
+        existing = self._indexes.setdefault(spec.name, (spec, {}))[0]
+        if replace(existing, checkpoint=spec.checkpoint) != spec:
             raise Conflict(f"Index {spec.name!r} exists and is different.", param="name")
         return self._info(spec.name)
 

@@ -64,7 +64,7 @@ def test_a_text_that_can_be_no_path_is_a_text(text: str) -> None:
 
 @pytest.mark.parametrize("port", ["0", "70000"])
 def test_ports_that_are_none(port: str) -> None:
-    for option in ("--http-port", "--grpc-port"):
+    for option in ("--http-port", "--grpc-port", "--metrics-port"):
         done = CliRunner().invoke(app, ["up", option, port])
         assert done.exit_code == 2 and option in done.output
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -303,3 +304,41 @@ async def test_a_search_vector_that_the_store_refuses_is_blamed_by_its_own_name(
     monkeypatch.setattr(site.store, "call", refuse)
     response = await client.post(f"{ROOT}/shoes/search", json={"vector": [1.0, 2.0]})
     assert error_of(response, 400) == ("dimension_mismatch", "vector")
+
+
+async def test_an_index_never_mixes_vectors_of_two_checkpoints() -> None:
+    def site(revision: str) -> Site:
+        clip = {"kind": "clip", "checkpoint": "hub/clip", "revision": revision}
+        return Site(cluster(models={"clip": clip, "index": {"kind": "vector_index"}}))
+
+    before, after = site("one"), site("two")
+    async with before.client() as client:
+        assert (await make(client))["checkpoint"] == "hub/clip@one"
+        await done(await add(client, {"id": "a", "text": "red"}))
+    after.store._indexes = before.store._indexes
+    async with after.client() as client:
+        for fields in ({"text": "red"}, {"image": BASE64}):
+            found = await client.post(f"{ROOT}/shoes/search", json=fields)
+            assert error_of(found, 409) == ("index_of_another_checkpoint", next(iter(fields)))
+        refused = await add(client, {"id": "v", "vector": [1, 0, 0, 0]}, {"id": "b", "text": "blue"})
+        assert error_of(refused, 409) == ("index_of_another_checkpoint", "items[1].text")
+        await done(await add(client, {"id": "v", "vector": [1, 0, 0, 0]}))
+        assert len(await search(client, vector=[1, 0, 0, 0])) == 2
+        assert (await done(await client.delete(f"{ROOT}/shoes/items/a")))["deleted"] == 1
+        assert after.model.requests("embed") == []
+
+
+async def test_an_index_without_a_checkpoint_on_record_takes_everything(client: httpx.AsyncClient, site: Site) -> None:
+    await make(client)
+    spec, items = site.store._indexes["shoes"]
+    site.store._indexes["shoes"] = replace(spec, checkpoint=None), items
+    await done(await add(client, {"id": "a", "text": "red"}))
+    assert [hit["id"] for hit in await search(client, text="red")] == ["a"]
+
+
+async def test_the_document_tells_what_an_index_may_be_called(client: httpx.AsyncClient) -> None:
+    paths = (await done(await client.get("/openapi.json")))["paths"]
+    named = [operations for path, operations in paths.items() if path.startswith(f"{ROOT}/{{name}}")]
+    parameters = [one for operations in named for operation in operations.values() for one in operation["parameters"]]
+    patterns = {one["schema"].get("pattern") for one in parameters if one["name"] == "name"}
+    assert patterns == {"^[a-z0-9][a-z0-9_-]{0,62}$"}

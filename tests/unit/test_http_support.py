@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,23 @@ async def test_documents_from_before_the_embedding_model_are_found_by_words(
     await site.stores["index"].replica.drop("kb-shop")
     found = await search(client, "returned shoes", 1)
     assert (found["similarity"], found["chunks"][0]["text"]) == (None, RETURNS)
+
+
+async def test_documents_whose_vectors_are_of_another_checkpoint_are_found_by_words_until_they_are_sent_again(
+    client: httpx.AsyncClient, site: SupportSite
+) -> None:
+    await put(client)
+    index = site.stores["index"].replica
+    made = (await index.info("kb-shop")).spec
+    await index.drop("kb-shop")
+    await index.create(replace(made, checkpoint="openai/clip-vit-large-patch14@before"))
+    found = await search(client, "returned shoes", 1)
+    assert (found["similarity"], found["chunks"][0]["text"]) == (None, RETURNS)
+    refused = await client.put(f"{ROOT}/shop/documents/more", json={"text": "More words."})
+    assert error_of(refused, 409)[0] == "index_of_another_checkpoint"
+    await done(await client.delete(f"{ROOT}/shop"))
+    await put(client)
+    assert (await search(client, "returned shoes", 1))["similarity"] is not None
 
 
 async def test_without_the_section_there_is_no_support() -> None:

@@ -139,3 +139,18 @@ def test_a_port_that_is_taken_on_an_ipv6_address(file: Path) -> None:
     assert isinstance(ran.exception, ConfigErrors)
     assert ran.exception.problems == (f"server.http_port: {port} is taken on ::1; choose another",)
     assert port_is_free("::1", port)
+
+
+def test_a_metrics_port_that_is_taken_can_be_chosen(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ran = CliRunner().invoke(app, ["up", "--config", str(file), "--metrics-port", str(port)])
+    assert isinstance(ran.exception, ConfigErrors)
+    assert ran.exception.problems == (f"server.metrics_port: {port} is taken on 127.0.0.1; choose another",)
+    monkeypatch.setattr(example.httpx, "post", Example(httpx.ConnectError("gone"), file.parent / "run"))
+    (other,) = free_ports(1)
+    ran = CliRunner().invoke(app, ["up", "--config", str(file), "--metrics-port", str(other)])
+    assert ran.exit_code == 0, ran.output
+    assert f"metrics http://127.0.0.1:{other}/metrics" in " ".join(ran.output.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import threading
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from deployments import vector_commit
@@ -18,7 +20,9 @@ from deployments.vector_filter import parse_filter
 from deployments.vector_index import VectorIndex
 from deployments.vector_sql import Record
 from deployments.vector_types import IndexSpec, Item
+from serve.app import _implementation
 from serve.errors import ArgusError, InvalidRequest, NotFound, OutOfCapacity, Overloaded, Unavailable
+from tests.unit.fakes import cluster
 
 PLENTY = 2**30
 
@@ -33,6 +37,31 @@ async def index(tmp_path: Path) -> AsyncIterator[VectorIndex]:
 
 def item(number: int, **metadata: Any) -> Item:
     return Item(f"i{number}", np.random.default_rng(number).standard_normal(4).astype(np.float32), metadata)
+
+
+async def test_the_cluster_file_says_how_many_indexes_there_may_be(tmp_path: Path) -> None:
+    config = cluster(models={"index": {"kind": "vector_index", "path": str(tmp_path), "max_indexes": 65}})
+    factory, arguments = _implementation(config, "index", config.models["index"])
+    index = factory(*arguments)
+    for number in range(65):
+        await index.create(IndexSpec(f"index-{number}", 2))
+    with pytest.raises(OutOfCapacity) as caught:
+        await index.create(IndexSpec("one-more", 2))
+    assert caught.value.code == "too_many_indexes"
+    await index.close()
+
+
+async def test_indexes_need_more_files_than_a_process_may_usually_open(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + 50, before[1]))
+    try:
+        index = VectorIndex(str(tmp_path), PLENTY)
+        for number in range(30):
+            await index.create(IndexSpec(f"index-{number}", 2))
+        assert len(await index.list_indexes()) == 30
+        await index.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def test_every_method_of_the_store_is_there(index: VectorIndex) -> None:

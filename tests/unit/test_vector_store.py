@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sqlite3
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,40 @@ def test_creating_again_is_safe_and_contradicting_is_not(store: VectorStore) -> 
     with pytest.raises(Conflict) as caught:
         store.create(IndexSpec("a", 3))
     assert caught.value.code == "index_exists"
+
+
+def test_an_index_is_not_created_again_for_another_checkpoint(tmp_path: Path) -> None:
+    store = VectorStore(tmp_path, max_bytes=PLENTY)
+    spec = IndexSpec("a", 2, model="clip", checkpoint="hub/clip@1")
+    store.create(spec)
+    store.close()
+    store = VectorStore(tmp_path, max_bytes=PLENTY)
+    assert store.create(spec).spec == spec
+    with pytest.raises(Conflict) as caught:
+        store.create(replace(spec, checkpoint="hub/clip@2"))
+    assert (caught.value.code, caught.value.param) == ("index_of_another_checkpoint", "name")
+    with pytest.raises(Conflict) as caught:
+        store.create(replace(spec, checkpoint="hub/clip@2", dimension=3))
+    assert caught.value.code == "index_exists"
+    store.close()
+
+
+def test_an_index_from_before_checkpoints_were_recorded_goes_on_working(tmp_path: Path) -> None:
+    store = VectorStore(tmp_path, max_bytes=PLENTY)
+    store.create(IndexSpec("a", 2, model="clip"))
+    store.add("a", items(np.eye(2)))
+    store.close()
+    database = sqlite3.connect(tmp_path / "a" / "items.db")
+    (old,) = database.execute("SELECT json FROM spec").fetchone()
+    written = {key: value for key, value in json.loads(old).items() if key != "checkpoint"}
+    database.execute("UPDATE spec SET json = ?", (json.dumps(written),))
+    database.execute("PRAGMA user_version = 1")
+    database.commit()
+    database.close()
+    store = VectorStore(tmp_path, max_bytes=PLENTY)
+    info = store.create(IndexSpec("a", 2, model="clip", checkpoint="hub/clip@2"))
+    assert (info.spec.checkpoint, info.count) == (None, 2)
+    store.close()
 
 
 def test_the_number_of_indexes_is_bounded(tmp_path: Path) -> None:
