@@ -83,9 +83,11 @@ def run_dir(name: str) -> Path:
     folder = base / name
     for path in (base, folder):
         path.mkdir(exist_ok=True, mode=0o700)
-    # The link's owner, too: where others may write, one of them may have put a link there.
-    if {folder.stat().st_uid, folder.lstat().st_uid} != {os.getuid()}:
-        raise ConfigError(f"{folder} belongs to another user; set ARGUS_RUN_DIR to a folder of your own.")
+    # A link's own owner, too: where others may write, one of them may have put a link there. Whoever owns the base
+    # could put another folder in the place of ours; the system itself is trusted.
+    for path, owners in ((base, {0, os.getuid()}), (folder, {os.getuid()})):
+        if not {path.stat().st_uid, path.lstat().st_uid} <= owners:
+            raise ConfigError(f"{path} belongs to another user; set ARGUS_RUN_DIR to a folder of your own.")
     if folder.stat().st_mode & 0o077:
         raise ConfigError(f"{folder} is open to other users; make it private: chmod 700 {folder}")
     return folder

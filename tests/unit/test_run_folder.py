@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,13 @@ def test_a_name_cannot_leave_the_folder(tmp_path: Path, monkeypatch: pytest.Monk
         assert isinstance(ran.exception, ConfigErrors)
         assert "is no name of a cluster" in ran.exception.message
     assert not base.exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_folder_inside_somebody_else_s_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "run"
+    base.mkdir(mode=0o700)
+    os.chown(base, 4242, 4242)
+    monkeypatch.setenv("ARGUS_RUN_DIR", str(base))
+    with pytest.raises(ConfigError, match="belongs to another user"):
+        state.run_dir("demo")
