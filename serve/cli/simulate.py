@@ -65,6 +65,7 @@ def simulate(
 ) -> None:
     """Simulate a cluster under an arrival process: latencies, refusals, cost, and how busy each model is."""
     # Compiled code and the profiles are slow to load, and no other command needs them.
+    from benchmarks.capacity.planner.question import check_tokens
     from benchmarks.capacity.profiles import load_profile, shipped_profiles
     from benchmarks.capacity.scenario import scenario
     from benchmarks.capacity.simulator import load
@@ -84,6 +85,8 @@ def simulate(
             )
     made = scenario(cluster, {pool: profiles[kind] for pool, kind in pools.items()}, flows, autoscale=autoscale)
     times, tokens = process.times(seconds, seed), process.tokens(seconds, seed)
+    if tokens is None or not tokens[1].all():
+        check_tokens(cluster, flows, {kind: profiles[kind] for kind in pools.values()})
     load(lambda: errors.print("Compiling the simulator, once: about half a minute.", style="dim"))
     began = time.perf_counter()
     outcome = run(made, times, seed=seed, start_s=start_s, end_s=seconds, tokens=tokens)

@@ -122,7 +122,7 @@ def problem(
             f"{'of class cpu-demo' if demo else 'besides cpu-demo'}",
             param="hardware",
         )
-    _check_tokens(traffic, used)
+    check_tokens(traffic.cluster, traffic.flows, used)
     return Problem(
         cluster=traffic.cluster,
         flows=traffic.flows,
@@ -151,9 +151,16 @@ def _with_failures(asked: tuple[Objective, ...], traffic: Traffic) -> tuple[Obje
     return (*asked, *(goals.get(name, usual.model_copy(update={"flow": name})) for name in bare))
 
 
-def _check_tokens(traffic: Traffic, profiles: Mapping[HardwareClass, HardwareProfile]) -> None:
-    for visit in visits(traffic.cluster, traffic.flows):
-        model = traffic.cluster.models.get(visit.target)
+def check_tokens(
+    cluster: ClusterFile, flows: Sequence[Flow], profiles: Mapping[HardwareClass, HardwareProfile]
+) -> None:
+    """How much models write is said of each flow that asks them to.
+
+    Raises:
+        ConfigError: names the flow of which it is not said.
+    """
+    for visit in visits(cluster, flows):
+        model = cluster.models.get(visit.target)
         if model is None or visit.flow.output_tokens:
             continue
         known = [one for hardware in profiles.values() if (one := hardware.models.get(profile_key(model)))]

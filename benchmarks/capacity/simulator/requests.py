@@ -87,10 +87,12 @@ def arrive(w: Any, number: int) -> None:
     servers(w)[router].in_flight += 1
     one.deadline = now + own.deadline
     one.node = starts(w)[kind * w.gear_count + one.gear]
-    if w.has_tokens:
-        one.prompt, one.output = prompts(w)[number], outputs(w)[number]
-    else:
-        one.prompt, one.output = own.prompt, own.output
+    one.prompt, one.output = own.prompt, own.output
+    # As `argus load` does: where a recording does not say, the flow does.
+    if w.has_tokens and prompts(w)[number] > 0:
+        one.prompt = prompts(w)[number]
+    if w.has_tokens and outputs(w)[number] > 0:
+        one.output = outputs(w)[number]
     spend(w, w.ingress, w.ingress_s)
     through_router(w, slot, draws.ROUTER_IN, CALL)
 

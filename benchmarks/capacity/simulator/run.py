@@ -41,7 +41,8 @@ def simulate(
     Args:
         arrivals: seconds, rising, shape (requests,).
         start_s, end_s: the window that counts; the end is the last arrival when left out.
-        tokens: prompt and output tokens of each request, shape (requests,) each, in place of the flows' own.
+        tokens: prompt and output tokens of each request, shape (requests,) each, in place of the flows' own
+            where they are above 0.
         paces: factors on all work of shared cores, one for each second from 0 on, shape (seconds,); the last one holds
             for what follows. None given, they are steady.
 
