@@ -60,9 +60,9 @@ def json_response(description: str, errors: dict[int | str, dict[str, Any]]) -> 
     }
 
 
-def json_body(kind: type[BaseModel]) -> dict[str, Any]:
+def json_body(kind: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
     """A JSON body."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _schema(kind)}}}}
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": _schema(kind)}}}}
 
 
 def image_body(kind: type[BaseModel]) -> dict[str, Any]:

@@ -80,6 +80,16 @@ async def test_a_session_is_created_found_and_deleted(client: httpx.AsyncClient)
         assert error_of(response, 404) == ("session_not_found", "id")
 
 
+async def test_a_session_needs_no_body(client: httpx.AsyncClient) -> None:
+    made = await done(await client.post(ROOT))
+    assert (made["model"], made["turns"], made["max_turns"]) == (None, 0, 4)
+    assert (await say(client, made["id"], "hello"))["session"]["turns"] == 1
+    described = (await client.get("/openapi.json")).json()["paths"][ROOT]["post"]["requestBody"]
+    assert described["required"] is False
+    for body in (b" ", b"[]", b"{"):
+        assert error_of(await client.post(ROOT, content=body), 400) == ("invalid_json", "body")
+
+
 async def test_messages_are_answered_over_what_was_said(client: httpx.AsyncClient, site: SessionSite) -> None:
     session = await create(client, system="Be brief.")
     first = await say(client, session, [image(), text("what is this")], temperature=0, max_tokens=20)
