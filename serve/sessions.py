@@ -15,7 +15,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from deployments.generation.messages import ChatEvent, ChatResult, Gathering, Sampling
+from deployments.generation.messages import ChatEvent, ChatRequest, ChatResult, Gathering, Sampling
 from deployments.session_types import Bounds, Conversation, Exchange, NewSession, Session
 from serve.chat import ChatService, Prepared, Turn
 from serve.config.cluster import ClusterFile
@@ -31,6 +31,8 @@ from serve.stores import StoreClient
 # What is said may be stored in this many seconds, even when the deadline has just passed.
 _STORE_S = 5.0
 _LISTED = 100
+# An answer whose request states no length has room for this many tokens while there is history that can give way.
+_USUAL_ROOM = 256
 
 
 N = TypeVar("N", int, float)
@@ -281,6 +283,8 @@ class SessionService:
         sizes = [size(exchange) for exchange in conversation.exchanges]
         history = conversation.exchanges[to_drop(sizes, new, self._bound(session, card.name)) :]
         before = [turn for exchange in history for turn in turns_of(exchange, conversation.media)]
+        if history:
+            sampling = replace(sampling, room=sampling.max_tokens or _USUAL_ROOM)
         try:
             prepared = await self._chat.prepare([*system, *before, turn], sampling, context, card.name)
         except ArgusError as error:
@@ -328,7 +332,8 @@ def _with_time(context: RequestContext) -> RequestContext:
 
 
 def _shorten_or_raise(asking: Asking, error: ArgusError) -> None:
-    """Takes the oldest exchange out of a prompt that the model finds too long.
+    """Takes the oldest exchange out of a prompt that the model finds too long. Once none is left, no room is asked for:
+    the new message alone may fill the window.
 
     Raises:
         ArgusError: `error`, when it is another one or when nothing is left to take.
@@ -337,6 +342,9 @@ def _shorten_or_raise(asking: Asking, error: ArgusError) -> None:
     if error.code != "prompt_too_long" or not asking.history:
         raise named(error, len(messages) - 1)
     first = 1 if messages[0].role == "system" else 0
-    shorter = replace(asking.prepared.request, messages=(*messages[:first], *messages[first + 2 :]))
-    asking.prepared = replace(asking.prepared, request=shorter)
     asking.history = asking.history[1:]
+    sampling = asking.prepared.request.sampling
+    shorter = ChatRequest(
+        (*messages[:first], *messages[first + 2 :]), sampling if asking.history else replace(sampling, room=0)
+    )
+    asking.prepared = replace(asking.prepared, request=shorter)

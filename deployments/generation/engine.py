@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL.Image import Image as PilImage
 
 from deployments.generation.messages import ChatEvent, Sampling
+from serve.errors import InvalidRequest
 
 Frames = npt.NDArray[np.uint8]
 
@@ -37,6 +38,25 @@ class Prompt:
     image_ids: tuple[str, ...] = ()
     videos: tuple[Frames, ...] = ()
     video_ids: tuple[str, ...] = ()
+
+
+def check_room(sampling: Sampling, prompt_tokens: int, window: int) -> None:
+    """Sees that a prompt leaves its answer the room that the request wants.
+
+    Args:
+        window: tokens of prompt and answer together.
+
+    Raises:
+        InvalidRequest: `prompt_too_long`.
+    """
+    wanted = min(sampling.room, window // 4)
+    if window - prompt_tokens < wanted:
+        raise InvalidRequest(
+            f"The prompt has {prompt_tokens} tokens, media included; of the {window} that this model takes, {wanted} "
+            "are the answer's.",
+            code="prompt_too_long",
+            param="messages",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,8 @@ class Sampling:
         stop: texts before which an answer ends; they are not part of it.
         n: answers wanted.
         logprobs: alternatives reported for each token, 0 for the chosen token alone; None for no logprobs.
+        room: tokens that a prompt must leave to the answer, but no more than a quarter of the window; one that leaves
+            fewer is `prompt_too_long`. 0 for a prompt that may fill the window to its last token.
     """
 
     max_tokens: int | None = None
@@ -83,6 +85,7 @@ class Sampling:
     n: int = 1
     logprobs: int | None = None
     constraint: Constraint | None = None
+    room: int = 0
 
 
 @dataclass(frozen=True, slots=True)

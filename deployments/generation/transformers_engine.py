@@ -25,7 +25,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from deployments.base import STALL_S, CpuPool
 from deployments.batching import Batcher, BatchLimits, BatchObserver
-from deployments.generation.engine import EngineInfo, Prompt
+from deployments.generation.engine import EngineInfo, Prompt, check_room
 from deployments.generation.grammar import Matcher
 from deployments.generation.messages import ChatEvent, Sampling
 from deployments.generation.prompts import VIDEO_FAMILIES
@@ -222,6 +222,7 @@ class TransformersEngine:
         except Exception as error:
             raise ModelFailed(f"The prompt cannot be prepared: {type(error).__name__}: {error}") from error
         length = inputs["input_ids"].shape[1]
+        check_room(sampling, length, loaded.max_model_len)
         room = loaded.max_model_len - length
         loop = asyncio.get_running_loop()
 

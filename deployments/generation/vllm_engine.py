@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from deployments.generation import vllm_plugin, vllm_process, vllm_settings
-from deployments.generation.engine import EngineInfo, Prompt
+from deployments.generation.engine import EngineInfo, Prompt, check_room
 from deployments.generation.messages import ChatEvent, Constraint, Sampling
 from deployments.generation.token_bytes import TokenBytes
 from deployments.generation.vllm_output import event, sampling_params
@@ -145,6 +145,7 @@ class VllmEngine:
             async with asyncio.timeout(deadline - time.monotonic()):
                 rendered = await self._render(llm, prompt)
                 prompt_tokens = len(rendered["prompt_token_ids"])
+                check_room(sampling, prompt_tokens, llm.model_config.max_model_len)
                 params = await self._params(llm, sampling, prompt_tokens)
             # Clients choose request ids and may repeat them; `_cut` must end this request only.
             own_id = f"{request_id}-{next(self._numbers)}"

@@ -59,6 +59,9 @@ async def test_a_prompt_beyond_the_window_is_refused_with_both_lengths(llava: Tr
         with pytest.raises(InvalidRequest, match="512") as caught:
             await answer(llava, about(text, 1))
         assert caught.value.code == "prompt_too_long"
+    with pytest.raises(InvalidRequest, match=r"of the 512 .* 128 are the answer's") as caught:
+        await answer(llava, about("x" * 400, 1), Sampling(room=300))
+    assert caught.value.code == "prompt_too_long"
     assert gate.steps == 0
 
 

@@ -187,6 +187,9 @@ async def test_prompts_that_do_not_fit(llava: VllmEngine) -> None:
         await answer(llava, prompt("x" * 1_000_000))
     with pytest.raises(InvalidRequest, match=rf"has {WINDOW + 7} tokens"):
         await answer(llava, prompt("x" * (WINDOW - 10) + "<image>", (A,)))
+    with pytest.raises(InvalidRequest, match=rf"of the {WINDOW} .* {WINDOW // 4} are the answer's") as caught:
+        await answer(llava, prompt("x" * (WINDOW - WINDOW // 4)), Sampling(room=WINDOW))
+    assert caught.value.code == "prompt_too_long"
     full = await only(llava, prompt("x" * (WINDOW - 3)), Sampling(temperature=0.0, max_tokens=50))
     assert (len(full.token_ids), full.finish_reason) == (2, "length")
 

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.generation.messages import Constraint, ImagePart, Text
+from deployments.generation.engine import check_room
+from deployments.generation.messages import ChatEvent, ChatRequest, Constraint, ImagePart, Text
 from deployments.session_store import SessionStoreReplica
 from serve.config.models import SessionStoreModel
 from tests.support import session_site
@@ -30,7 +31,7 @@ from tests.support.session_site import (
     released,
     say,
 )
-from tests.unit.fakes import KEYS, Site, cluster, png
+from tests.unit.fakes import KEYS, FakeGenerator, Site, cluster, png
 
 # pytest finds fixtures by the names of a module.
 built = session_site.built
@@ -78,6 +79,16 @@ async def test_a_session_is_created_found_and_deleted(client: httpx.AsyncClient)
         await post(client, made["id"], "hello"),
     ):
         assert error_of(response, 404) == ("session_not_found", "id")
+
+
+async def test_a_session_needs_no_body(client: httpx.AsyncClient) -> None:
+    made = await done(await client.post(ROOT))
+    assert (made["model"], made["turns"], made["max_turns"]) == (None, 0, 4)
+    assert (await say(client, made["id"], "hello"))["session"]["turns"] == 1
+    described = (await client.get("/openapi.json")).json()["paths"][ROOT]["post"]["requestBody"]
+    assert described["required"] is False
+    for body in (b" ", b"[]", b"{"):
+        assert error_of(await client.post(ROOT, content=body), 400) == ("invalid_json", "body")
 
 
 async def test_messages_are_answered_over_what_was_said(client: httpx.AsyncClient, site: SessionSite) -> None:
@@ -186,6 +197,34 @@ async def test_a_prompt_that_is_too_long_loses_its_oldest_exchanges(
     assert response.status_code == 200
     assert prompt(site) == [("system", ["Stay."]), ("user", ["c"]), ("assistant", ["c (0 media)"]), ("user", ["d"])]
     assert await history(client, session) == ["c", "d"]
+
+
+class Window(FakeGenerator):
+    """A model with a window, whose messages are as long as their words."""
+
+    def events(self, request: ChatRequest) -> list[ChatEvent]:
+        texts = [part.text for message in request.messages for part in message.parts if isinstance(part, Text)]
+        check_room(request.sampling, sum(len(text.split()) for text in texts), 40)
+        return [ChatEvent(0, "one two", (1, 2), finish_reason="stop", prompt_tokens=7)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_history_gives_way_to_the_answers_room(
+    client: httpx.AsyncClient, site: SessionSite, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    monkeypatch.setattr(FakeGenerator, "events", Window.events)
+    session = await create(client)
+    for said in ("a " * 14, "b " * 14):  # 16 and 32 of 40 words, the answers' among them
+        await say(client, session, said, max_tokens=8)
+    assert (await post(client, session, "c d", max_tokens=8, stream=stream)).status_code == 200
+    assert await history(client, session) == ["b " * 14, "c d"]
+    # A quarter of the window is enough for an answer of any length.
+    assert (await post(client, session, "e " * 8, stream=stream)).status_code == 200
+    assert await history(client, session) == ["b " * 14, "c d", "e " * 8]
+    # A message alone may fill the window, as a plain chat request may.
+    assert (await post(client, session, "f " * 40, stream=stream)).status_code == 200
+    assert await history(client, session) == ["f " * 40]
+    assert site.llava.requests[-1].sampling.room == 0
 
 
 async def test_another_clients_session_does_not_exist(client: httpx.AsyncClient, site: SessionSite) -> None:
