@@ -16,4 +16,6 @@ def passages(text: str, most_chars: int, overlap: int) -> list[tuple[int, str]]:
         overlap: most characters that a passage repeats from the end of the one before, in whole sentences or words;
             less than `most_chars`.
     """
-    return TextSplitter(most_chars, overlap=overlap).chunk_indices(text)
+    found = TextSplitter(most_chars, overlap=overlap).chunk_indices(text)
+    # Unicode's white space lacks four of the separators that Python, and our check of texts, takes for it.
+    return [(start, passage) for start, passage in found if passage.strip()]

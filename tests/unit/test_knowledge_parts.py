@@ -35,6 +35,10 @@ def test_passages_are_pieces_of_the_text_that_cover_it(text: str, most: int, dat
     assert not left_out.strip()
 
 
+def test_a_separator_of_fields_alone_is_no_passage() -> None:
+    assert passages("\x1f", 5, 0) == []
+
+
 @given(texts, st.integers(10, 80), st.integers(0, 5))
 def test_passages_repeat_no_more_than_they_may(text: str, most: int, overlap: int) -> None:
     found = passages(text, most, overlap)
