@@ -6,9 +6,9 @@ schema, `argus config check` says what is wrong with one.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from serve.config.autoscaling import ReplicaPolicy
 from serve.config.cascades import Cascade
@@ -25,6 +25,9 @@ from serve.config.tracing import Tracing
 from serve.config.videos import Videos
 
 MIB = 1024 * 1024
+MAX_MESSAGE_BYTES: Final = 256 * MIB
+"""Largest message between two deployments; Ray's default of 4 MiB refuses a large photo on its way to a model."""
+_MOST_UPLOAD: Final = 240 * MIB
 
 
 class NodePool(Section):
@@ -81,6 +84,13 @@ class Limits(Section):
     """Bounds at the edge, checked before anything queues."""
 
     max_body_bytes: int = Field(20 * MIB, ge=1024, le=1024 * MIB, description="Largest request body.")
+    max_upload_bytes: int = Field(
+        200 * MIB,
+        ge=1024,
+        description="Largest request body with files for a scene (`/v1/scenes`), a reconstruction or a job, in place "
+        "of max_body_bytes. At most 240 MiB: it travels in one message, of 256 MiB at most, from the router to a store."
+        " A router holds each that is under way in memory.",
+    )
     max_image_pixels: int = Field(50_000_000, ge=1, description="Most pixels of an image, before any resize.")
     max_image_side: int = Field(16_384, ge=1, description="Longest side of an image, in pixels.")
     min_image_side: int = Field(4, ge=1, description="Shortest side of an image, in pixels.")
@@ -90,6 +100,17 @@ class Limits(Section):
     max_prompt_chars: int = Field(200_000, ge=1, description="Most characters of all texts of a conversation.")
     default_timeout_s: float = Field(30, gt=0, description="Deadline of a request that states none, in seconds.")
     max_timeout_s: float = Field(300, gt=0, description="Longest deadline that a client may ask for, in seconds.")
+
+    @field_validator("max_upload_bytes")
+    @classmethod
+    def _fits_a_message(cls, given: int) -> int:
+        if given > _MOST_UPLOAD:
+            raise ValueError(
+                f"an upload travels in one message from the router to a store, and one has at most "
+                f"{MAX_MESSAGE_BYTES // MIB} MiB; {_MOST_UPLOAD // MIB} MiB ({_MOST_UPLOAD}) leave room for what goes "
+                "with it"
+            )
+        return given
 
     @model_validator(mode="after")
     def _ordered(self) -> Limits:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import orjson
@@ -152,24 +153,36 @@ async def read_body(request: Request, limit: int) -> bytes:
         Cancelled: the client left in the middle.
     """
     coding = coding_of(request.headers)
+    whole = BytesIO()  # which gives its own memory away, where joined chunks would take as much again
+    async for chunk in _chunks(request, limit):
+        whole.write(chunk)
+    body = whole.getvalue()
+    return body if coding is None else await decoded(body, coding, limit)
+
+
+async def _chunks(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    """The body as it comes; see `read_body`."""
     stated = parse_length(request.headers.get("content-length"))
     if stated is not None and stated > limit:
         raise _too_large(limit)
-    chunks, size = [], 0
-    left_s = context_of(request).remaining_s()
+    size, context = 0, context_of(request)
+    context.remaining_s()
+    stream = aiter(request.stream())
     try:
-        async with asyncio.timeout(left_s):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > limit:
-                    raise _too_large(limit)
-                chunks.append(chunk)
+        while True:
+            # Around each wait alone: between two of them runs whoever reads, who must not be interrupted.
+            async with asyncio.timeout(context.left_s()):
+                chunk = await anext(stream, None)
+            if chunk is None:
+                return
+            size += len(chunk)
+            if size > limit:
+                raise _too_large(limit)
+            yield chunk
     except TimeoutError:
         raise RequestTooSlow(f"Only {size} bytes of the body came before the deadline.", param="body") from None
     except ClientDisconnect:
         raise Cancelled("The client left while sending the body.") from None
-    body = b"".join(chunks)
-    return body if coding is None else await decoded(body, coding, limit)
 
 
 def parse_length(text: str | None) -> int | None:
@@ -334,11 +347,36 @@ async def read_form(headers: Headers, body: bytes) -> list[tuple[str, str | Medi
         InvalidRequest: `invalid_multipart`.
     """
 
+    async def whole() -> AsyncIterator[bytes]:
+        yield body
+
+    return await _parts(headers, whole(), len(body))
+
+
+async def read_upload_form(request: Request, limit: int) -> list[tuple[str, str | MediaBytes]]:
+    """The parts of a request's multipart body, which is taken apart as it comes: a large one is in memory once.
+
+    Raises:
+        ArgusError: see `read_body` and `read_form`.
+    """
+    if coding_of(request.headers) is None:
+        return await _parts(request.headers, _chunks(request, limit), limit)
+    return await read_form(request.headers, await read_body(request, limit))
+
+
+async def _parts(headers: Headers, body: AsyncIterator[bytes], most: int) -> list[tuple[str, str | MediaBytes]]:
+    """See `read_form`.
+
+    Args:
+        most: bytes that may be in it.
+    """
+
     async def stream() -> AsyncIterator[bytes]:
         # In pieces that take the parser a millisecond or two, with room for others in between.
-        for start in range(0, len(body), _PIECE):
-            yield body[start : start + _PIECE]
-            await asyncio.sleep(0)
+        async for chunk in body:
+            for start in range(0, len(chunk), _PIECE):
+                yield chunk[start : start + _PIECE]
+                await asyncio.sleep(0)
 
     # RFC 7578, section 5.1.2: fields are UTF-8. A charset that the client names would choose our decoder.
     _, options = parse_options_header(headers["content-type"])
@@ -350,7 +388,7 @@ async def read_form(headers: Headers, body: bytes) -> list[tuple[str, str | Medi
         stream(),  # type: ignore[arg-type]
         max_files=_MAX_FIELDS,
         max_fields=_MAX_FIELDS,
-        max_part_size=max(1, len(body)),
+        max_part_size=max(1, most),
     )
     try:
         form: FormData = await parser.parse()
@@ -365,7 +403,9 @@ async def read_form(headers: Headers, body: bytes) -> list[tuple[str, str | Medi
 
 
 async def _file(part: UploadFile) -> MediaBytes:
-    return MediaBytes(await part.read(), part.content_type, part.filename)
+    data = await part.read()
+    await part.close()  # at once: it holds the bytes a second time
+    return MediaBytes(data, part.content_type, part.filename)
 
 
 def _file_param(name: str, position: int, medium: Medium) -> str:

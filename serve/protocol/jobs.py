@@ -20,7 +20,7 @@ from serve.jobs.operation import JobInput, Operation
 from serve.jobs.service import JobService, digest_of, unknown_operation
 from serve.media.source import MediaBytes
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, context_of, json_object, read_body, read_form, read_query, validate
+from serve.protocol.bodies import Fields, context_of, json_object, read_body, read_query, read_upload_form, validate
 from serve.protocol.edge import error_fields
 from serve.protocol.events import RECONNECT, RETRY, document, error_event, event_stream, server_event
 from serve.protocol.native import json
@@ -99,7 +99,7 @@ def _add_submission(
     )
     async def submit(request: Request) -> Response:
         context = context_of(request)
-        fields, files = await _read(request, limits.max_body_bytes)
+        fields, files = await _read(request, limits)
         operation = operations.get(fields.operation)
         if operation is None:
             raise unknown_operation(fields.operation, list(operations), "operation")
@@ -164,16 +164,15 @@ def _add_reading(router: APIRouter, service: JobService) -> None:
         return event_stream(_events(service, job, request, seen))
 
 
-async def _read(request: Request, limit: int) -> tuple[JobFields, Files]:
+async def _read(request: Request, limits: Limits) -> tuple[JobFields, Files]:
     """A submission as JSON, or as a form with files."""
-    body = await read_body(request, limit)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     fields: dict[str, Any]
     files: list[tuple[str, MediaBytes]] = []
     is_form = kind == "multipart/form-data"
     if is_form:
         fields = {}
-        for name, value in await read_form(request.headers, body):
+        for name, value in await read_upload_form(request, limits.max_upload_bytes):
             if isinstance(value, MediaBytes):
                 files.append((name, value))
             elif name in fields:
@@ -181,7 +180,7 @@ async def _read(request: Request, limit: int) -> tuple[JobFields, Files]:
             else:
                 fields[name] = value
     else:
-        fields = json_object(body)
+        fields = json_object(await read_body(request, limits.max_body_bytes))
     if (key := request.headers.get(_KEY_HEADER)) is not None:
         fields.setdefault("idempotency_key", key)
     return validate(fields, JobFields, text=is_form), files

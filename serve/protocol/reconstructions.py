@@ -21,7 +21,7 @@ from serve.jobs.operation import JobInput, Report
 from serve.jobs.service import JobService, digest_of
 from serve.media.source import MediaBytes
 from serve.protocol import routes
-from serve.protocol.bodies import AS_LIST, Fields, context_of, read_body, read_form, validate
+from serve.protocol.bodies import AS_LIST, Fields, context_of, read_body, read_upload_form, validate
 from serve.protocol.events import RECONNECT, RETRY, document, error_event, event_stream, server_event
 from serve.protocol.job_files import Files, accepted
 from serve.protocol.jobs import job_object
@@ -108,7 +108,7 @@ def build(service: ReconstructionService, jobs: JobService, limits: Limits) -> A
     )
     async def submit(request: Request) -> Response:
         context = context_of(request)
-        fields, files = await _read(request, limits.max_body_bytes)
+        fields, files = await _read(request, limits.max_upload_bytes)
         key = request.headers.get(_KEY_HEADER)
         digest = await asyncio.to_thread(digest_of, OPERATION, fields, files)  # of hundreds of photos
         job = None if key is None else await jobs.find(key, digest, context)
@@ -271,10 +271,9 @@ async def _read(request: Request, limit: int) -> tuple[dict[str, Any], list[tupl
     Raises:
         UnsupportedMedia, InvalidRequest, PayloadTooLarge.
     """
-    body = await read_body(request, limit)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind in (*ZIP_TYPES, "application/octet-stream") or kind.startswith("video/"):
-        return dict(request.query_params), [("file", MediaBytes(body, kind))]
+        return dict(request.query_params), [("file", MediaBytes(await read_body(request, limit), kind))]
     if kind != "multipart/form-data":
         raise UnsupportedMedia(
             f"Content type {kind or 'none'!r} is not accepted; send multipart/form-data with photos, application/zip "
@@ -283,7 +282,7 @@ async def _read(request: Request, limit: int) -> tuple[dict[str, Any], list[tupl
         )
     fields: dict[str, Any] = {}
     files: list[tuple[str, MediaBytes]] = []
-    for name, value in await read_form(request.headers, body):
+    for name, value in await read_upload_form(request, limit):
         if isinstance(value, MediaBytes):
             files.append((name, value))
         elif name in fields:

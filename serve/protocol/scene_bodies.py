@@ -17,7 +17,7 @@ from deployments.splat.formats.names import FORMATS, FormatName
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest, UnsupportedMedia
 from serve.media.source import MediaBytes
-from serve.protocol.bodies import Fields, read_body, read_form, validate
+from serve.protocol.bodies import Fields, read_body, read_upload_form, validate
 from serve.protocol.edge import error_fields
 from serve.protocol.scene_cameras import Triple
 from serve.scenes.rendering import Drawn, Shot
@@ -71,12 +71,11 @@ async def read_upload(request: Request, limit: int) -> Upload:
         PayloadTooLarge: more than `limit` bytes.
         UnsupportedMedia: a body of another kind.
     """
-    body = await read_body(request, limit)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        fields, file = await _form(request, body)
+        fields, file = await _form(request, limit)
     elif kind in _RAW_TYPES or kind.startswith("model/"):
-        fields, file = dict(request.query_params), MediaBytes(body, kind)
+        fields, file = dict(request.query_params), MediaBytes(await read_body(request, limit), kind)
     else:
         raise UnsupportedMedia(
             f"Content type {kind or 'none'!r} is not accepted; send multipart/form-data, {', '.join(_RAW_TYPES)} or "
@@ -92,10 +91,10 @@ async def read_upload(request: Request, limit: int) -> Upload:
     return Upload(given.name, file.data, given.format, filename, given.up, given.attribution, given.replace)
 
 
-async def _form(request: Request, body: bytes) -> tuple[dict[str, Any], MediaBytes]:
+async def _form(request: Request, limit: int) -> tuple[dict[str, Any], MediaBytes]:
     fields: dict[str, Any] = {}
     files: list[MediaBytes] = []
-    for name, value in await read_form(request.headers, body):
+    for name, value in await read_upload_form(request, limit):
         if isinstance(value, MediaBytes):
             if name not in ("file", "scene"):
                 message = f"File field {name[:80]!r} is not known; send the scene as 'file'."

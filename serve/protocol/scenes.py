@@ -59,7 +59,7 @@ def build(service: SceneService) -> APIRouter:
 
 
 def _add_keeping(router: APIRouter, service: SceneService) -> None:
-    most = service.limits.max_body_bytes
+    most = service.limits.max_upload_bytes
 
     @router.post(
         "",

@@ -15,11 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from serve import loopback
+from serve.config.cluster import MAX_MESSAGE_BYTES
 from serve.errors import ConfigError
 from serve.plain_proxy import error_body
 
-# Largest message between two deployments. Ray's default of 4 MiB refuses a large photo on its way to a model.
-_MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 _LOOPBACK = "127.0.0.1"
 # HAProxy takes socket paths of at most 97 bytes. Below our folder there is one for the node, by its id of 56 digits.
 _LONGEST_FOLDER = 97 - len("/admin") - 1 - 56
@@ -139,7 +138,7 @@ def common() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray starts workers at nice 15, made for batch jobs; replicas answer people.
         "RAY_worker_niceness": "0",
-        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(_MAX_MESSAGE_BYTES),
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MAX_MESSAGE_BYTES),
         # Log lines that wait for a thousand others are lost with the process that dies.
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "20",
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",

@@ -49,6 +49,7 @@ from serve.services import build_services
 DIMENSION = 4
 TEMPERATURE = 0.5
 MAX_BODY = 64 * 1024
+MAX_UPLOAD = 3 * MAX_BODY
 KEYS = {"alice": "alice-key-1", "bob": "bob-key-2"}
 
 
@@ -323,6 +324,7 @@ def cluster(*, keys: bool = False, **sections: Any) -> ClusterFile:
         },
         "limits": {
             "max_body_bytes": MAX_BODY,
+            "max_upload_bytes": MAX_UPLOAD,
             "max_inputs": 6,
             "max_labels": 5,
             "max_text_chars": 60,

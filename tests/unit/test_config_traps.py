@@ -91,6 +91,7 @@ WRONG: list[tuple[dict[str, Any], list[str]]] = [
         ["cascades.c.steps.0.task: is missing"],
     ),
     (file(models={"clip": {"checkpoint": "a/b"}}), ["models.clip.kind: is missing", "vector_index"]),
+    (file(limits={"max_upload_bytes": 250 * 2**20}), ["limits.max_upload_bytes", "one message", "256 MiB", "240 MiB"]),
     (file(models={"clip": {"kind": "clipp"}}), ["models.clip.kind: got 'clipp'", "vector_index"]),
 ]
 

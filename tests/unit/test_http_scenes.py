@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import random
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from deployments.splat.formats.names import MEDIA_TYPES
 from serve.errors import InvalidMedia, ModelFailed
-from tests.unit.fakes import KEYS, MAX_BODY, Site
+from tests.unit.fakes import KEYS, MAX_BODY, MAX_UPLOAD, Site
 from tests.unit.scene_site import BOX, SceneSite
 from tests.unit.test_http_skins import body_of, error_of
 
@@ -122,11 +123,64 @@ async def test_what_is_wrong_with_an_upload(
     assert site.scenes.puts == []
 
 
+async def test_a_file_may_be_larger_than_other_bodies(client: httpx.AsyncClient, site: SceneSite) -> None:
+    data = b"x" * (2 * MAX_BODY)
+    raw = {"content-type": "application/octet-stream"}
+    body_of(await client.post("/v1/scenes?name=raw", content=data, headers=raw), 201)
+    body_of(await client.post("/v1/scenes", data={"name": "form"}, files={"file": ("a.splat", data)}), 201)
+    assert [len(said["data"]) for said in site.scenes.puts] == [len(data)] * 2
+    above = {"file": ("a.splat", b"x" * MAX_UPLOAD)}
+    assert error_of(await client.post("/v1/scenes", data={"name": "b"}, files=above), 413)["param"] == "body"
+    edits = await client.post("/v1/scenes/raw/edits", content=data, headers={"content-type": "application/json"})
+    assert error_of(edits, 413)["code"] == "payload_too_large"
+
+
+@pytest.mark.parametrize("coding", [None, "gzip"])
+async def test_a_form_that_does_not_say_its_size_is_cut_off(client: httpx.AsyncClient, coding: str | None) -> None:
+    head = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.splat"\r\n\r\n'
+    sent = []
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield head
+        for _ in range(100):
+            sent.append(MAX_BODY)
+            yield b"x" * MAX_BODY
+
+    headers = {"content-type": "multipart/form-data; boundary=b"} | ({"content-encoding": coding} if coding else {})
+    response = await client.post("/v1/scenes", content=chunks(), headers=headers)
+    assert error_of(response, 413)["code"] == "payload_too_large"
+    assert len(sent) < 10, "the whole body was read"
+
+
+async def test_an_upload_is_taken_apart_as_it_comes() -> None:
+    """A form is in memory once, and each of its files a second time while it is taken out."""
+    size, piece = 8_000_000, 50_000
+    head = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.splat"\r\n\r\n'
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b'--b\r\ncontent-disposition: form-data; name="name"\r\n\r\nlarge\r\n' + head
+        for _ in range(size // piece):
+            yield bytes(piece)
+        yield b"\r\n--b--\r\n"
+
+    site = SceneSite(limits={"max_upload_bytes": 2 * size})
+    async with site.client() as client:
+        tracemalloc.start()
+        try:
+            headers = {"content-type": "multipart/form-data; boundary=b"}
+            answer = await client.post("/v1/scenes", content=chunks(), headers=headers)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert body_of(answer, 201)["bytes"] == size
+    assert peak < 2.7 * size
+
+
 async def test_uploads_that_hold_no_scene(client: httpx.AsyncClient) -> None:
     raw = {"content-type": "application/octet-stream"}
     assert error_of(await client.post("/v1/scenes?name=a", content=b"bad", headers=raw), 400)["code"] == "invalid_scene"
     assert error_of(await client.post("/v1/scenes?name=a", headers=raw), 400)["param"] == "file"
-    large = await client.post("/v1/scenes?name=a", content=b"x" * (MAX_BODY + 1), headers=raw)
+    large = await client.post("/v1/scenes?name=a", content=b"x" * (MAX_UPLOAD + 1), headers=raw)
     assert error_of(large, 413)["code"] == "payload_too_large"
     other = await client.post("/v1/scenes?name=a", content=b"{}", headers={"content-type": "application/json"})
     assert error_of(other, 415)["param"] == "content-type"

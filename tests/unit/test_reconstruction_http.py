@@ -23,7 +23,7 @@ from serve.context import RequestContext
 from serve.errors import NotFound, Unavailable
 from serve.jobs.runner import JobRunner
 from serve.protocol.job_operations import operations
-from tests.unit.fakes import KEYS, Site, cluster, png
+from tests.unit.fakes import KEYS, MAX_BODY, MAX_UPLOAD, Site, cluster, png
 from tests.unit.local_stores import LocalStore
 from tests.unit.scene_site import MODELS, FakeSceneStore
 
@@ -311,6 +311,17 @@ async def test_an_archive_is_a_body(client: httpx.AsyncClient, site: Reconstruct
     headers = {"content-type": kind}
     response = await client.post(f"{ROOT}?name=garden", content=buffer.getvalue(), headers=headers)
     assert ok(response, 202)["status"] == "queued"
+
+
+async def test_photos_may_be_larger_than_other_bodies(client: httpx.AsyncClient) -> None:
+    """Here and at the jobs; what is no picture behind a picture is none of the edge's business."""
+    photos = [(field, (name, file + bytes(MAX_BODY), kind)) for field, (name, file, kind) in PHOTOS[:2]] + PHOTOS[2:]
+    ok(await client.post(ROOT, data={"name": "garden"}, files=photos), 202)
+    fields = {"operation": "reconstructions", "request": json.dumps({"name": "other"})}
+    ok(await client.post("/v1/jobs", data=fields, files=photos), 202)
+    above = [("photos", ("a.png", bytes(MAX_UPLOAD), "image/png"))]
+    assert error_of(await client.post(ROOT, data={"name": "b"}, files=above), 413) == ("payload_too_large", "body")
+    assert error_of(await client.post("/v1/jobs", data=fields, files=above), 413) == ("payload_too_large", "body")
 
 
 async def test_the_same_key_is_the_same_job(client: httpx.AsyncClient) -> None:
