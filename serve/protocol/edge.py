@@ -191,7 +191,7 @@ class _Exchange:
         if isinstance(error, UnsupportedEncoding):  # RFC 9110, section 15.5.16
             headers.append((b"accept-encoding", ACCEPTED.encode()))
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await self.send({"type": "http.response.body", "body": body})
+        await self.send({"type": "http.response.body", "body": b"" if self.scope["method"] == "HEAD" else body})
 
     def end(self, recorder: Recorder) -> None:
         """It is over: reports it, and ends its span."""

@@ -27,11 +27,26 @@ class PlainRoute(APIRoute):
             request = Request(scope, receive, send)
             arguments = {**scope["path_params"], "request": request} if takes_request else scope["path_params"]
             response = await endpoint(**arguments)
+            if scope["method"] == "HEAD":  # a stream is not begun: it may never end
+                await send(
+                    {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+                )
+                await send({"type": "http.response.body", "body": b""})
+                return
             await response(scope, receive, send)
 
         self.app = app
 
 
+class _Router(APIRouter):
+    """Answers HEAD wherever it answers GET (RFC 9110, section 9.3.2), which the OpenAPI document need not say."""
+
+    def add_api_route(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().add_api_route(path, endpoint, **options)
+        if "GET" in (options.get("methods") or ("GET",)):
+            super().add_api_route(path, endpoint, **{**options, "methods": ["HEAD"], "include_in_schema": False})
+
+
 def router(prefix: str, tag: str) -> APIRouter:
     """A router of plain routes."""
-    return APIRouter(prefix=prefix, tags=[tag], route_class=PlainRoute)
+    return _Router(prefix=prefix, tags=[tag], route_class=PlainRoute)

@@ -311,6 +311,23 @@ class FakeRecorder:
         self.viewers.append(count)
 
 
+async def bodies_of_head(app: Any, path: str, headers: dict[str, str] | None = None) -> list[bytes]:
+    """The pieces of body that an application sends for a HEAD; a client would not see them, nor a stream that hangs."""
+    bodies: list[bytes] = []
+
+    async def noting(scope: Any, receive: Any, send: Any) -> None:
+        async def note(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                bodies.append(message["body"])
+            await send(message)
+
+        await app(scope, receive, note)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=noting), base_url="http://argus") as client:
+        await client.head(path, headers=headers)
+    return bodies
+
+
 def cluster(*, keys: bool = False, **sections: Any) -> ClusterFile:
     """A model that does everything, one that only classifies, and a vector index."""
     custom = {"kind": "custom", "implementation": "some.module:Class", "tasks": ["classify"]}

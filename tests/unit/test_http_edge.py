@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from serve.errors import DeadlineExceeded, Overloaded, Unavailable
-from tests.unit.fakes import KEYS, Site, cluster, png
+from tests.unit.fakes import KEYS, Site, bodies_of_head, cluster, png
 
 IMAGE = base64.b64encode(png()).decode()
 FIELDS = {"labels": ["a", "b"], "image": IMAGE}
@@ -129,14 +129,38 @@ async def test_no_such_route(client: httpx.AsyncClient, site: Site, path: str) -
     assert site.recorder.requests[-1].route == "unmatched"
 
 
+@pytest.mark.parametrize("path", [*OPEN, "/v1/models", "/v1/models/clip", "/v1/models/nope", "/v2", "/nowhere"])
+async def test_head_is_get_without_the_body(client: httpx.AsyncClient, site: Site, path: str) -> None:
+    got = await client.get(path, headers={"x-request-id": "r-1"})
+    head = await client.head(path, headers={"x-request-id": "r-1"})
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    assert head.headers == got.headers
+    assert await bodies_of_head(site.app, path) == [b""] or path in ("/docs", "/openapi.json"), "left to the server"
+    first, second = site.recorder.requests[:2]
+    assert (first.route, first.outcome, first.status) == (second.route, second.outcome, second.status)
+
+
+async def test_head_needs_the_key_that_get_needs(locked: Site) -> None:
+    async with locked.client() as client:
+        assert (await client.head("/v1/models")).status_code == 401
+        assert (await client.head("/v1/models", headers={"x-api-key": KEYS["alice"]})).status_code == 200
+
+
+async def test_head_of_what_is_only_posted(client: httpx.AsyncClient, site: Site) -> None:
+    assert await bodies_of_head(site.app, "/v1/classify") == [b""]
+    response = await client.head("/v1/classify")
+    assert (response.status_code, response.content) == (405, b"")
+    assert response.headers["allow"] == "POST"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
         ("GET", "/v1/classify", "POST"),
         ("PUT", "/v1/embeddings", "POST"),
-        ("POST", "/v1/models", "GET"),
+        ("POST", "/v1/models", "GET, HEAD"),
         ("DELETE", "/v2/models/clip.classify/infer", "POST"),
-        ("POST", "/v2/health/live", "GET"),
+        ("POST", "/v2/health/live", "GET, HEAD"),
     ],
 )
 async def test_another_method(client: httpx.AsyncClient, method: str, path: str, allowed: str) -> None:

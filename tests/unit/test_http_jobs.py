@@ -23,7 +23,7 @@ from serve.jobs.runner import JobRunner
 from serve.media.source import MediaBytes
 from serve.protocol.job_operations import ClassifyImages, WatchVideo, operations
 from serve.videos import types as videos
-from tests.unit.fakes import KEYS, Site, cluster, png
+from tests.unit.fakes import KEYS, Site, bodies_of_head, cluster, png
 from tests.unit.local_stores import LocalStore
 
 ROOT = "/v1/jobs"
@@ -191,6 +191,13 @@ async def test_events_end_at_the_deadline_and_before_that_only_with_the_job(
     await client.post(f"{ROOT}/{job}/cancel")
     (event,) = events_of(await reading)
     assert (event["event"], event["data"]["error"]["code"]) == ("error", "job_cancelled")
+
+
+async def test_head_of_events_waits_for_none(client: httpx.AsyncClient, site: JobSite) -> None:
+    path, key = f"{ROOT}/{await submit(client)}/events", {"X-API-Key": KEYS["alice"]}
+    assert await bodies_of_head(site.app, path, key | {"X-Argus-Timeout-Ms": "3000"}) == [b""]
+    response = await client.head(path)
+    assert response.status_code == 200 and response.headers["content-type"].startswith("text/event-stream")
 
 
 async def test_a_store_that_goes_away_ends_the_events(client: httpx.AsyncClient, site: JobSite) -> None:
