@@ -18,7 +18,9 @@ class Videos(Section):
         "when one fails.",
     )
     captioner: Name | None = Field(
-        None, description="Chat model or provider that takes an image and describes key frames; none leaves them bare."
+        None,
+        description="Chat model or provider that takes an image and describes key frames; when it fails, those of "
+        "backends and then the summariser do, as far as they take an image. None leaves them bare.",
     )
     summariser: Name | None = Field(
         None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from deployments.generation.messages import ChatRequest, ChatResult, Message, Part, Sampling
@@ -46,7 +46,7 @@ class Backends:
     async def ask(
         self,
         names: Sequence[str],
-        parts: Sequence[Part],
+        parts: Callable[[str], Sequence[Part]],
         max_tokens: int,
         context: RequestContext,
         affinity: str | None = None,
@@ -58,6 +58,7 @@ class Backends:
 
         Args:
             names: at least one.
+            parts: what a model of that name is asked with.
             affinity: see `serve.chat.Prepared`.
 
         Raises:
@@ -65,12 +66,11 @@ class Backends:
         """
         started = time.monotonic()
         failures: list[tuple[str, str]] = []
-        request = (Message("user", tuple(parts)),)
         for place, name in enumerate(names):
             sampling = Sampling(max_tokens=max_tokens, temperature=0.0, logprobs=0 if name in self._ours else None)
             is_last = place == len(names) - 1
             try:
-                asked = ChatRequest(request, sampling)
+                asked = ChatRequest((Message("user", tuple(parts(name))),), sampling)
                 called = await self._calls.chat(name, asked, context, affinity=affinity, fallback=not is_last)
                 return self._read(name, called, time.monotonic() - started, failures)
             except ArgusError as error:

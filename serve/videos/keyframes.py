@@ -16,7 +16,7 @@ from serve.videos.backends import Backends, digest
 from serve.videos.plan import Chunk
 from serve.videos.reader import Reader
 from serve.videos.types import Body, Done, Keyframes, OnProgress, Progress, clock, seconds
-from serve.videos.watch import at_a_time, error_object, usage_object, usage_of, video_object
+from serve.videos.watch import at_a_time, error_object, fallbacks_of, usage_object, usage_of, video_object
 from serve.videos.work import work
 
 # Written about a picture.
@@ -38,32 +38,34 @@ class KeyframeFinder:
         self._silent = frozenset(silent)
 
     async def run(
-        self, request: Keyframes, captioner: str | None, context: RequestContext, on_progress: OnProgress, done: Done
+        self, request: Keyframes, names: Sequence[str], context: RequestContext, on_progress: OnProgress, done: Done
     ) -> Body:
         """The response body. A frame whose description fails has an `error` in its place.
 
         Args:
-            captioner: describes the frames; None leaves them bare.
+            names: who is asked to describe a frame, in order; none leave them bare.
         """
         await on_progress(Progress("reading", 0, 0))
         part = await self._reader.part(request, context)
         pictures = await self._reader.pictures(request, part, context)
         frames = [_frame(index, picture, request) for index, picture in enumerate(pictures)]
         usage = Usage()
-        if captioner is not None:
+        if names:
             concurrency = at_a_time(request, self._settings)
-            captions = await self._captions(pictures, captioner, concurrency, context, on_progress, done)
+            captions = await self._captions(pictures, names, concurrency, context, on_progress, done)
             for frame, caption in zip(frames, captions, strict=True):
                 if isinstance(caption, ArgusError):
                     frame["error"] = error_object(caption)
                     continue
                 frame["description"] = caption["text"]
+                # Who wrote it is not in what an older version has kept of a job.
+                frame["model"], frame["fallbacks"] = caption.get("model"), caption.get("fallbacks", [])
                 usage += usage_of(caption)
         return {
             "object": "video.keyframes",
             "video": video_object(part),
             "strategy": request.strategy,
-            "model": captioner,
+            "model": next(iter(names), None),
             "keyframes": frames,
             "usage": usage_object(usage),
         }
@@ -71,7 +73,7 @@ class KeyframeFinder:
     async def _captions(
         self,
         pictures: Sequence[SampledFrame],
-        captioner: str,
+        names: Sequence[str],
         concurrency: int,
         context: RequestContext,
         on_progress: OnProgress,
@@ -84,15 +86,19 @@ class KeyframeFinder:
                 yield chunk, pictures[chunk.index].jpeg
 
         async def one(chunk: Chunk, jpeg: bytes) -> Body:
-            parts: list[Part] = [ImagePart(EncodedImage(jpeg))]
-            if captioner not in self._silent:
-                parts.append(Text(_CAPTION))
-            written = await self._backends.ask([captioner], parts, MOST_TOKENS, context, digest(jpeg))
+            picture = ImagePart(EncodedImage(jpeg))
+
+            def parts(name: str) -> list[Part]:
+                return [picture] if name in self._silent else [picture, Text(_CAPTION)]
+
+            written = await self._backends.ask(names, parts, MOST_TOKENS, context, digest(jpeg))
             return {
                 "index": chunk.index,
                 "at_s": seconds(chunk.start_s),
                 "at": clock(chunk.start_s),
                 "text": written.text,
+                "model": written.model,
+                "fallbacks": fallbacks_of(written),
                 "usage": usage_object(written.usage),
             }
 

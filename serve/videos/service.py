@@ -3,7 +3,7 @@
 ```
  /v1/videos, jobs ─> VideoService.run ─┬─ Reader ─> video_reader: facts, cuts, clips, pictures
                                        ├─ Watcher ─> Backends: one chat model or provider, or the next
-                                       ├─ KeyframeFinder ─> Backends: a captioner
+                                       ├─ KeyframeFinder ─> Backends: a captioner, or the next
                                        └─ ClipClassifier ─> video_classifier
 ```
 """
@@ -125,7 +125,7 @@ class VideoService:
             case Watch():
                 return await self._watcher.run(request, names, context, on_progress, done)
             case Keyframes():
-                return await self._keyframes.run(request, next(iter(names), None), context, on_progress, done)
+                return await self._keyframes.run(request, names, context, on_progress, done)
             case Actions():
                 return await self._classifier.actions(request, names[0], context, on_progress, done)
             case Classify():
@@ -195,11 +195,13 @@ class VideoService:
             raise InvalidRequest(f"Model {name!r} does not take {wanted}.", code="task_not_supported", param="model")
         return [name]
 
-    @staticmethod
-    def _usual(request: VideoRequest, settings: Videos) -> list[str]:
+    def _usual(self, request: VideoRequest, settings: Videos) -> list[str]:
         if not isinstance(request, Keyframes):
             return list(settings.backends)
-        return [] if settings.captioner is None else [settings.captioner]
+        if settings.captioner is None:
+            return []
+        named = dict.fromkeys((settings.captioner, *settings.backends, settings.summariser))
+        return [name for name in named if name is not None and self._chat.most_media(name)[0]]
 
 
 def _silent_captioners(cluster: ClusterFile) -> list[str]:

@@ -109,7 +109,7 @@ class Summariser:
             lines = "\n".join(note.line for note in group)
             async with places:
                 asked = Text(prompt(lines, reach))
-                written = await self._backends.ask([self._name], (asked,), max_tokens, context)
+                written = await self._backends.ask([self._name], lambda _: (asked,), max_tokens, context)
             usage += written.usage
             return Note(group[0].start, group[-1].end, written.text)
 

@@ -98,7 +98,7 @@ class Watcher:
 
         async def one(chunk: Chunk, data: bytes) -> Body:
             parts = VideoPart(data), Text(prompt)
-            written = await self._backends.ask(names, parts, most, context, digest(data))
+            written = await self._backends.ask(names, lambda _: parts, most, context, digest(data))
             self._pace.took(names[0], written.seconds)
             return _segment(chunk, written)
 
@@ -207,6 +207,11 @@ def error_object(error: ArgusError) -> Body:
     return {"code": error.code, "message": error.message, "param": error.param}
 
 
+def fallbacks_of(written: Written) -> list[Body]:
+    """Who was asked before the one that answered, and how it failed."""
+    return [{"model": model, "failure": failure} for model, failure in written.failures]
+
+
 def _span(chunk: Chunk) -> Body:
     return {
         "index": chunk.index,
@@ -223,6 +228,6 @@ def _segment(chunk: Chunk, written: Written) -> Body:
         "text": written.text,
         "model": written.model,
         "confidence": written.confidence,
-        "fallbacks": [{"model": model, "failure": failure} for model, failure in written.failures],
+        "fallbacks": fallbacks_of(written),
         "usage": usage_object(written.usage),
     }

@@ -206,8 +206,30 @@ async def test_key_frames_have_times_and_descriptions(client: httpx.AsyncClient,
     assert answer["model"] == "looker" and answer["usage"]["prompt_tokens"] == 300
     bare = await ask(client, "keyframes", strategy="uniform", count=2, describe=False)
     assert [frame["description"] for frame in bare["keyframes"]] == [None, None] and bare["model"] is None
-    site.looker.fails = lambda first, last: ModelFailed("broken")
-    assert error_of(await send(client, "keyframes"), 500)[0] == "model_failed"
+
+
+async def test_key_frames_are_described_by_the_next_when_the_captioner_fails() -> None:
+    site = VideoSite()  # of its own: models that fail so often are asked less
+    for fake in (site.looker, site.watcher):
+        fake.fails = lambda first, last: ModelFailed("broken")
+    site.other.says = lambda first, last, prompt: f"Another's. {prompt}"
+    async with site.client() as client:
+        answer = await ask(client, "keyframes", strategy="uniform", count=2)
+        assert answer["model"] == "looker"
+        for frame in answer["keyframes"]:
+            assert (frame["description"], frame["model"]) == ("Another's. Describe the image.", "other")
+            assert [fallback["model"] for fallback in frame["fallbacks"]] == ["looker", "watcher"]
+        assert error_of(await send(client, "keyframes", model="looker"), 500)[0] == "model_failed"
+        site.other.fails = lambda first, last: ModelFailed("broken")
+        assert error_of(await send(client, "keyframes"), 500)[0] == "model_failed"
+
+
+async def test_who_takes_no_image_is_asked_about_no_key_frame() -> None:
+    models = {**MODELS, "watcher": {**MODELS["watcher"], "max_images": 0}, "other": MODELS["other"]}
+    site = VideoSite({"captioner": "blip2", "summariser": "other"}, models=models)
+    async with site.client() as client:
+        answer = await ask(client, "keyframes", strategy="uniform", count=2, dry_run=True)
+    assert [row["model"] for row in answer["backends"]] == ["blip2", "other"]
 
 
 async def test_blip2_captions_a_picture_that_comes_alone(client: httpx.AsyncClient, site: VideoSite) -> None:

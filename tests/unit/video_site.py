@@ -130,7 +130,7 @@ class VideoSite(Site):
         handles = {"watcher": self.watcher, "other": self.other, "looker": self.looker, "clips": self.classifier}
         self.reading = LocalReader()
         config = cluster(
-            models=MODELS, videos=VIDEOS | (videos or {}), limits={"max_body_bytes": 4_000_000}, **sections
+            **{"models": MODELS} | sections, videos=VIDEOS | (videos or {}), limits={"max_body_bytes": 4_000_000}
         )
         super().__init__(config, more={**handles, "reader": self.reading}, providers=sections.pop("hosted", {}))
 
