@@ -112,5 +112,6 @@ def test_a_model_that_writes_must_be_told_how_much(tmp_path: Path) -> None:
     rows = [{"time_s": float(second), "output_tokens": 5} for second in range(20)]
     trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert _run("--flow", "llava", "--arrivals", f"trace:{trace}", "--duration", "20")[0] == 0, "a trace may say it"
-    trace.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:5], {"time_s": 5.0}, *rows[6:]]))
-    assert isinstance(_run("--flow", "llava", "--arrivals", f"trace:{trace}", "--duration", "20")[2], ConfigError)
+    gap = tmp_path / "gap.jsonl"
+    gap.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:5], {"time_s": 5.0}, *rows[6:]]))
+    assert isinstance(_run("--flow", "llava", "--arrivals", f"trace:{gap}", "--duration", "20")[2], ConfigError)

@@ -298,10 +298,10 @@ def test_a_long_prompt_is_read_in_chunks_beside_those_who_write() -> None:
     flows = (Flow(name="all", entry="llava", prompt_tokens=1000, output_tokens=1),)
     done = simulate(made_up.scenario(stage, flows=flows), np.array([1.0]), seed=18)
     assert done.latency_s[0] == pytest.approx(10 * 0.01 + 1000 * 1e-4)
-    prompts, outputs = np.array([0, 1000], np.int32), np.array([50, 1], np.int32)
+    prompts, outputs = np.array([1, 1000], np.int32), np.array([50, 1], np.int32)  # a 0 would leave it to the flow
     both = simulate(made_up.scenario(stage, flows=flows), np.array([1.0, 1.005]), seed=18, tokens=(prompts, outputs))
     assert both.ok.all()
-    assert both.latency_s[0] == pytest.approx(50 * 0.01 + 1000 * 1e-4 + 1e-4, rel=0.02)
+    assert both.latency_s[0] == pytest.approx(50 * 0.01 + 1001 * 1e-4 + 1e-4, rel=0.02)
 
 
 def test_what_a_recording_does_not_say_of_tokens_the_flow_says() -> None:

@@ -10,7 +10,6 @@ from benchmarks.capacity.planner.recording import recording_rules
 from benchmarks.capacity.planner.report import markdown
 from benchmarks.capacity.planner.solve import Solution
 
-
 # All that a folder may hold of a plan; what this one has not is another's.
 _NAMES = ("plan.json", "cluster.yaml", "plan.rules.yaml", "cost.svg", "latency.svg", "use.svg", "report.md")
 
