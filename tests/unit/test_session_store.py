@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -295,8 +296,17 @@ async def test_the_replica_serves_callers_side_by_side(tmp_path: Path, clock: Cl
 
 
 async def test_waiting_calls_are_bounded(tmp_path: Path, clock: Clock) -> None:
-    replica = SessionStoreReplica(config(tmp_path, batching={"max_queue": 2}), clock)
-    answers = await asyncio.gather(*(replica.stats() for _ in range(5)), return_exceptions=True)
+    gate = threading.Event()
+
+    def held() -> float:
+        gate.wait()
+        return clock()
+
+    replica = SessionStoreReplica(config(tmp_path, batching={"max_queue": 2}), held)
+    calls = [asyncio.create_task(replica.create(new())) for _ in range(5)]
+    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    gate.set()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
     assert sum(isinstance(answer, Overloaded) for answer in answers) == 3
     await replica.stats()
     await replica.close()
