@@ -93,7 +93,7 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Search an index by an image file or a text."""
-    where, path = url or address(name), f"/v1/indexes/{index}/search"
+    where, path = url or address(name), f"/v1/indexes/{quote(index, safe='')}/search"
     fields: dict[str, Any] = {"k": k} | ({"filter": filter} if filter else {})
     if _is_file(content):
         answer = _post(where, path, fields, None, Path(content))

@@ -88,7 +88,7 @@ def asked(where: str, path: str, method: str = "GET", **options: Any) -> httpx.R
     """
     options |= {"timeout": _TIMEOUT_S, "headers": auth_headers(), "trust_env": False}
     try:
-        answer = httpx.request(method, f"{where}{path}", **options)
+        answer = httpx.request(method, f"{where.rstrip('/')}{path}", **options)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Unavailable(f"{where} does not answer: {error}.") from None
     if answer.is_error:

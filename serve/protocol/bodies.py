@@ -224,14 +224,18 @@ async def read_submission(request: Request, limit: int, medium: Medium = "image"
     )
 
 
-async def read_json(request: Request, limit: int, kind: type[Body]) -> Body:
+async def read_json(request: Request, limit: int, kind: type[Body], *, required: bool = True) -> Body:
     """A JSON body as a checked `kind`.
+
+    Args:
+        required: without it, no body at all is an empty object: nothing has to be said.
 
     Raises:
         InvalidRequest: not JSON, or a field that is missing, unknown or wrong.
         PayloadTooLarge: see `read_body`.
     """
-    return validate(json_object(await read_body(request, limit)), kind)
+    body = await read_body(request, limit)
+    return validate({} if not (body or required) else json_object(body), kind)
 
 
 def read_query(request: HTTPConnection, kind: type[Body]) -> Body:

@@ -93,11 +93,11 @@ def build(service: IndexService, max_body_bytes: int) -> APIRouter:
     @router.put(
         "/{name}",
         summary="Create an index",
-        openapi_extra=json_body(IndexFields),
+        openapi_extra=json_body(IndexFields, required=False),
         responses=json_response("The index.", ERRORS),
     )
     async def create(name: IndexName, request: Request) -> Response:
-        fields = await read_json(request, max_body_bytes, IndexFields)
+        fields = await read_json(request, max_body_bytes, IndexFields, required=False)
         return json(_index(await service.create({"name": name, **fields.model_dump()}, context_of(request))))
 
     @router.get("/{name}", summary="One index", responses=json_response("The index.", ERRORS))

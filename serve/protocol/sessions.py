@@ -11,7 +11,7 @@ from pydantic import Field
 
 from deployments.session_types import Conversation, Exchange, MediumRef, Session
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, context_of, json_object, read_body, validate
+from serve.protocol.bodies import Fields, context_of, json_object, read_body, read_json
 from serve.protocol.chat import completion, streamed
 from serve.protocol.chat_bodies import AnswerFields, UserContent, checked, sampling, turn
 from serve.protocol.native import json
@@ -55,8 +55,7 @@ def build(service: SessionService, max_body_bytes: int) -> APIRouter:
         responses=json_response("The session.", ERRORS),
     )
     async def create(request: Request) -> Response:
-        # Nothing has to be said: no body at all is an empty one.
-        fields = validate(json_object(await read_body(request, max_body_bytes) or b"{}"), SessionFields)
+        fields = await read_json(request, max_body_bytes, SessionFields, required=False)
         return json(session_object(await service.create(context_of(request), **fields.model_dump())))
 
     @router.get("", summary="Your newest sessions", responses=json_response("A list of sessions.", ERRORS))

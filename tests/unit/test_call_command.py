@@ -44,7 +44,7 @@ def server() -> Iterator[str]:
 
 def test_the_clusters_own_error_is_told_and_anybody_elses_named(server: str) -> None:
     with pytest.raises(ArgusError, match="An API key is needed") as caught:
-        asked(server, "/ours")
+        asked(server + "/", "/ours")
     assert caught.value.code == "unauthenticated"
     for path in ("/html", "/list"):
         with pytest.raises(Unavailable, match="answers 401, and not as a cluster does"):

@@ -58,6 +58,11 @@ async def test_an_index_lives_and_dies(client: httpx.AsyncClient) -> None:
     assert (await done(await client.get(ROOT)))["data"] == []
 
 
+async def test_an_index_needs_nothing_said_of_it(client: httpx.AsyncClient) -> None:
+    assert (await done(await client.put(f"{ROOT}/shoes")))["model"] == "clip"
+    assert error_of(await client.post(f"{ROOT}/shoes/delete"), 400)[0] == "invalid_json"
+
+
 async def test_a_dimension_without_a_model(client: httpx.AsyncClient) -> None:
     created = await make(client, dimension=3)
     assert (created["dimension"], created["model"]) == (3, None)
