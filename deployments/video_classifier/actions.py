@@ -16,6 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from serve.config.models import VideoClassifierModel
+from serve.errors import InvalidRequest
+
 Float32 = npt.NDArray[np.float32]
 
 
@@ -44,6 +47,26 @@ class Action:
     start_s: float
     end_s: float
     score: float
+
+
+def window_and_stride(
+    model: VideoClassifierModel, window_s: float | None, stride_s: float | None
+) -> tuple[float, float]:
+    """Seconds of a window and from one to the next: as asked for, else the model's own; windows leave nothing out.
+
+    Raises:
+        InvalidRequest: `invalid_field`: a stride longer than the window, so that there is video between two windows.
+    """
+    window = window_s or model.window_s
+    stride = stride_s or min(model.stride_s, window)
+    if stride > window:
+        raise InvalidRequest(
+            f"Field 'stride_s': {stride:g} is longer than a window of {window:g} s: what lies between two windows would "
+            "not be seen.",
+            code="invalid_field",
+            param="stride_s",
+        )
+    return window, stride
 
 
 def windows(start_s: float, end_s: float, window_s: float, stride_s: float) -> list[tuple[float, float]]:

@@ -23,7 +23,7 @@ from deployments.gpu_memory import GpuMemory
 from deployments.live import Rebatched, batch_limits
 from deployments.messages import Call, Float32, ModelInfo
 from deployments.replica import ReplicaMetrics
-from deployments.video_classifier.actions import ActionRule, detect
+from deployments.video_classifier.actions import ActionRule, detect, window_and_stride
 from deployments.video_classifier.messages import (
     ClassifiedClip,
     ClassifiedClips,
@@ -130,14 +130,13 @@ class VideoClassifierReplica(Rebatched):
         """See `DetectActions`. The next clips are decoded while the model looks at these.
 
         Raises:
-            InvalidRequest: `outside_video`, `too_many_windows`.
+            InvalidRequest: `outside_video`, `too_many_windows`; see `window_and_stride`.
             ArgusError: see `deployments.video.decode.open_video` and `Pipeline.run`.
         """
         config, deadline = self._config, time.monotonic() + call.timeout_s
         sliding = self._clips.Sliding(
             self._clips.Part(request.start_s, request.end_s),
-            request.window_s or config.window_s,
-            request.stride_s or config.stride_s,
+            *window_and_stride(config, request.window_s, request.stride_s),
             config.max_windows,
         )
         left = _Left()

@@ -172,6 +172,12 @@ class VideoClassifierModel(CheckpointModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _windows_leave_nothing_out(self) -> VideoClassifierModel:
+        if self.stride_s > self.window_s:
+            raise ValueError(f"stride_s is {self.stride_s:g}; it must be at most window_s, {self.window_s:g}")
+        return self
+
 
 class VideoReaderModel(ModelBase):
     """Reads video files (PyAV): facts, frames, key frames, scenes, and clips of a longer video. Runs on the CPU."""

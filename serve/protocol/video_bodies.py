@@ -124,7 +124,9 @@ class ActionsFields(ChunkedFields):
     """Which actions happen when."""
 
     window_s: float | None = Field(None, gt=0, le=600, description="Seconds that the classifier sees at a time.")
-    stride_s: float | None = Field(None, gt=0, le=600, description="Seconds from one window to the next.")
+    stride_s: float | None = Field(
+        None, gt=0, le=600, description="Seconds from one window to the next, at most `window_s`."
+    )
     enter: float = Field(0.5, gt=0, le=1, description="Probability at which an action begins.")
     leave: float | None = Field(
         None,
@@ -135,14 +137,6 @@ class ActionsFields(ChunkedFields):
     )
     merge_gap_s: float = Field(0.5, ge=0, le=600, description="Actions of one label this close together are one.")
     min_action_s: float = Field(0.5, ge=0, le=600, description="What is shorter is no action.")
-
-    @field_validator("stride_s")
-    @classmethod
-    def _leaves_nothing_out(cls, stride_s: float | None, info: ValidationInfo) -> float | None:
-        window_s = info.data.get("window_s")
-        if stride_s is not None and window_s is not None and stride_s > window_s:
-            raise ValueError("it is longer than window_s, so that what lies between two windows would not be seen")
-        return stride_s
 
     @field_validator("leave")
     @classmethod

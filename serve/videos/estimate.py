@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from deployments.video_classifier.actions import window_count
+from deployments.video_classifier.actions import window_and_stride, window_count
 from serve.config.cluster import ClusterFile
 from serve.config.models import GenerativeModel, VideoClassifierModel
 from serve.providers import tokens
@@ -110,10 +110,10 @@ def describing(cluster: ClusterFile, name: str, frames: int, side: int, max_toke
 
 
 def detecting(cluster: ClusterFile, name: str, request: Actions, chunks: Sequence[Chunk]) -> Estimate:
-    """What a classifier takes to look for actions in the chunks."""
+    """What a classifier takes to look for actions in the chunks; see `window_and_stride` for what it raises."""
     model = cluster.models[name]
     assert isinstance(model, VideoClassifierModel), "others have no such task"
-    window_s, stride_s = request.window_s or model.window_s, request.stride_s or model.stride_s
+    window_s, stride_s = window_and_stride(model, request.window_s, request.stride_s)
     clips = sum(window_count(chunk.start_s, chunk.end_s, window_s, stride_s) for chunk in chunks)
     return seeing(cluster, name, len(chunks), clips)
 

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from serve.calls import Calls
 from serve.chat import ChatService
 from serve.config.cluster import ClusterFile
-from serve.config.models import GenerativeModel
+from serve.config.models import GenerativeModel, VideoClassifierModel
 from serve.config.video_checks import watching
 from serve.config.videos import Videos
 from serve.context import RequestContext
@@ -89,7 +89,7 @@ class VideoService:
 
         Raises:
             NotFound: `not_configured`, or a model that does not exist.
-            InvalidRequest: a model that cannot do this; a part that ends before it begins.
+            InvalidRequest: a model that cannot do this; a part that ends before it begins; windows with gaps.
         """
         if request.end_s is not None and request.end_s <= request.start_s:
             raise InvalidRequest(
@@ -97,7 +97,11 @@ class VideoService:
                 code="invalid_field",
                 param="end_s",
             )
-        self._asked(request)
+        names = self._asked(request)
+        if isinstance(request, Actions):
+            model = self._cluster.models[names[0]]
+            assert isinstance(model, VideoClassifierModel), "others have no such task"
+            window_and_stride(model, request.window_s, request.stride_s)
 
     async def run(
         self,

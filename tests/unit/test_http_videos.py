@@ -451,6 +451,7 @@ async def test_a_video_comes_in_three_ways(client: httpx.AsyncClient, site: Vide
         ("actions", {"enter": "x", "leave": 0.4}, 400, "invalid_field", "enter"),
         ("actions", {"enter": 0.3}, 200, "", None),
         ("actions", {"window_s": 1.0, "stride_s": 2.0}, 400, "invalid_field", "stride_s"),
+        ("actions", {"stride_s": 2.5}, 400, "invalid_field", "stride_s"),
         ("keyframes", {"strategy": "best"}, 400, "invalid_field", "strategy"),
         ("keyframes", {"count": 0}, 400, "invalid_field", "count"),
         ("classify", {"model": "watcher"}, 400, "task_not_supported", "model"),

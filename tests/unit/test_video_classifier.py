@@ -302,6 +302,16 @@ async def test_windows_are_the_deployments_own_unless_asked(checkpoints: dict[st
     assert (await served.detect_actions(DetectActions(video, window_s=20.0), CALL)).windows == 1
 
 
+async def test_windows_leave_nothing_out(checkpoints: dict[str, Path]) -> None:
+    served = replica(checkpoints["videomae"], window_s=4.0, stride_s=1.0)
+    video = film(DARK * 10)
+    assert (await served.detect_actions(DetectActions(video, window_s=0.5), CALL)).windows == 20
+    for wrong in (DetectActions(video, stride_s=5.0), DetectActions(video, window_s=1.0, stride_s=2.0)):
+        with pytest.raises(InvalidRequest) as caught:
+            await served.detect_actions(wrong, CALL)
+        assert (caught.value.code, caught.value.param) == ("invalid_field", "stride_s")
+
+
 async def test_requests_that_no_video_can_answer_are_refused(checkpoints: dict[str, Path]) -> None:
     served = replica(checkpoints["videomae"], max_windows=20)
     video = film(DARK * 4)
