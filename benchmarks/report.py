@@ -89,13 +89,14 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """A record as JSON has it: floats at six significant digits, None for those that are not finite."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
+        return [rounded(item) for item in value]
     return value
 
 
@@ -145,7 +146,7 @@ class Report:
     def save(self, path: Path) -> None:
         """Writes the record; numbers are rounded to six significant digits."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_rounded(self.record()), indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(rounded(self.record()), indent=1) + "\n", encoding="utf-8")
 
     def show(self, console: Console) -> None:
         """Prints table, notes and verdict."""

@@ -61,8 +61,8 @@ def window_and_stride(
     stride = stride_s or min(model.stride_s, window)
     if stride > window:
         raise InvalidRequest(
-            f"Field 'stride_s': {stride:g} is longer than a window of {window:g} s: what lies between two windows would "
-            "not be seen.",
+            f"Field 'stride_s': {stride:g} is longer than a window of {window:g} s; video between two windows would be "
+            "left out.",
             code="invalid_field",
             param="stride_s",
         )

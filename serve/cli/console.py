@@ -37,3 +37,22 @@ def cluster_file(profile: str | None, config: Path | None, *, calibrations: bool
     if config is not None:
         return load_file(config, calibrations=calibrations)
     return load_profile(profile or "demo", calibrations=calibrations)
+
+
+def check_output(path: Path | None, option: str) -> None:
+    """Makes the folder of a file that is to be written.
+
+    Raises:
+        ConfigError: the file could not be written.
+    """
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        was_there = path.exists()
+        with path.open("ab"):
+            pass
+        if not was_there:
+            path.unlink()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}", param=option) from None

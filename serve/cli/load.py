@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from serve.cli.console import errors, output
+from serve.cli.console import check_output, errors, output
 from serve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def load(
     process.times(seconds, seed)
     processes = _processes(workers, master, ui)
     for path, option in ((json, "json"), (html, "html")):
-        _check_output(path, option)
+        check_output(path, option)
     with _target(subject, profile, _Place(host, grpc, name)) as target:
         record = _run(subject, settings(target), processes, target)
     _report(subject, profile, record, html, json, drift=soak)
@@ -116,25 +116,6 @@ def _processes(workers: int, master: str, ui: bool) -> Processes:
             raise ConfigError("--master waits for --workers on other machines; say how many", param="workers")
         return Processes(bind=master, remote=workers, ui_port=_UI_PORT if ui else None)
     return Processes(local=workers if workers > 1 else 0, ui_port=_UI_PORT if ui else None)
-
-
-def _check_output(path: Path | None, option: str) -> None:
-    """Makes the folder of a file that is to be written.
-
-    Raises:
-        ConfigError: the file could not be written.
-    """
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        was_there = path.exists()
-        with path.open("ab"):
-            pass
-        if not was_there:
-            path.unlink()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}", param=option) from None
 
 
 @contextmanager

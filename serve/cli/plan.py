@@ -11,7 +11,7 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from serve.cli.console import ConfigOption, JsonOption, ProfileOption, cluster_file, errors, output
+from serve.cli.console import ConfigOption, JsonOption, ProfileOption, check_output, cluster_file, errors, output
 from serve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -108,14 +108,21 @@ def plan(
             apis=apis,
         ),
     )
+    # A search may take minutes.
+    check_output(None if out is None else out / "plan.json", "out")
     with _progress() as tell:
         solution = solve(question, agreement=min_agreement, what_ifs=what_ifs, growth=growth, tell=tell)
-    written = write(solution, out) if out is not None else []
+    # First of all: whatever fails from here on, the plan has been seen.
     if as_json:
         typer.echo(solution.plan.model_dump_json(indent=2))
     else:
         _show(solution.plan)
-        for path in written:
+    if out is not None:
+        try:
+            written = write(solution, out)
+        except OSError as error:
+            raise ConfigError(f"{out}: cannot be written: {error.strerror}", param="out") from None
+        for path in [] if as_json else written:
             output.print(f"Wrote {path}", highlight=False, soft_wrap=True)
     if not solution.plan.feasible:
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 from rich.table import Table
 
-from serve.cli.console import ConfigOption, JsonOption, ProfileOption, cluster_file, errors, output
+from serve.cli.console import ConfigOption, JsonOption, ProfileOption, check_output, cluster_file, errors, output
 from serve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def profile(
         raise ConfigError(
             f"--out: {out} is of {found.hardware}, --hardware says {hardware}; give another file", param="out"
         )
-    for name in _names(model, every, build.profilable(loaded)):
+    names = _names(model, every, build.profilable(loaded))
+    check_output(out, "out")
+    for name in names:
         found = build.combined(found, build.profile(wish, name, found))
         if out is not None:
             save_profile(out, found, _head(found))

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from serve.cli.console import ConfigOption, ProfileOption, cluster_file, errors, output
+from serve.cli.console import ConfigOption, ProfileOption, check_output, cluster_file, errors, output
 from serve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def simulate(
     from benchmarks.capacity.scenario import scenario
     from benchmarks.capacity.simulator import load
     from benchmarks.capacity.simulator import simulate as run
+    from benchmarks.report import rounded
 
     seconds, start_s = read_seconds(duration, "duration"), read_seconds(warm_up, "warm-up")
     if not 0 <= start_s < seconds:
@@ -87,13 +88,13 @@ def simulate(
     times, tokens = process.times(seconds, seed), process.tokens(seconds, seed)
     if tokens is None or not tokens[1].all():
         check_tokens(cluster, flows, {kind: profiles[kind] for kind in pools.values()})
+    check_output(json_file, "json")
     load(lambda: errors.print("Compiling the simulator, once: about half a minute.", style="dim"))
     began = time.perf_counter()
     outcome = run(made, times, seed=seed, start_s=start_s, end_s=seconds, tokens=tokens)
     took = time.perf_counter() - began
     _show(outcome, seconds, took)
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
         settings = {
             "workload": workload,
             "cluster": cluster.name,
@@ -105,7 +106,7 @@ def simulate(
             "hardware": pools,
             "autoscale": autoscale,
         }
-        json_file.write_text(json.dumps(_record(outcome, settings, took), indent=1) + "\n", encoding="utf-8")
+        json_file.write_text(json.dumps(rounded(_record(outcome, settings, took)), indent=1) + "\n", encoding="utf-8")
         output.print(f"Record: {json_file}", highlight=False)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from deployments.video_classifier.actions import window_and_stride
 from serve.calls import Calls
 from serve.chat import ChatService
 from serve.config.cluster import ClusterFile

@@ -115,3 +115,29 @@ def test_a_model_that_writes_must_be_told_how_much(tmp_path: Path) -> None:
     gap = tmp_path / "gap.jsonl"
     gap.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:5], {"time_s": 5.0}, *rows[6:]]))
     assert isinstance(_run("--flow", "llava", "--arrivals", f"trace:{gap}", "--duration", "20")[2], ConfigError)
+
+
+def test_a_record_is_json_where_nothing_was_answered(tmp_path: Path) -> None:
+    def refused(name: str) -> float:
+        raise AssertionError(f"{name} is no JSON")
+
+    record = tmp_path / "run.json"
+    assert _run("--flow", "clip", "--rate", "0.001", "--duration", "10", "--json", str(record))[0] == 0
+    assert json.loads(record.read_text(), parse_constant=refused)["all"]["requests"] == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("simulate", "--flow", "clip", "--rate", "1", "--json"),
+        ("plan", "--flow", "clip", "--rate", "1", "--slo", "p99=5s", "--out"),
+        ("profile", "clip", "--hardware", "cpu-demo", "--out"),
+        ("validate", "classification", "--json"),
+        ("bench", "batching", "--json"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_work(command: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ran = CliRunner().invoke(app, [*command, str(tmp_path / "file" / "run.yaml")])
+    assert isinstance(ran.exception, ConfigError), ran.exception
+    assert "cannot be written" in ran.exception.message

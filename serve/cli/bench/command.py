@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serve.cli.console import output
+from serve.cli.console import check_output, output
 from serve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Measure Argus beside its alternatives.", no_args_is_help=True)
 
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the record of this run to a file.")]
+
+def _writable(path: Path | None) -> Path | None:
+    """A run is long: that its record cannot be written is said before it."""
+    check_output(path, "json")
+    return path
+
+
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Write the record of this run to a file.", callback=_writable)
+]
 Check = Annotated[bool, typer.Option("--check", help="Exit with status 1 when the goal is missed.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A short run that shows whether it works; figures mean little.")]
 
