@@ -166,7 +166,7 @@ async def _chunks(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     if stated is not None and stated > limit:
         raise _too_large(limit)
     size, context = 0, context_of(request)
-    context.remaining_s()
+    context.remaining_s()  # raises when nothing is left of the request's time: then it is not the body that was slow
     stream = aiter(request.stream())
     try:
         while True:
