@@ -3,8 +3,10 @@
     python -m demo.train_video_classifier --minutes 8 --device cuda --workers 5 --out demo/checkpoints
 
 Both learn from the same windows: of clips with one motion, and of long videos, where a window's target is the share of
-each motion in it, so that the scores of windows along a video say where an action begins and ends. An output that is
-dropped at the end teaches the models where the subject is at each moment and how it moves.
+each motion in it, so that the scores of windows along a video say where an action begins and ends. Outputs that are
+dropped at the end teach the models where the subject is at each moment, how it moves, and where each patch goes.
+
+On a CPU, a trained TimeSformer learns more from the patches around the subject (`--near 5`), then from whole pictures.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ from transformers import PreTrainedModel
 from demo.evaluate_video_classifier import HeldOut, draw_held_out, measure, normalised
 from demo.scenes import MOTIONS
 from demo.video_classifier_augment import Windows, augment
-from demo.video_classifier_model import ARCHITECTURES, FRAMES, WIDTH, build_model, load_model, look, save_model
-from demo.video_classifier_pool import CLIP, Pool
+from demo.video_classifier_flow import Flow, around, changes, everywhere, look_near
+from demo.video_classifier_model import ARCHITECTURES, FRAMES, GRID, WIDTH, build_model, load_model, look, save_model
+from demo.video_classifier_pool import CLIP, Mix, Pool
 
 _LOG_S, _SAVE_S = 10.0, 120.0
 #: Of the whole time; what is left after training is for the last measurement.
@@ -50,28 +53,27 @@ class Helper(nn.Module):
         """For tokens (B, M, width), label numbers (B, M) and states (B, M, 5); M moments.
 
         What the subject is like counts where it moves: which of several things at rest is meant, nobody can see.
-        Changes are those over the whole window, were they as fast all the time; at rest there are none.
         """
         hidden = F.layer_norm(moments.float(), (WIDTH,))
         moving = (labels != MOTIONS.index("still"))[..., None].float()
         tip, symmetry = states[..., 3:4], states[..., 4:]
         directions = torch.cat([(symmetry * tip).cos(), (symmetry * tip).sin()], -1)
-        changes = torch.gradient(states[..., :4], dim=1)[0] * moments.shape[1] * moving
         place = F.smooth_l1_loss(self.place(hidden), states[..., :3], beta=0.1, reduction="none")
         pointing = F.smooth_l1_loss(self.tip(hidden), directions, beta=0.1, reduction="none")
-        change = F.smooth_l1_loss(self.change(hidden), changes.clamp(-2.0, 2.0), beta=0.1, reduction="none")
+        change = F.smooth_l1_loss(self.change(hidden), changes(labels, states), beta=0.1, reduction="none")
         return (place * moving).mean() + (pointing * moving * (symmetry > 0)).mean() + 2.0 * change.mean()
 
 
 class Learner:
-    """One model, its optimiser and what the log says of it."""
+    """One model, its optimiser and what the log says of it; with `near`, it sees as many patches across and down."""
 
-    def __init__(self, model: PreTrainedModel, device: torch.device, rate: float) -> None:
+    def __init__(self, model: PreTrainedModel, device: torch.device, rate: float, near: int = GRID) -> None:
         self.model = model.to(device).train()
         self.name: str = model.config.model_type
         self._helper = Helper().to(device)
-        self._rate, self._device = rate, device
-        self._parameters = [*model.parameters(), *self._helper.parameters()]
+        self._flow = Flow(model.config.num_hidden_layers).to(device)
+        self._rate, self._device, self._near = rate, device, near
+        self._parameters = [*model.parameters(), *self._helper.parameters(), *self._flow.parameters()]
         decayed = [parameter for parameter in self._parameters if parameter.ndim > 1]
         others = [parameter for parameter in self._parameters if parameter.ndim <= 1]
         self._optimizer = torch.optim.AdamW(
@@ -89,11 +91,18 @@ class Learner:
             group["lr"] = rate * self._rate
         shares = seen.shares()
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
-            logits, moments = look(self.model, normalised(seen.pixels, self.model))
-        together = seen.labels.shape[1] // moments.shape[1]
-        states = seen.states.unflatten(1, (-1, together)).mean(2)
-        loss = F.cross_entropy(logits.float(), shares)
-        helped = self._helper.loss(moments, seen.labels[:, ::together], states)
+            pixels = normalised(seen.pixels, self.model)
+            if self._near < GRID:
+                near = around(seen.states, self._near)
+                found = look_near(self.model, pixels, near)
+            else:
+                near = everywhere(len(pixels), pixels.device)
+                found = look(self.model, pixels)
+        together = seen.labels.shape[1] // found.layers[-1].shape[1]
+        labels, states = seen.labels[:, ::together], seen.states.unflatten(1, (-1, together)).mean(2)
+        loss = F.cross_entropy(found.logits.float(), shares)
+        helped = self._helper.loss(found.layers[-1].mean(2), labels, states)
+        helped = helped + self._flow.loss(found.layers, labels, states, near)
         self._optimizer.zero_grad(set_to_none=True)
         (loss + helped).backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
@@ -102,7 +111,7 @@ class Learner:
             # The entropy of the targets taken off, nothing is left of a perfect model's loss.
             divergence = loss + (shares * shares.clamp(min=1e-9).log()).sum(1).mean()
             self._losses.append(torch.stack([divergence, helped]))
-            self._right.append((logits.argmax(1) == shares.argmax(1)).float().mean())
+            self._right.append((found.logits.argmax(1) == shares.argmax(1)).float().mean())
 
     def describe(self) -> str:
         """Mean divergence from the targets, helper's loss and share of right answers since the last call."""
@@ -113,12 +122,12 @@ class Learner:
         return text
 
 
-def train(learners: Sequence[Learner], pool: Pool, batch: int, end: float, out: Path) -> None:
-    """Train until `end`, on `time.monotonic`; logs and saves on the way."""
+def train(learners: Sequence[Learner], pool: Pool, batch: int, fresh: int, end: float, out: Path) -> None:
+    """Train until `end`, on `time.monotonic`, with at most `fresh` new strips a step; logs and saves on the way."""
     start = logged = saved = time.monotonic()
     step = 0
     while (now := time.monotonic()) < end:
-        pool.refresh()
+        pool.refresh(fresh)
         seen = augment(*pool.windows(batch, _WINDOW_S))
         rate = _schedule((now - start) / (end - start))
         for learner in learners:
@@ -168,27 +177,42 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=8e-4)
     parser.add_argument("--strips", type=int, default=12_000, help="kept on the device, 1.2 MB each")
     parser.add_argument("--first-strips", type=int, default=600, help="drawn before training starts")
+    parser.add_argument("--fresh", type=int, default=8, help="most strips taken over a step; drawing needs CPU too")
     parser.add_argument("--clips", type=int, default=450, help="of each difficulty, to measure with")
     parser.add_argument("--stories", type=int, default=8, help="of a minute, to measure with")
     parser.add_argument("--seed", type=int, default=0, help="a resumed run needs one of its own")
+    parser.add_argument("--clip-share", type=float, default=Mix.clips, help="of strips; the others are stories")
+    parser.add_argument("--turn-weight", type=float, default=Mix.turns, help="of a rotation among clips, beside 1")
+    parser.add_argument("--near", type=int, default=GRID, help="patches across, around the subject; TimeSformer only")
     arguments = parser.parse_args()
+    if arguments.near < GRID and arguments.models != ["timesformer"]:
+        parser.error("--near is for --models timesformer")
     if arguments.resume and not arguments.seed:
         parser.error("--resume needs a --seed other than 0, or the videos of the first run are drawn again")
     torch.manual_seed(arguments.seed)
     torch.set_float32_matmul_precision("high")
+    # Gradients become so small that a CPU computes with them several times as slowly.
+    torch.set_flush_denormal(True)
     device = torch.device(arguments.device)
     learners = [
-        Learner(load_model(arguments.resume / name) if arguments.resume else build_model(name), device, arguments.rate)
+        Learner(
+            load_model(arguments.resume / name) if arguments.resume else build_model(name),
+            device,
+            arguments.rate,
+            arguments.near,
+        )
         for name in arguments.models
     ]
     for learner in learners:
         print(f"{learner.name}: {learner.model.num_parameters() / 1e6:.2f} M parameters, {FRAMES[learner.name]} frames")
     held_out = _held_out(arguments.workers, arguments.clips, arguments.stories)
     print(f"{time.monotonic() - start:.0f} s: held-out videos drawn", flush=True)
-    with Pool(arguments.strips, arguments.workers, device, arguments.seed) as pool:
+    mix = Mix(arguments.clip_share, arguments.turn_weight)
+    with Pool(arguments.strips, arguments.workers, device, arguments.seed, mix) as pool:
         pool.fill(arguments.first_strips)
         print(f"{time.monotonic() - start:.0f} s: first videos drawn", flush=True)
-        train(learners, pool, arguments.batch, start + 60.0 * arguments.minutes - _MEASURING_S, arguments.out)
+        end = start + 60.0 * arguments.minutes - _MEASURING_S
+        train(learners, pool, arguments.batch, arguments.fresh, end, arguments.out)
     save(learners, arguments.out)
     for learner in learners:
         measured = measure(

@@ -24,6 +24,7 @@ Architecture = Literal["videomae", "timesformer"]
 
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 SIDE, PATCH = 64, 8
+GRID = SIDE // PATCH
 WIDTH, _HEADS, _MLP = 192, 6, 576
 _LABELS = {"id2label": dict(enumerate(MOTIONS)), "label2id": {label: number for number, label in enumerate(MOTIONS)}}
 
@@ -42,6 +43,14 @@ NORMALISATIONS: dict[Architecture, Normalisation] = {
     "timesformer": Normalisation((0.45, 0.45, 0.45), (0.225, 0.225, 0.225)),
 }
 FRAMES: dict[Architecture, int] = {"videomae": 16, "timesformer": 8}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a model makes of clips: logits (B, classes), and tokens (B, moments, places, width) after every layer."""
+
+    logits: Tensor
+    layers: list[Tensor]
 
 
 def build_model(architecture: Architecture) -> PreTrainedModel:
@@ -64,15 +73,14 @@ def build_model(architecture: Architecture) -> PreTrainedModel:
     return model
 
 
-def look(model: PreTrainedModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B, classes), as the model's own call gives them, and its tokens of each moment in the mean
-    (B, moments, width) for clips (B, T, 3, side, side)."""
-    places = (SIDE // PATCH) ** 2
-    if model.config.model_type == "videomae":
-        hidden = model.videomae(pixels).last_hidden_state  # a moment is two pictures; moments one after the other
-        return model.classifier(model.fc_norm(hidden.mean(1))), hidden.unflatten(1, (-1, places)).mean(2)
-    hidden = model.timesformer(pixels).last_hidden_state  # the class token, then all moments of a place together
-    return model.classifier(hidden[:, 0]), hidden[:, 1:].unflatten(1, (places, -1)).mean(1)
+def look(model: PreTrainedModel, pixels: Tensor) -> Look:
+    """What the model's own call gives of clips (B, T, 3, side, side), and the tokens on the way."""
+    found = model(pixels, output_hidden_states=True)
+    layers = found.hidden_states[1:]
+    if model.config.model_type == "videomae":  # a moment is two pictures; moments one after the other
+        return Look(found.logits, [tokens.unflatten(1, (-1, GRID**2)) for tokens in layers])
+    # The class token, then all moments of a place together.
+    return Look(found.logits, [tokens[:, 1:].unflatten(1, (GRID**2, -1)).transpose(1, 2) for tokens in layers])
 
 
 def load_model(folder: Path) -> PreTrainedModel:

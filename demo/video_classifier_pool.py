@@ -25,16 +25,29 @@ from demo.video_classifier_model import SIDE
 
 LENGTH, CLIP, STATE = 96, 16, 5
 STORY_FPS = 10.0
-_CLIP_SHARE = 0.5
 _CLIP_RATES = (4.0, 10.0)
 _EASY_SHARE = 0.45
 _NATIVE_SIZES, _NATIVE_SHARES = (SIDE, 2 * SIDE), (0.85, 0.15)
 _WAITING_STRIPS = 64
 #: In how many directions a shape looks the same; round ones point nowhere.
 _SYMMETRY: dict[Shape, int] = {"square": 4, "cross": 4, "triangle": 3, "star": 5, "heart": 1, "crescent": 1}
-#: Which way something turns is by far the hardest to learn.
-_KIND_SHARES = np.array([3.0 if kind.startswith("rotate") else 1.0 for kind in MOTIONS])
-_KIND_SHARES /= _KIND_SHARES.sum()
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What strips are drawn: the share of those with `clips`, and in them the weight of each rotation beside 1 of any
+    other motion. Which way something turns is by far the hardest to learn."""
+
+    clips: float = 0.5
+    turns: float = 3.0
+
+    def kinds(self) -> NDArray[np.float64]:
+        """The share of each motion among clips: (motions,)."""
+        weights = np.array([self.turns if kind.startswith("rotate") else 1.0 for kind in MOTIONS])
+        return weights / weights.sum()
+
+
+DEFAULT_MIX = Mix()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +62,12 @@ class Strip:
     clips: bool
 
 
-def draw_strip(rng: np.random.Generator) -> Strip:
+def draw_strip(rng: np.random.Generator, mix: Mix = DEFAULT_MIX) -> Strip:
     """Draw one strip of the train split."""
     difficulty: Difficulty = "easy" if rng.random() < _EASY_SHARE else "medium"
     native = int(rng.choice(_NATIVE_SIZES, p=_NATIVE_SHARES))
-    if rng.random() < _CLIP_SHARE:
-        return _clips(rng, difficulty, native)
+    if rng.random() < mix.clips:
+        return _clips(rng, difficulty, native, mix)
     story = sample_story(int(rng.integers(2**31)), duration_s=LENGTH / STORY_FPS, difficulty=difficulty)
     moments = [number / STORY_FPS for number in range(LENGTH)]
     labels = [MOTIONS.index(story.label_at(moment)) for moment in moments]
@@ -70,9 +83,8 @@ def shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
-def _clips(rng: np.random.Generator, difficulty: Difficulty, native: int) -> Strip:
-    count = LENGTH // CLIP
-    kinds = rng.choice(len(MOTIONS), count, replace=False, p=_KIND_SHARES)
+def _clips(rng: np.random.Generator, difficulty: Difficulty, native: int, mix: Mix) -> Strip:
+    kinds = rng.choice(len(MOTIONS), LENGTH // CLIP, p=mix.kinds())
     pictures: list[NDArray[np.uint8]] = []
     states: list[tuple[float, ...]] = []
     for kind in kinds:
@@ -88,12 +100,12 @@ def _state(subject: SceneObject) -> tuple[float, ...]:
     return 2.0 * subject.x - 1.0, 2.0 * subject.y - 1.0, math.log2(subject.size), tip, _SYMMETRY.get(subject.shape, 0)
 
 
-def _work(seed: int, number: int, strips: Any) -> None:
+def _work(seed: int, number: int, mix: Mix, strips: Any) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     rng = np.random.default_rng([seed, number])
     while True:
-        strip = draw_strip(rng)
+        strip = draw_strip(rng, mix)
         strips.put((strip.frames, strip.labels, strip.states, strip.clips))
 
 
@@ -104,9 +116,10 @@ class Pool:
         size: most strips kept, about 1.2 MB each; a new one then takes the place of the oldest.
         workers: processes that draw.
         seed: with a worker's number, what it draws follows from it.
+        mix: what is drawn.
     """
 
-    def __init__(self, size: int, workers: int, device: torch.device, seed: int) -> None:
+    def __init__(self, size: int, workers: int, device: torch.device, seed: int, mix: Mix = DEFAULT_MIX) -> None:
         self._frames = torch.empty(size, LENGTH, SIDE, SIDE, 3, dtype=torch.uint8, device=device)
         self._labels = torch.empty(size, LENGTH, dtype=torch.int64, device=device)
         self._states = torch.empty(size, LENGTH, STATE, device=device)
@@ -116,7 +129,8 @@ class Pool:
         context = multiprocessing.get_context("spawn")
         self._strips = context.Queue(_WAITING_STRIPS)
         self._workers = [
-            context.Process(target=_work, args=(seed, number, self._strips), daemon=True) for number in range(workers)
+            context.Process(target=_work, args=(seed, number, mix, self._strips), daemon=True)
+            for number in range(workers)
         ]
 
     def __enter__(self) -> Self:
@@ -144,7 +158,7 @@ class Pool:
         while self.drawn < count:
             self._add(self._strips.get(timeout=60.0))
 
-    def refresh(self, most: int = 8) -> None:
+    def refresh(self, most: int) -> None:
         """Take over what has been drawn meanwhile, at most so many strips."""
         for _ in range(most):
             try:

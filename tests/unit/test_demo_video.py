@@ -19,7 +19,7 @@ from demo.scenes import MOTIONS, Difficulty, MotionKind, render_video, sample_sc
 from demo.scenes.story import Segment, sample_story
 from demo.scenes.video_file import write_video
 from demo.video_classifier_augment import BACKWARDS, MIRRORED, TRANSPOSED, UPSIDE_DOWN, augment
-from demo.video_classifier_model import FRAMES, NORMALISATIONS, SIDE, build_model, load_model, look, save_model
+from demo.video_classifier_model import FRAMES, GRID, NORMALISATIONS, SIDE, build_model, load_model, look, save_model
 from demo.video_classifier_pool import CLIP, LENGTH, STATE, Pool, draw_strip
 from demo.video_classifier_scores import Watched, average_precision, mean_average_precision
 from deployments.video_classifier.actions import Action
@@ -204,9 +204,11 @@ def test_a_saved_model_is_the_trained_one(architecture: str, tmp_path: Path) -> 
     assert model.num_parameters() < 3_000_000
     pixels = torch.randn(2, FRAMES[architecture], 3, SIDE, SIDE)  # type: ignore[index]
     with torch.inference_mode():
-        logits, moments = look(model, pixels)
+        seen = look(model, pixels)
+        logits = seen.logits
         assert torch.allclose(logits, model(pixels).logits, atol=1e-5)
-        assert moments.shape == (2, 8, 192)
+        assert {tuple(tokens.shape) for tokens in seen.layers} == {(2, 8, GRID**2, 192)}
+        assert len(seen.layers) == model.config.num_hidden_layers
         save_model(tmp_path, model)
         loaded = load_model(tmp_path).eval()
         assert torch.allclose(loaded(pixels).logits, logits, atol=0.02)  # rounded to 16 bits
