@@ -113,7 +113,9 @@ def test_a_heading_in_the_middle_may_be_too_short_to_reach_the_columns(columns: 
 
 
 def test_the_end_of_a_longer_middle_column_is_no_heading() -> None:
-    parts = [column(x, [12.0 * i for i in range(n)], name) for x, n, name in ((0, 3, "a"), (220, 6, "b"), (440, 3, "c"))]
+    parts = [
+        column(x, [12.0 * i for i in range(n)], name) for x, n, name in ((0, 3, "a"), (220, 6, "b"), (440, 3, "c"))
+    ]
     assert read([w for placed, _ in parts for w in placed]) == [line for _, lines in parts for line in lines]
 
 
