@@ -111,11 +111,11 @@ def _extent(
     left = list(gaps)
     first = last = seeds[0]
     while last + 1 < len(rows) and _white(rows[last], rows[last + 1]) <= far:
-        if (narrowed := _narrowed(left, rows[last + 1], _LEFT * least)) is None:
+        if (narrowed := _narrowed(left, rows[last + 1], least)) is None:
             break
         last, left = last + 1, narrowed
     while first > 0 and _white(rows[first - 1], rows[first]) <= far:
-        if (narrowed := _narrowed(left, rows[first - 1], _LEFT * least)) is None:
+        if (narrowed := _narrowed(left, rows[first - 1], least)) is None:
             break
         first, left = first - 1, narrowed
     # Above the headings stands what is no part of the table, below the last row its remarks.
@@ -127,9 +127,13 @@ def _extent(
 
 
 def _narrowed(gaps: Sequence[Span], row: Row, least: float) -> list[Span] | None:
-    """What a row leaves of the gaps; None when it leaves too little of one, as running text does."""
+    """What a row leaves of the gaps; None when it leaves too little of one, as running text does.
+
+    A row of large letters has wide spaces: those of a heading across columns are no gap between cells.
+    """
     left = [_left_of(gap, row) for gap in gaps]
-    return left if all(end - start >= least for start, end in left) else None
+    least = max(least, _GAP * median([word.box.height for word in row]))
+    return left if all(end - start >= _LEFT * least for start, end in left) else None
 
 
 def _left_of(gap: Span, row: Row) -> Span:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from deployments.documents.dates import date_in
 from deployments.documents.messages import DocumentType, KeyFact, Page, Summary, TextLine
+from deployments.documents.paragraphs import paragraphs
 
 # Words by which a type is known, and how much each says.
 _TYPES: dict[DocumentType, dict[str, float]] = {
@@ -157,9 +158,8 @@ def _row_facts(row: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def _summary(lines: Sequence[TextLine], title: str | None) -> str:
     """The most central sentences in their order; empty when there are none."""
-    # A line of one or two words is a heading or a cell, and would be read into the sentence beside it.
-    prose = " ".join(line.text for line in lines if len(line.text.split()) > 2 and line.text != title)
-    sentences = [s for s in _SENTENCE_END.split(prose) if len(_WORD.findall(s)) >= 5 and s[-1:] in ".!?\"')"]
+    split = (s for text in paragraphs(lines) if text != title for s in _SENTENCE_END.split(text))
+    sentences = [s for s in split if len(_WORD.findall(s)) >= 5 and s[-1:] in ".!?\"')"]
     if not sentences:
         return ""
     sentences = sentences[:_MOST_SENTENCES]

@@ -11,11 +11,11 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import supervision as sv
 from PIL import Image, ImageDraw, ImageFont
 
+from deployments.florence2.fonts import drawable
 from deployments.florence2.messages import LEAST_SIDE, MOST_SIDE, Answer, Box, Point
 
 # Dark enough for white letters (contrast of at least 4.5).
@@ -27,8 +27,6 @@ _OPACITY = 0.35
 _LABEL_CHARS = 32
 _MARGIN = (245, 245, 245)
 _INK = (20, 20, 20)
-# DejaVu covers Latin, Greek and Cyrillic, and matplotlib carries it.
-_FONT = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSansMono.ttf"
 
 Mark = tuple[str, Sequence[Sequence[Point]]]
 """A label and the rings that it belongs to."""
@@ -101,22 +99,25 @@ def _with_labels(
     detections = sv.Detections(
         xyxy=np.asarray(bounds, np.float32), class_id=np.asarray([number for _, _, number in named], int)
     )
+    font, labels = drawable(label for label, _, _ in named)
     annotator = sv.RichLabelAnnotator(
         _PALETTE,
-        font_path=_FONT,
+        font_path=font,
         font_size=letters,
         text_padding=max(3, letters // 4),
         smart_position=True,
         max_line_length=_LABEL_CHARS,
     )
-    return annotator.annotate(image, detections, [label for label, _, _ in named])
+    return annotator.annotate(image, detections, labels)
 
 
 def _with_band(image: Image.Image, text: str, letters: int) -> Image.Image:
-    """The text below the picture, wrapped; letters are all of one width, so that characters can be counted."""
-    font = ImageFont.truetype(_FONT, letters)
+    """The text below the picture, wrapped as if all its letters were as wide as the widest; in the usual font they are
+    of one width."""
+    path, (text,) = drawable([text])
+    font = ImageFont.truetype(path, letters)
     margin, line_height = letters, round(letters * 1.4)
-    columns = max(1, int((image.width - 2 * margin) / font.getlength("m")))
+    columns = max(1, int((image.width - 2 * margin) / max(map(font.getlength, {"m", *text}))))
     lines = [line for part in text.splitlines() for line in textwrap.wrap(part, columns)]
     banded = Image.new("RGB", (image.width, image.height + 2 * margin + line_height * len(lines)), _MARGIN)
     banded.paste(image, (0, 0))

@@ -31,7 +31,7 @@ from serve.calls import Calls, Usage
 from serve.context import RequestContext
 from serve.documents.schemas import PageLines, PageTables
 from serve.documents.structured import answered, structured
-from serve.documents.types import Asked
+from serve.documents.types import Asked, Wanted
 
 PageReader = Callable[[PageImage], Awaitable[tuple[Page, Usage]]]
 
@@ -98,10 +98,10 @@ class OcrBackend:
     name: str
 
     async def read(
-        self, document: bytes, asked: Asked, context: RequestContext, *, tables: bool, fallback: bool
+        self, document: bytes, asked: Asked, context: RequestContext, *, wanted: Wanted, fallback: bool
     ) -> tuple[DocumentPages, Usage]:
         """See `Backend.read`."""
-        request = ReadDocument(document, asked.pages, asked.max_pages, asked.text_layer, asked.dpi, tables)
+        request = ReadDocument(document, asked.pages, asked.max_pages, asked.text_layer, asked.dpi, wanted != "text")
         called = await self.calls.task(self.name, request, context, fallback=fallback)
         return called.value, called.usage
 
@@ -115,7 +115,7 @@ class FlorenceBackend:
     pictures: Pictures
 
     async def read(
-        self, document: bytes, asked: Asked, context: RequestContext, *, tables: bool, fallback: bool
+        self, document: bytes, asked: Asked, context: RequestContext, *, wanted: Wanted, fallback: bool
     ) -> tuple[DocumentPages, Usage]:
         """See `Backend.read`."""
 
@@ -128,7 +128,7 @@ class FlorenceBackend:
             if isinstance(answer, Exception):
                 raise answer
             words = [word for quad in answer.quads for word in _words(quad, 1 / picture.scale)]
-            lines, found = await asyncio.to_thread(laid_out, words, (), tables=tables)
+            lines, found = await asyncio.to_thread(laid_out, words, (), tables=wanted != "text")
             unscored = tuple(replace(line, score=None) for line in lines)
             return _page(picture, "ocr", unscored, found), Usage(0, answer.tokens)
 
@@ -145,9 +145,9 @@ class ChatBackend:
     max_tokens: int
 
     async def read(
-        self, document: bytes, asked: Asked, context: RequestContext, *, tables: bool, fallback: bool
+        self, document: bytes, asked: Asked, context: RequestContext, *, wanted: Wanted, fallback: bool
     ) -> tuple[DocumentPages, Usage]:
-        """See `Backend.read`. With `tables` it writes down these alone."""
+        """See `Backend.read`. It writes down lines or tables: both would be two answers about every page."""
 
         async def lines(picture: PageImage) -> tuple[Page, Usage]:
             found, usage = await structured(
@@ -164,7 +164,7 @@ class ChatBackend:
             tables = tuple(Table(tuple(one.headers), tuple(map(tuple, one.rows))) for one in found.tables)
             return _page(picture, "model", (), tables), usage
 
-        return await self.pictures.each(self.name, document, asked, context, grids if tables else lines)
+        return await self.pictures.each(self.name, document, asked, context, grids if wanted == "tables" else lines)
 
 
 def _shown(picture: PageImage, question: str) -> tuple[Part, ...]:

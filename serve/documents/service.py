@@ -18,7 +18,7 @@ from serve.context import RequestContext
 from serve.documents.backends import ChatBackend, FlorenceBackend, OcrBackend, Pictures
 from serve.documents.schemas import DocumentSummary
 from serve.documents.structured import answered, structured
-from serve.documents.types import EXTRACTIVE, Asked, Backend, Read, Summarised
+from serve.documents.types import EXTRACTIVE, Asked, Backend, Read, Summarised, Wanted
 from serve.errors import ArgusError, NotFound, raise_if_all_failed
 from serve.media.admit import MediaDoor, MediaSource
 from serve.resilience.failures import failure_class
@@ -81,8 +81,8 @@ class DocumentService:
             raise NotFound(message, code="not_configured")
         return await self._door.admit_document(source, context, param)
 
-    async def read(self, document: bytes, asked: Asked, context: RequestContext, *, tables: bool) -> Read:
-        """The text of a document, or with `tables` its tables.
+    async def read(self, document: bytes, asked: Asked, context: RequestContext, *, wanted: Wanted) -> Read:
+        """The text of a document, its tables, or both.
 
         Raises:
             NotFound: `backend_not_found`.
@@ -91,7 +91,7 @@ class DocumentService:
         names = self._chosen(asked, self._order, list(self._readers))
 
         async def ask(name: str, fallback: bool) -> Read:
-            found, usage = await self._readers[name].read(document, asked, context, tables=tables, fallback=fallback)
+            found, usage = await self._readers[name].read(document, asked, context, wanted=wanted, fallback=fallback)
             if not asked.in_groups:
                 raise_if_all_failed(found.pages)
             return Read(name, found, usage)
@@ -113,7 +113,7 @@ class DocumentService:
         """From the document's own sentences, whoever read them."""
         assert self._reader is not None, "admit refuses before"
         plain = replace(asked, backend=None)
-        read = await (self._read_in_groups if asked.in_groups else self._read_text)(document, plain, context)
+        read = await (self._read_in_groups if asked.in_groups else self._read_layout)(document, plain, context)
         pages = tuple(page for page in read.document.pages if isinstance(page, Page))
         called = await self._calls.task(self._reader, SummarisePages(pages), context, fallback=fallback)
         numbers = tuple(page.number for page in pages)
@@ -121,15 +121,15 @@ class DocumentService:
             EXTRACTIVE, called.value, read.document.kind, numbers, read.document.total, read.usage + called.usage
         )
 
-    async def _read_text(self, document: bytes, asked: Asked, context: RequestContext) -> Read:
-        return await self.read(document, asked, context, tables=False)
+    async def _read_layout(self, document: bytes, asked: Asked, context: RequestContext) -> Read:
+        return await self.read(document, asked, context, wanted="layout")
 
     async def _read_in_groups(self, document: bytes, asked: Asked, context: RequestContext) -> Read:
-        """The text of a document of any length, and who read its first pages."""
-        first = await self._read_text(document, asked.first_group(self.most_pages), context)
+        """The lines of a document of any length with its tables, and who read its first pages."""
+        first = await self._read_layout(document, asked.first_group(self.most_pages), context)
         found, usage = first.document, first.usage
         for group in asked.further_groups(self.most_pages, found.total, first.backend):
-            more = await self._read_text(document, group, context)
+            more = await self._read_layout(document, group, context)
             numbers, pages = (*found.numbers, *more.document.numbers), (*found.pages, *more.document.pages)
             found, usage = DocumentPages(found.kind, found.total, numbers, pages), usage + more.usage
         raise_if_all_failed(found.pages)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from deployments.documents.messages import DocumentKind, DocumentPages, PageRange, Summary, TextLayer
 from deployments.documents.pages import chosen
@@ -12,6 +12,9 @@ from serve.context import RequestContext
 
 # The back end of summaries that is always there: the document's own sentences.
 EXTRACTIVE = "extractive"
+# What is read of a page: `text` its lines, `tables` its tables, `layout` its lines, and its tables where they are seen
+# together.
+Wanted = Literal["text", "tables", "layout"]
 # Most of a document that is read in groups.
 _MOST_PAGES = 100_000
 
@@ -91,9 +94,9 @@ class Backend(Protocol):
     """Reads documents."""
 
     async def read(
-        self, document: bytes, asked: Asked, context: RequestContext, *, tables: bool, fallback: bool
+        self, document: bytes, asked: Asked, context: RequestContext, *, wanted: Wanted, fallback: bool
     ) -> tuple[DocumentPages, Usage]:
-        """Lines of each page, or with `tables` its tables.
+        """What is wanted of each page; other lines and tables may come with it.
 
         Args:
             fallback: another back end is asked when this one fails, so nothing waits before trying again.

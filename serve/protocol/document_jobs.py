@@ -74,7 +74,7 @@ class ReadDocument:
         return bodies.answer("tables" if tables else "text", backend, first["document"], content, usage)
 
     async def _part(self, document: bytes, asked: Asked, context: RequestContext, *, tables: bool) -> dict[str, Any]:
-        read = await self._service.read(document, asked, context, tables=tables)
+        read = await self._service.read(document, asked, context, wanted="tables" if tables else "text")
         return {
             "backend": read.backend,
             "document": {"kind": read.document.kind, "pages": read.document.total},

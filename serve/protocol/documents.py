@@ -30,7 +30,7 @@ def build(documents: DocumentService, limits: Limits) -> APIRouter:
 
     async def read(request: Request, kind: str, *, tables: bool) -> Response:
         document, asked, context = await admitted(request)
-        found = await documents.read(document, asked, context, tables=tables)
+        found = await documents.read(document, asked, context, wanted="tables" if tables else "text")
         content = bodies.joined([bodies.part(found, context.request_id, tables=tables)], tables=tables)
         about = {"kind": found.document.kind, "pages": found.document.total}
         body = bodies.answer(kind, found.backend, about, content, found.usage)

@@ -70,15 +70,15 @@ class FakeReader:
             pictures = tuple(PageImage(n, png(size=(n, 8)), 100, 200, 0.5, "point") for n in numbers)
             return DocumentImages("pdf", TOTAL, numbers, pictures)
         assert isinstance(request, ReadPages)
-        return DocumentPages("pdf", TOTAL, numbers, tuple(self._page(n) for n in numbers))
+        return DocumentPages("pdf", TOTAL, numbers, tuple(self._page(n, request.tables) for n in numbers))
 
-    def _page(self, number: int) -> Page | Exception:
+    def _page(self, number: int, with_tables: bool) -> Page | Exception:
         if number in self.broken:
             return InvalidMedia("This page cannot be read.", code="invalid_page")
         line = TextLine(f"page {number}", Box(1, 2, 3.0004, 4).quad, 0.875, 2)
         cell = Cell(0, 0, "a", Box(1, 2, 3, 4))
         found = Table(("a", "b"), ((str(number), ""),), (cell,), Box(0, 0, 9, 9), True)
-        return Page(number, 595, 842, "point", (1240, 1754), "layer", (line,), (found,))
+        return Page(number, 595, 842, "point", (1240, 1754), "layer", (line,), (found,) if with_tables else ())
 
 
 class FakeChat:
@@ -104,9 +104,14 @@ class FakeChat:
 
 
 class FakeFlorence:
-    """A `ModelHandle` of kind florence2 that reads two lines on every page."""
+    """A `ModelHandle` of kind florence2 that reads two lines on every page.
+
+    Attributes:
+        grid: they are a table of three rows and two columns instead.
+    """
 
     raises: Exception | None = None
+    grid = False
 
     async def call(self, method: str, context: RequestContext, *args: Any, **kwargs: Any) -> Any:
         request: VisionRequest = args[0]
@@ -115,8 +120,15 @@ class FakeFlorence:
             raise self.raises
         upper = Quad(((10, 10), (90, 10), (90, 30), (10, 30)), "the upper line")
         lower = Quad(((10, 50), (90, 50), (90, 70), (10, 70)), "the lower line")
-        seen = SeenImage(100, 200, (Seen(quads=(lower, upper), tokens=9),))
+        texts = ["name", "sum", "mug", "12", "lamp", "3"]
+        grid = tuple(Quad(_cell(i // 2, i % 2).quad, text) for i, text in enumerate(texts))
+        seen = SeenImage(100, 200, (Seen(quads=grid if self.grid else (lower, upper), tokens=9),))
         return VisionResult(tuple(seen for _ in request.images))
+
+
+def _cell(row: int, column: int) -> Box:
+    left, top = 10 + 50 * column, 10 + 25 * row
+    return Box(left, top, left + 20, top + 20)
 
 
 class World:

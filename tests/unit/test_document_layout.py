@@ -76,6 +76,55 @@ def test_a_heading_in_the_middle_ends_the_columns_above_it() -> None:
     assert got == expected
 
 
+@pytest.mark.parametrize("under", [10, 12, 14], ids=["overlapping", "touching", "apart"])
+@pytest.mark.parametrize("above", [0, 3], ids=["top", "middle"])
+def test_columns_may_stand_close_below_and_above_a_heading(above: int, under: float) -> None:
+    """The boxes of a font's lines overlap where they are set tightly."""
+    tops = [12.0 * i for i in range(above)]
+    upper, upper_lines = column(0, tops, "a")
+    upper_right, upper_right_lines = column(220, tops, "b")
+    start = tops[-1] + under - 4 if tops else 0
+    heading = words("A heading across both of the columns of text", 60, start, size=14)
+    below = [start + under + 12 * i for i in range(3)]
+    lower, lower_lines = column(0, below, "c")
+    lower_right, lower_right_lines = column(220, below, "d")
+    got = read(upper + upper_right + lower + lower_right + heading)
+    expected = [*upper_lines, *upper_right_lines, " ".join(w.text for w in heading), *lower_lines, *lower_right_lines]
+    assert got == expected
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+@pytest.mark.parametrize("above", [0, 3], ids=["top", "middle"])
+def test_a_heading_in_the_middle_may_be_too_short_to_reach_the_columns(columns: int, above: int) -> None:
+    tops = [12.0 * i for i in range(above)]
+    start = 50.0 if above else 0.0
+    placed: list[Word] = []
+    read_above: list[str] = []
+    read_below: list[str] = []
+    for name, left in zip("abc"[:columns], (0, 160, 320), strict=False):
+        upper, lines = column(left, tops, name)
+        lower, more = column(left, [start + 20 + 12 * i for i in range(4)], name.upper())
+        placed += upper + lower
+        read_above += lines
+        read_below += more
+    right_edge = max(word.box.right for word in placed)
+    heading = words("A part", right_edge / 2 - 12, start)
+    assert read(placed + heading) == [*read_above, "A part", *read_below]
+
+
+def test_the_end_of_a_longer_middle_column_is_no_heading() -> None:
+    parts = [
+        column(x, [12.0 * i for i in range(n)], name) for x, n, name in ((0, 3, "a"), (220, 6, "b"), (440, 3, "c"))
+    ]
+    assert read([w for placed, _ in parts for w in placed]) == [line for _, lines in parts for line in lines]
+
+
+def test_tightly_set_lines_with_an_indented_quotation_are_read_from_top_to_bottom() -> None:
+    lines = [f"{i} {PROSE[i % 3]} and {PROSE[(i + 1) % 3]}" for i in range(8)]
+    placed = [w for i, line in enumerate(lines) for w in words(line, 60 if 3 <= i < 6 else 0, 7.5 * i)]
+    assert read(placed) == lines
+
+
 @pytest.mark.parametrize("longer", [0, 1])
 def test_a_column_may_be_longer_than_the_other(longer: int) -> None:
     tops = [[0, 12, 24], [0, 12, 24]]

@@ -88,6 +88,69 @@ def test_the_summary_takes_the_central_sentences_in_their_order() -> None:
     assert found == " ".join(kept)
 
 
+def set_page(*texts: str | tuple[str, float], turned: bool = False) -> Page:
+    """Lines set closely below each other, letters half as wide as high; a pair is a text with its height."""
+    lines = []
+    top = 0.0
+    for given in texts:
+        text, height = given if isinstance(given, tuple) else (given, 10.0)
+        right, bottom = 0.5 * height * len(text), top + height
+        corners = [(0.0, top), (right, top), (right, bottom), (0.0, bottom)]
+        a, b, c, d = [(900 - y, x) for x, y in corners] if turned else corners
+        lines.append(TextLine(text, (a, b, c, d), 1.0, height))
+        top = bottom + 2
+    return Page(1, 900, 900, "point", (900, 900), "layer", tuple(lines))
+
+
+BODY = (
+    "The crews replaced forty old bridges in the northern valleys",
+    "before winter came.",
+)
+SENTENCE = " ".join(BODY)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    "above",
+    [
+        "Results of the spring survey",
+        ("Results of the great spring survey of the network", 14.0),
+        "RESULTS OF THE GREAT SPRING SURVEY OF ALL THE OLD NETWORK",
+        "Prepared for: Northwind Supplies and Harbor Lane of Northern Leeds",
+        "Number of bridges: 40",
+    ],
+)
+def test_a_heading_or_a_named_value_does_not_run_into_the_next_paragraph(
+    above: str | tuple[str, float], turned: bool
+) -> None:
+    found = summarise([set_page(("Report", 24.0), above, *BODY, turned=turned)])
+    assert found.summary == SENTENCE
+
+
+def test_named_values_and_items_below_a_paragraph_are_not_of_it() -> None:
+    found = summarise([set_page(("Report", 24.0), *BODY, "Number of bridges: 40", "- Roads of the towns and villages")])
+    assert found.summary == SENTENCE
+    assert KeyFact("Number of bridges", "40") in found.key_facts
+
+
+def test_a_sentence_with_a_colon_may_be_broken_behind_it() -> None:
+    text = ("Two things: the crews replaced forty bridges in the valleys and", "the roads of the north were closed.")
+    assert summarise([set_page(("Report", 24.0), *text)]).summary == " ".join(text)
+
+
+def test_a_sentence_goes_on_in_the_next_column() -> None:
+    left = set_page("The crews replaced forty old bridges in the", "northern valleys of the country and of its").lines
+    first = TextLine("islands before winter came.", ((400, 0), (535, 0), (535, 10), (400, 10)), 1.0, 10.0)
+    title = TextLine("Report", ((0, -40), (72, -40), (72, -16), (0, -16)), 1.0, 24.0)
+    found = summarise([Page(1, 900, 900, "point", (900, 900), "layer", (title, *left, first))])
+    assert found.summary == " ".join(line.text for line in (*left, first))
+
+
+def test_a_short_line_without_a_place_is_a_heading() -> None:
+    lines = tuple(TextLine(text) for text in ("Report", "Results of the survey", *BODY))
+    assert summarise([Page(1, 100, 100, "pixel", (100, 100), "model", lines)]).summary == SENTENCE
+
+
 def test_a_document_without_sentences_is_summed_up_by_its_lines() -> None:
     found = summarise([page(("List", 20.0), "Nuts 12", "Bolts 14")])
     assert found.summary == "Nuts 12; Bolts 14"

@@ -69,6 +69,27 @@ async def test_a_summary_without_a_language_model(world: World) -> None:
     assert body["pages"] == [1, 2]
 
 
+async def test_a_summary_knows_the_tables_that_are_read_with_the_lines() -> None:
+    world = World(ocr=["florence", "reader"])
+    world.florence.raises = Unavailable("Florence-2 is gone.")
+    assert (await world.post("summary", pages="1-2")).json()["summary"] == "page 1 page 2"
+    pages = world.reader.requests[-1].pages
+    assert [table.rows for page in pages for table in page.tables] == [(("1", ""),), (("2", ""),)]
+    world.florence.raises = None
+    world.florence.grid = True
+    assert (await world.post("summary", pages="1")).status_code == 200
+    (page,) = world.reader.requests[-1].pages
+    assert [(table.headers, table.rows) for table in page.tables] == [(("name", "sum"), (("mug", "12"), ("lamp", "3")))]
+
+
+async def test_a_chat_model_writes_down_lines_for_a_summary() -> None:
+    world = World(ocr=["llava"])
+    world.chat = FakeChat('{"lines": ["one", "two"]}')
+    body = (await world.post("summary", pages="1")).json()
+    assert body["summary"] == "one\ntwo"
+    assert len(world.chat.requests) == 1
+
+
 @pytest.mark.parametrize("how", ["pdf", "image", "multipart", "file", "octets"])
 async def test_every_way_of_sending_a_document(world: World, how: str) -> None:
     async with world.site.client() as http:
