@@ -22,6 +22,7 @@ from serve.config.models import JobStoreModel
 from serve.context import RequestContext
 from serve.errors import NotFound, Unavailable
 from serve.jobs.runner import JobRunner
+from serve.protocol.http import unguarded
 from serve.protocol.job_operations import operations
 from tests.unit.fakes import KEYS, MAX_BODY, MAX_UPLOAD, Site, cluster, png
 from tests.unit.local_stores import LocalStore
@@ -264,6 +265,22 @@ async def test_events_are_those_of_jobs(client: httpx.AsyncClient, site: Reconst
         response = await client.get(f"/v1/jobs/{job}/events")
     names = [line.removeprefix("event: ") for line in response.text.splitlines() if line.startswith("event: ")]
     assert names[-1] == "result" and set(names[:-1]) == {"progress"}
+
+
+async def test_reconstructions_keep_no_other_job_waiting(client: httpx.AsyncClient, site: ReconstructionSite) -> None:
+    site.reconstruction.last = 2
+    router = unguarded(site.services, site.inference).router
+    labels = {"labels": ["red", "green"], "images": ["data:image/png;base64," + base64.b64encode(png("red")).decode()]}
+    async with router.lifespan_context(router):
+        made = [await submit(client, name=f"scene{number}") for number in range(3)]
+        async with asyncio.timeout(60):
+            while len(site.reconstruction.started) < 2:  # noqa: ASYNC110 - another task starts them
+                await asyncio.sleep(0.01)
+        other = ok(await client.post("/v1/jobs", json={"operation": "classify", "request": labels}), 202)["id"]
+        async with asyncio.timeout(60):
+            while ok(await client.get(f"/v1/jobs/{other}"))["status"] != "succeeded":
+                await asyncio.sleep(0.01)
+        assert [ok(await client.get(f"/v1/jobs/{job}"))["status"] for job in made] == ["running", "running", "queued"]
 
 
 async def test_a_runner_that_stops_leaves_the_work_to_the_next(
