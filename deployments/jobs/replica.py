@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deployments.folder_lock import wait_for_predecessor
@@ -65,9 +65,9 @@ class JobStoreReplica:
         """All of it."""
         await self._thread.run(lambda: self._store.delete(job_id, owner))
 
-    async def claim(self, token: str, lease_s: float) -> Claim | None:
+    async def claim(self, token: str, lease_s: float, without: Sequence[str] = ()) -> Claim | None:
         """The next job."""
-        return await self._thread.run(lambda: self._store.claim(token, lease_s))
+        return await self._thread.run(lambda: self._store.claim(token, lease_s, without))
 
     async def beat(self, job_id: str, token: str, lease_s: float, progress: Progress) -> bool:
         """Whether the job is to end."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -70,9 +70,11 @@ _COLUMNS: Final = (
     "expires_at, failure"
 )
 _ACTIVE: Final = "state IN ('queued', 'running')"
-# Of those that are ready, the oldest of the client with the fewest running: a full queue of one delays no other.
+# Of those that are ready and may be begun, the oldest of the client with the fewest running: a full queue of one delays
+# no other.
 _NEXT: Final = f"""
-SELECT {_COLUMNS} FROM jobs WHERE state = 'queued' AND ready_at <= ?
+SELECT {_COLUMNS} FROM jobs
+WHERE state = 'queued' AND ready_at <= ? AND operation NOT IN (SELECT value FROM json_each(?))
 ORDER BY (SELECT count(*) FROM jobs AS others WHERE others.state = 'running' AND others.owner = jobs.owner),
          created_at, id
 LIMIT 1
@@ -172,12 +174,14 @@ def held(connection: sqlite3.Connection, job_id: str, token: str) -> tuple[State
     return None if row is None else (row[0], row[1])
 
 
-def take(connection: sqlite3.Connection, token: str, lease_until: float, now: float) -> str | None:
-    """Gives the next job to the worker `token`, which may ask again; its id."""
+def take(
+    connection: sqlite3.Connection, token: str, lease_until: float, now: float, without: Sequence[str]
+) -> str | None:
+    """Gives the next job of no operation in `without` to the worker `token`, which may ask again; its id."""
     row = connection.execute("SELECT id FROM jobs WHERE state = 'running' AND token = ?", (token,)).fetchone()
     if row is not None:
         return str(row[0])
-    row = connection.execute(_NEXT, (now,)).fetchone()
+    row = connection.execute(_NEXT, (now, json.dumps(list(without)))).fetchone()
     if row is None:
         return None
     connection.execute(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -139,12 +139,16 @@ class JobStore:
 
     # What workers do.
 
-    def claim(self, token: str, lease_s: float) -> Claim | None:
-        """The next job, to be run by who has `token`; None when none is ready."""
+    def claim(self, token: str, lease_s: float, without: Sequence[str] = ()) -> Claim | None:
+        """The next job, to be run by who has `token`; None when none is ready.
+
+        Args:
+            without: operations for which the worker has no room.
+        """
         self.recover()
         now = self._clock()
         with self._database.changing() as connection:
-            job_id = sql.take(connection, token, now + lease_s, now)
+            job_id = sql.take(connection, token, now + lease_s, now, without)
             return None if job_id is None else sql.claim(connection, job_id, token, now)
 
     def beat(self, job_id: str, token: str, lease_s: float, progress: Progress) -> bool:

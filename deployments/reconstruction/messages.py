@@ -60,11 +60,13 @@ CPU_PLANS: Final[Mapping[Method, Mapping[Quality, Plan]]] = {
         "high": Plan(side=512, steps=10_000, count=0, sh_degree=0),
     },
 }
+# No more than a million Gaussians: at degree 3 one is 59 numbers of 4 bytes, so the file has 236 MB, and it must
+# go from the worker to the store in one message (`serve.config.cluster.MAX_MESSAGE_BYTES`), beside the film.
 CUDA_PLANS: Final[Mapping[Method, Mapping[Quality, Plan]]] = {
     "3dgs": {
         "preview": Plan(side=800, steps=3_000, count=200_000, sh_degree=1),
         "standard": Plan(side=1600, steps=15_000, count=1_000_000, sh_degree=3),
-        "high": Plan(side=2400, steps=30_000, count=3_000_000, sh_degree=3),
+        "high": Plan(side=2400, steps=30_000, count=1_000_000, sh_degree=3),
     },
     "nerf": {
         "preview": Plan(side=400, steps=2_000, count=0, sh_degree=0),
@@ -82,7 +84,7 @@ class Spec:
         max_photos: most photos used; of a video, so many frames are chosen.
         max_side: longest side at which photos are matched and aligned, in pixels.
         threads: of every stage.
-        gpu_memory_gb: that torch may take, in GB; 0 leaves it free, or where there is no GPU.
+        gpu_memory_gb: that training may take of a GPU, in GB; with 0 it runs on the CPU, None is all there is.
         seed: of everything that draws lots.
         side, steps, count: in place of those of the quality's plan for the machine's device; see `Plan`.
     """
@@ -95,7 +97,7 @@ class Spec:
     max_photos: int = 300
     max_side: int = 1600
     threads: int = 1
-    gpu_memory_gb: float = 0.0
+    gpu_memory_gb: float | None = 0.0
     seed: int = 1
     side: int | None = None
     steps: int | None = None

@@ -188,9 +188,9 @@ class Pipeline:
         return make_trainer(views, self._spec, self._plan(), self._folder.training / "checkpoint.safetensors")
 
     def _plan(self) -> Plan:
-        import torch
+        from deployments.reconstruction.trainers import device_of
 
-        return self._spec.plan(cuda=torch.cuda.is_available())
+        return self._spec.plan(cuda=device_of(self._spec).type == "cuda")
 
     def _show(self, pixels: UInt8) -> None:
         buffer = io.BytesIO()

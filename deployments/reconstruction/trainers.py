@@ -52,9 +52,15 @@ class Trainer(Protocol):
         """The scene's file as the store takes it."""
 
 
+def device_of(spec: Spec) -> torch.device:
+    """A GPU when there is one and its memory was given to this work: what else is on it has a claim to the rest."""
+    given = spec.gpu_memory_gb is None or spec.gpu_memory_gb > 0
+    return torch.device("cuda" if given and torch.cuda.is_available() else "cpu")
+
+
 def make_trainer(views: Views, spec: Spec, plan: Plan, checkpoint: Path) -> Trainer:
-    """That of the method, on the GPU where there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """That of the method, on `device_of` the spec."""
+    device = device_of(spec)
     torch.set_num_threads(spec.threads)
     if spec.method == "nerf":
         from deployments.reconstruction.nerf_training import NerfTrainer

@@ -57,6 +57,10 @@ def reconstruct(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of training, likewise.")] = None,
     gaussians: Annotated[int | None, typer.Option(min=100, help="Most Gaussians, likewise.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core.")] = 0,
+    gpu_memory_gb: Annotated[
+        float | None,
+        typer.Option(min=0, help="GPU memory that training may take, in GB; all when left out, 0 trains on the CPU."),
+    ] = None,
     formats: Annotated[str, typer.Option("--formats", help=f"Files of the scene: {', '.join(FORMATS)}.")] = "ply,spz",
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever lies in the folder.")] = False,
 ) -> None:
@@ -70,6 +74,7 @@ def reconstruct(
         max_photos,
         max_side,
         threads or os.cpu_count() or 1,
+        gpu_memory_gb,
         side=side,
         steps=steps,
         count=gaussians,

@@ -91,6 +91,13 @@ class Limits(Section):
         "of max_body_bytes. At most 240 MiB: it travels in one message, of 256 MiB at most, from the router to a store."
         " A router holds each that is under way in memory.",
     )
+    max_uploads_bytes: int = Field(
+        800 * MIB,
+        ge=1024,
+        description="Most bytes of such bodies that one router holds at once, from their arrival to their answer; who "
+        "finds no room is answered 429 (`uploads_full`) before the body is read. While one is passed on, its router "
+        "needs the memory of a second copy.",
+    )
     max_image_pixels: int = Field(50_000_000, ge=1, description="Most pixels of an image, before any resize.")
     max_image_side: int = Field(16_384, ge=1, description="Longest side of an image, in pixels.")
     min_image_side: int = Field(4, ge=1, description="Shortest side of an image, in pixels.")
@@ -118,6 +125,12 @@ class Limits(Section):
             raise ValueError(
                 f"default_timeout_s is {self.default_timeout_s:g}, max_timeout_s is {self.max_timeout_s:g}; "
                 "the default must not exceed the maximum"
+            )
+        if self.max_uploads_bytes < 2 * self.max_upload_bytes:
+            raise ValueError(
+                f"max_uploads_bytes is {self.max_uploads_bytes}, max_upload_bytes is {self.max_upload_bytes}; the "
+                "bound on all uploads together must be at least twice that of one, which may come compressed and is "
+                "then there as it came and as it was"
             )
         return self
 

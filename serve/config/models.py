@@ -236,7 +236,16 @@ class JobStoreModel(StoreModel):
     )
     ttl_s: float = Field(86_400, gt=0, description="Seconds that a result is kept, when its client states none.")
     max_ttl_s: float = Field(2_592_000, gt=0, description="Longest time that a client may ask for, in seconds.")
-    concurrency: int = Field(2, ge=1, le=64, description="Jobs that one router replica runs at once.")
+    concurrency: int = Field(
+        2, ge=1, le=64, description="Jobs that one router replica runs at once, beside those that take hours."
+    )
+    long_concurrency: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="Jobs that take hours (reconstructions) that one router replica runs at once. They have places of "
+        "their own, so that no other job waits for them.",
+    )
     max_job_s: float = Field(
         21_600, gt=0, description="Longest time that one attempt at a job may run, in seconds; then the job fails."
     )

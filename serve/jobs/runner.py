@@ -1,7 +1,8 @@
 """Runs jobs in a router replica.
 
 Every replica has one runner; that no job runs twice at once is the store's care. A runner that dies leaves its jobs to
-the others when their leases pass, with all parts that were finished.
+the others when their leases pass, with all parts that were finished. Jobs that take hours have places of their own:
+however many of them wait, they delay none of the others.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -35,16 +36,24 @@ class JobRunner:
     Args:
         jobs: where they are.
         operations: what they can be, by name.
+        long: names of those that take hours.
         look_s: seconds between looks for a job, when none was submitted in this replica.
         beat_s: seconds between a job's signs of life, which also bring word of its cancellation.
     """
 
     def __init__(
-        self, jobs: JobService, operations: Mapping[str, Operation], *, look_s: float = 1.0, beat_s: float = 2.0
+        self,
+        jobs: JobService,
+        operations: Mapping[str, Operation],
+        *,
+        long: Collection[str] = (),
+        look_s: float = 1.0,
+        beat_s: float = 2.0,
     ) -> None:
         self._jobs = jobs
         self._settings = jobs.settings
         self._operations = operations
+        self._long = long
         self._look_s = look_s
         self._beat_s = min(beat_s, jobs.settings.lease_s / 3)
         self._running: set[asyncio.Task[None]] = set()
@@ -55,25 +64,34 @@ class JobRunner:
         if not self._jobs.offered:
             yield
             return
-        submitted = asyncio.Event()
-        self._jobs.on_submit = submitted.set
-        serving = asyncio.create_task(self._serve(submitted))
+        short = [name for name in self._operations if name not in self._long]
+        kinds = [(self._settings.concurrency, self._long)]
+        if self._long:
+            kinds.append((self._settings.long_concurrency, short))
+        # An event for each kind: a look that clears it must not take the news from the other.
+        news = [asyncio.Event() for _ in kinds]
+        self._jobs.on_submit = lambda: _set(news)
+        serving = [
+            asyncio.create_task(self._serve(at_once, without, submitted))
+            for (at_once, without), submitted in zip(kinds, news, strict=True)
+        ]
         try:
             yield
         finally:
-            await _end(serving)
+            await _end(*serving)
             await _end(*self._running)
 
-    async def _serve(self, submitted: asyncio.Event) -> None:
-        places = asyncio.Semaphore(self._settings.concurrency)
+    async def _serve(self, at_once: int, without: Collection[str], submitted: asyncio.Event) -> None:
+        """Runs so many jobs at once, of all operations but some."""
+        places = asyncio.Semaphore(at_once)
         while True:
             await places.acquire()
-            task = asyncio.create_task(self._execute(await self._next(submitted)))
+            task = asyncio.create_task(self._execute(await self._next(without, submitted)))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
             task.add_done_callback(lambda _: places.release())
 
-    async def _next(self, submitted: asyncio.Event) -> Claim:
+    async def _next(self, without: Collection[str], submitted: asyncio.Event) -> Claim:
         """The next job, as soon as there is one."""
         # One for the whole wait: a claim whose answer was lost is answered with the same job.
         token = secrets.token_hex(16)
@@ -81,7 +99,9 @@ class JobRunner:
             submitted.clear()
             try:
                 context = RequestContext("job-runner", "", time.monotonic() + _STORE_S)
-                claim: Claim | None = await self._jobs.store.call("claim", context, token, self._settings.lease_s)
+                claim: Claim | None = await self._jobs.store.call(
+                    "claim", context, token, self._settings.lease_s, tuple(without)
+                )
                 if claim is not None:
                     return claim
             except ArgusError as error:
@@ -154,6 +174,11 @@ class JobRunner:
                 f"The job ran for {self._settings.max_job_s:g} s, the longest that this cluster allows.",
                 code="job_timed_out",
             ) from None
+
+
+def _set(events: Iterable[asyncio.Event]) -> None:
+    for event in events:
+        event.set()
 
 
 async def _end(*tasks: asyncio.Task[Any]) -> None:

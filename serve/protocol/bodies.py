@@ -27,6 +27,7 @@ from serve.errors import Cancelled, InvalidRequest, PayloadTooLarge, RequestTooS
 from serve.media.admit import MediaSource, Reference
 from serve.media.source import MediaBytes
 from serve.protocol.content_coding import coding_of, decoded
+from serve.protocol.upload_room import HeldRoom
 from serve.validation import fields_at, most_telling, real_path
 
 _MAX_FIELDS = 4096
@@ -140,11 +141,15 @@ def context_of(request: Request) -> RequestContext:
     return context
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int, *, upload: bool = False) -> bytes:
     """The whole body, within the request's deadline: whoever sends a byte now and then must not hold a place for ever.
     One that came compressed is inflated.
 
+    Args:
+        upload: it takes room in the memory for uploads; a compressed one as much as it may inflate to, as well.
+
     Raises:
+        Overloaded: `uploads_full`.
         PayloadTooLarge: more than `limit` bytes, by its own statement or in fact, as they came or inflated.
         UnsupportedEncoding: a content coding that is not read.
         InvalidRequest: `invalid_content_encoding`.
@@ -154,17 +159,30 @@ async def read_body(request: Request, limit: int) -> bytes:
     """
     coding = coding_of(request.headers)
     whole = BytesIO()  # which gives its own memory away, where joined chunks would take as much again
-    async for chunk in _chunks(request, limit):
+    async for chunk in _chunks(request, limit, upload=upload):
         whole.write(chunk)
     body = whole.getvalue()
-    return body if coding is None else await decoded(body, coding, limit)
+    if coding is None:
+        return body
+    if upload:
+        _room_of(request).grow_to(len(body) + limit)
+    return await decoded(body, coding, limit)
 
 
-async def _chunks(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+def _room_of(request: Request) -> HeldRoom:
+    """What the edge lets the request take of the memory for uploads."""
+    room: HeldRoom = request.scope["state"]["upload_room"]
+    return room
+
+
+async def _chunks(request: Request, limit: int, *, upload: bool) -> AsyncGenerator[bytes, None]:
     """The body as it comes; see `read_body`."""
     stated = parse_length(request.headers.get("content-length"))
     if stated is not None and stated > limit:
         raise _too_large(limit)
+    room = _room_of(request) if upload else None
+    if room is not None:
+        room.grow_to(stated or 0)
     size, context = 0, context_of(request)
     context.remaining_s()  # raises when nothing is left of the request's time: then it is not the body that was slow
     stream = aiter(request.stream())
@@ -178,6 +196,8 @@ async def _chunks(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
             size += len(chunk)
             if size > limit:
                 raise _too_large(limit)
+            if room is not None:
+                room.grow_to(size)
             yield chunk
     except TimeoutError:
         raise RequestTooSlow(f"Only {size} bytes of the body came before the deadline.", param="body") from None
@@ -358,14 +378,15 @@ async def read_form(headers: Headers, body: bytes) -> list[tuple[str, str | Medi
 
 
 async def read_upload_form(request: Request, limit: int) -> list[tuple[str, str | MediaBytes]]:
-    """The parts of a request's multipart body, which is taken apart as it comes: a large one is in memory once.
+    """The parts of a request's multipart body, which is taken apart as it comes: a large one is in memory once. It
+    takes room in the memory for uploads.
 
     Raises:
         ArgusError: see `read_body` and `read_form`.
     """
     if coding_of(request.headers) is None:
-        return await _parts(request.headers, _chunks(request, limit), limit)
-    return await read_form(request.headers, await read_body(request, limit))
+        return await _parts(request.headers, _chunks(request, limit, upload=True), limit)
+    return await read_form(request.headers, await read_body(request, limit, upload=True))
 
 
 async def _parts(headers: Headers, body: AsyncIterator[bytes], most: int) -> list[tuple[str, str | MediaBytes]]:

@@ -34,6 +34,7 @@ from serve.errors import (
 from serve.metrics import Recorder, RequestRecord
 from serve.protocol.content_coding import ACCEPTED
 from serve.protocol.unread import Body
+from serve.protocol.upload_room import UploadRoom
 from serve.request_log import log
 from serve.resilience.admission import PRIORITY_HEADER, Admission, lane_of
 from serve.resilience.tenants import TenantRates
@@ -61,9 +62,10 @@ class Edge:
     """Wraps an ASGI app.
 
     Args:
-        app: its routes find their `RequestContext` in `scope["state"]["context"]`.
+        app: its routes find their `RequestContext` in `scope["state"]["context"]`, and in `upload_room` beside it what
+            the request may take of the memory for uploads.
         authenticator: who is calling.
-        limits: deadlines.
+        limits: deadlines, and memory for uploads.
         admission: requests in progress, shared with the gRPC side.
         tenants: requests a minute, likewise.
         recorder: where ends of requests are reported.
@@ -87,6 +89,7 @@ class Edge:
         self._admission = admission
         self._tenants = tenants
         self._recorder = recorder
+        self._uploads = UploadRoom(limits.max_uploads_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -122,8 +125,12 @@ class Edge:
         priority = self._admission.priority(exchange.client, exchange.header(PRIORITY_HEADER.encode()))
         context = self._attach_context(exchange, priority)
         await self._tenants.enter(exchange.client)
-        with self._admission.enter(context, lane_of(path)):
-            await self._app(exchange.scope, exchange.body.receive, exchange.send)
+        room = exchange.scope["state"]["upload_room"] = self._uploads.hold()
+        try:
+            with self._admission.enter(context, lane_of(path)):
+                await self._app(exchange.scope, exchange.body.receive, exchange.send)
+        finally:
+            room.release()
 
     def _attach_context(self, exchange: _Exchange, priority: Priority) -> RequestContext:
         stated = exchange.header(TIMEOUT_HEADER.encode())

@@ -64,7 +64,7 @@ def build(services: Services, inference: InferenceService, start: Callable[[], N
 def unguarded(services: Services, inference: InferenceService, start: Callable[[], None] = lambda: None) -> _Routes:
     """Every route, without the edge that says who may ask."""
     operations = job_operations.operations(services)
-    runner = JobRunner(services.jobs, operations)
+    runner = JobRunner(services.jobs, operations, long=job_operations.LONG)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

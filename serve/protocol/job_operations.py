@@ -32,6 +32,8 @@ from serve.videos.service import VideoService
 _AT_ONCE: Final = 8
 _IMAGE_FILES: Final = ("image", "images", "image[]", "images[]", "file", "files")
 _VIDEO_FILES: Final = ("video", "file")
+LONG: Final = frozenset({reconstructions.OPERATION})
+"""Those that take hours, most of which a router only waits: see `serve.jobs.runner`."""
 
 
 def operations(services: Services) -> dict[str, Operation]:

@@ -273,7 +273,7 @@ async def _read(request: Request, limit: int) -> tuple[dict[str, Any], list[tupl
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind in (*ZIP_TYPES, "application/octet-stream") or kind.startswith("video/"):
-        return dict(request.query_params), [("file", MediaBytes(await read_body(request, limit), kind))]
+        return dict(request.query_params), [("file", MediaBytes(await read_body(request, limit, upload=True), kind))]
     if kind != "multipart/form-data":
         raise UnsupportedMedia(
             f"Content type {kind or 'none'!r} is not accepted; send multipart/form-data with photos, application/zip "

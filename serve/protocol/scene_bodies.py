@@ -75,7 +75,7 @@ async def read_upload(request: Request, limit: int) -> Upload:
     if kind == "multipart/form-data":
         fields, file = await _form(request, limit)
     elif kind in _RAW_TYPES or kind.startswith("model/"):
-        fields, file = dict(request.query_params), MediaBytes(await read_body(request, limit), kind)
+        fields, file = dict(request.query_params), MediaBytes(await read_body(request, limit, upload=True), kind)
     else:
         raise UnsupportedMedia(
             f"Content type {kind or 'none'!r} is not accepted; send multipart/form-data, {', '.join(_RAW_TYPES)} or "

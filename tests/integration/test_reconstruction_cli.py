@@ -56,6 +56,7 @@ def test_stopped_and_gone_on_with(photos: Path, tmp_path: Path) -> None:
             assert first.poll() is None
             time.sleep(0.05)
         workers = psutil.Process(first.pid).children()
+        assert work.spec().gpu_memory_gb is None  # all of a GPU, where there is one
         first.send_signal(signal.SIGINT)
         _, said = first.communicate(timeout=60)
     assert first.returncode == 130

@@ -92,6 +92,7 @@ WRONG: list[tuple[dict[str, Any], list[str]]] = [
     ),
     (file(models={"clip": {"checkpoint": "a/b"}}), ["models.clip.kind: is missing", "vector_index"]),
     (file(limits={"max_upload_bytes": 250 * 2**20}), ["limits.max_upload_bytes", "one message", "256 MiB", "240 MiB"]),
+    (file(limits={"max_uploads_bytes": 300 * 2**20}), ["limits", "max_uploads_bytes", "209715200", "twice"]),
     (file(models={"clip": {"kind": "clipp"}}), ["models.clip.kind: got 'clipp'", "vector_index"]),
 ]
 

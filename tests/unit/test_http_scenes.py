@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import gzip
 import random
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -174,6 +176,50 @@ async def test_an_upload_is_taken_apart_as_it_comes() -> None:
             tracemalloc.stop()
     assert body_of(answer, 201)["bytes"] == size
     assert peak < 2.7 * size
+
+
+async def test_uploads_hold_a_bounded_sum_of_bytes() -> None:
+    site = SceneSite(limits={"max_upload_bytes": 10_000, "max_uploads_bytes": 20_000})
+    raw = {"content-type": "application/octet-stream"}
+    go = asyncio.Event()
+
+    async def held(begun: asyncio.Event) -> AsyncIterator[bytes]:
+        begun.set()
+        await go.wait()
+        yield bytes(9_000)
+
+    async def chunks(size: int) -> AsyncIterator[bytes]:
+        for _ in range(size // 100):
+            yield bytes(100)
+
+    async with site.client(headers=raw) as client:
+        begun = [asyncio.Event() for _ in range(2)]
+        slow = [
+            asyncio.create_task(
+                client.post(f"/v1/scenes?name=slow{i}", content=held(event), headers={"content-length": "9000"})
+            )
+            for i, event in enumerate(begun)
+        ]
+        for event in begun:
+            await asyncio.wait_for(event.wait(), 60)
+        # Both have room for what they said, although not a byte of it is there.
+        for content in (bytes(9_000), chunks(2_100)):
+            refused = await client.post("/v1/scenes?name=more", content=content)
+            assert error_of(refused, 429)["code"] == "uploads_full"
+            assert refused.headers["retry-after"] == "5"
+        body_of(await client.post("/v1/scenes?name=small", content=chunks(2_000)), 201)
+        packed = await client.post(
+            "/v1/scenes?name=packed", content=gzip.compress(bytes(900)), headers={"content-encoding": "gzip"}
+        )
+        assert error_of(packed, 429)["code"] == "uploads_full"  # it may become as large as any
+        go.set()
+        for answer in await asyncio.gather(*slow):
+            body_of(answer, 201)
+        body_of(await client.post("/v1/scenes?name=more", content=bytes(9_000)), 201)
+        packed = await client.post(
+            "/v1/scenes?name=packed", content=gzip.compress(bytes(900)), headers={"content-encoding": "gzip"}
+        )
+        body_of(packed, 201)
 
 
 async def test_uploads_that_hold_no_scene(client: httpx.AsyncClient) -> None:

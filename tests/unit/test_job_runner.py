@@ -204,6 +204,27 @@ async def test_so_many_jobs_run_at_once_and_no_more(tmp_path: Path) -> None:
     await bench.store.replica.close()
 
 
+@pytest.mark.parametrize(("waiting", "other"), [("build", "count"), ("count", "build")])
+async def test_jobs_that_take_hours_and_the_others_have_places_of_their_own(
+    tmp_path: Path, waiting: str, other: str
+) -> None:
+    bench = Bench(tmp_path, concurrency=2, long_concurrency=2)
+    slow, quick = Counting(), Counting()
+    slow.stop = 0
+    work = {waiting: slow, other: quick}
+    runner = JobRunner(bench.jobs, work, long=("build",), look_s=0.02, beat_s=0.02)
+    async with runner.started():
+        held = [await bench.submit(1, waiting) for _ in range(3)]
+        for job_id in held[:2]:
+            await bench.until(job_id, lambda job: job.state == "running")
+        for _ in range(3):  # later ones, while those wait
+            assert (await bench.ended(await bench.submit(1, other)))[0] == "succeeded"
+        assert [(await bench.job(job_id)).state for job_id in held] == ["running", "running", "queued"]
+        slow.go.set()
+        assert [(await bench.ended(job_id))[0] for job_id in held] == ["succeeded"] * 3
+    await bench.store.replica.close()
+
+
 async def test_a_failure_that_may_pass_is_tried_again_from_the_parts(bench: Bench) -> None:
     bench.counting.raises = {1: [Unavailable("away"), Overloaded("full", retry_after_s=2.0), DeadlineExceeded("late")]}
     async with bench.runner().started():

@@ -179,6 +179,24 @@ def test_a_late_worker_may_go_on_while_nobody_else_has_begun(store: JobStore, cl
     assert store.finish("job_a", "t", b"1").state == "succeeded"
 
 
+def test_a_claim_leaves_out_what_its_worker_has_no_room_for(store: JobStore, clock: Clock) -> None:
+    for name, owner, operation in (
+        ("old", "ann", "build"),
+        ("first", "ann", "sing"),
+        ("second", "ann", "dance"),
+        ("third", "bob", "sing"),
+    ):
+        store.submit(new(name, owner, operation=operation))
+        clock.now += 1
+    assert store.claim("t", LEASE_S, ("build", "sing", "dance")) is None
+    order = [store.claim(f"t{number}", LEASE_S, ("build",)) for number in range(4)]
+    # The oldest of the client with the fewest running, as without it.
+    assert [claim and claim.job.id for claim in order] == ["job_first", "job_third", "job_second", None]
+    again = store.claim("t0", LEASE_S, ("build", "sing"))  # its answer was lost
+    assert again is not None and again.job.id == "job_first"
+    assert claimed(store, "t9").job.id == "job_old"
+
+
 def test_calls_may_be_sent_twice(store: JobStore, ended: list[Job]) -> None:
     assert store.submit(new()) == store.submit(new()) and store.stats().entries == 1
     assert claimed(store) == claimed(store) and store.get("job_a", "ann").attempts == 1

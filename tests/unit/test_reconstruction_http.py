@@ -20,9 +20,11 @@ from deployments.jobs.types import Failure
 from deployments.reconstruction.messages import Result, Spec, Status
 from serve.config.models import JobStoreModel
 from serve.context import RequestContext
-from serve.errors import NotFound, Unavailable
+from serve.errors import NotFound, Overloaded, Unavailable
 from serve.jobs.runner import JobRunner
+from serve.protocol.http import unguarded
 from serve.protocol.job_operations import operations
+from serve.protocol.upload_room import UploadRoom
 from tests.unit.fakes import KEYS, MAX_BODY, MAX_UPLOAD, Site, cluster, png
 from tests.unit.local_stores import LocalStore
 from tests.unit.scene_site import MODELS, FakeSceneStore
@@ -266,6 +268,22 @@ async def test_events_are_those_of_jobs(client: httpx.AsyncClient, site: Reconst
     assert names[-1] == "result" and set(names[:-1]) == {"progress"}
 
 
+async def test_reconstructions_keep_no_other_job_waiting(client: httpx.AsyncClient, site: ReconstructionSite) -> None:
+    site.reconstruction.last = 2
+    router = unguarded(site.services, site.inference).router
+    labels = {"labels": ["red", "green"], "images": ["data:image/png;base64," + base64.b64encode(png("red")).decode()]}
+    async with router.lifespan_context(router):
+        made = [await submit(client, name=f"scene{number}") for number in range(3)]
+        async with asyncio.timeout(60):
+            while len(site.reconstruction.started) < 2:  # noqa: ASYNC110 - another task starts them
+                await asyncio.sleep(0.01)
+        other = ok(await client.post("/v1/jobs", json={"operation": "classify", "request": labels}), 202)["id"]
+        async with asyncio.timeout(60):
+            answered = await client.get(f"/v1/jobs/{other}/events")
+        assert "event: result" in answered.text
+        assert [ok(await client.get(f"/v1/jobs/{job}"))["status"] for job in made] == ["running", "running", "queued"]
+
+
 async def test_a_runner_that_stops_leaves_the_work_to_the_next(
     client: httpx.AsyncClient, site: ReconstructionSite
 ) -> None:
@@ -322,6 +340,24 @@ async def test_photos_may_be_larger_than_other_bodies(client: httpx.AsyncClient)
     above = [("photos", ("a.png", bytes(MAX_UPLOAD), "image/png"))]
     assert error_of(await client.post(ROOT, data={"name": "b"}, files=above), 413) == ("payload_too_large", "body")
     assert error_of(await client.post("/v1/jobs", data=fields, files=above), 413) == ("payload_too_large", "body")
+
+
+async def test_photos_take_room_among_the_uploads(
+    client: httpx.AsyncClient, site: ReconstructionSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(room: UploadRoom, count: int) -> None:
+        raise Overloaded("full", code="uploads_full", retry_after_s=5.0)
+
+    monkeypatch.setattr(UploadRoom, "take", full)
+    fields = {"operation": "reconstructions", "request": json.dumps({"name": "garden"})}
+    kind = {"content-type": "application/zip"}
+    for answer in (
+        await client.post(ROOT, data={"name": "garden"}, files=PHOTOS),
+        await client.post("/v1/jobs", data=fields, files=PHOTOS),
+        await client.post(f"{ROOT}?name=garden", content=b"PK", headers=kind),
+    ):
+        assert error_of(answer, 429)[0] == "uploads_full"
+    assert error_of(await client.post("/v1/jobs", json={"operation": "sing", "request": {}}), 404)  # no upload
 
 
 async def test_the_same_key_is_the_same_job(client: httpx.AsyncClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,15 @@ from skimage.metrics import structural_similarity
 
 from demo.scenes3d.views import photos
 from deployments.reconstruction import densify
+from deployments.reconstruction.folder import WorkFolder
 from deployments.reconstruction.losses import blurred, photo_loss, ssim
-from deployments.reconstruction.messages import Plan
+from deployments.reconstruction.messages import CPU_PLANS, CUDA_PLANS, Method, Plan, Quality, Spec
 from deployments.reconstruction.parameters import NAMES, Parameters
+from deployments.reconstruction.pipeline import Pipeline
 from deployments.reconstruction.splat_training import SplatTrainer
 from deployments.reconstruction.views import View, Views
-from deployments.splat.scene_file import read
+from deployments.splat.scene_file import read, write
+from serve.config.cluster import MAX_MESSAGE_BYTES, MIB
 
 CPU = torch.device("cpu")
 
@@ -42,6 +46,46 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Views:
 
 def trainer(views: Views, path: Path, steps: int = 60, count: int = 1500) -> SplatTrainer:
     return SplatTrainer(views, Plan(96, steps, count, 1), seed=1, threads=1, device=CPU, checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("gpu_memory_gb", "device", "plans"),
+    [(0.0, "cpu", CPU_PLANS), (6.0, "cuda", CUDA_PLANS), (None, "cuda", CUDA_PLANS)],
+)
+def test_a_gpu_that_can_be_seen_is_used_by_whom_its_memory_was_given_to(
+    studio: Views,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gpu_memory_gb: float | None,
+    device: str,
+    plans: Mapping[Method, Mapping[Quality, Plan]],
+) -> None:
+    class Begun(Exception):
+        pass
+
+    def begin(views: Views, plan: Plan, *, device: torch.device, **_: object) -> None:
+        raise Begun(device.type, plan)
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("deployments.reconstruction.splat_training.SplatTrainer", begin)
+    monkeypatch.setattr("deployments.reconstruction.pipeline.load_views", lambda folder: studio)
+    folder = WorkFolder.create(tmp_path / "job", Spec(quality="high", gpu_memory_gb=gpu_memory_gb), [])
+    for stage in ("intake", "features", "matching", "mapping", "views"):
+        folder.mark(stage, {"advice": [], "not_aligned": []})
+    with pytest.raises(Begun) as caught:
+        Pipeline(folder).run()
+    assert caught.value.args == (device, plans["3dgs"]["high"])
+
+
+@pytest.mark.parametrize("plan", [*CPU_PLANS["3dgs"].values(), *CUDA_PLANS["3dgs"].values()])
+def test_a_finished_scene_fits_the_message_to_its_store(plan: Plan) -> None:
+    def size(count: int) -> int:
+        sh = torch.zeros(count, (plan.sh_degree + 1) ** 2 - 1, 3)
+        return len(write(Parameters.of(parameters(count).values | {"sh_rest": sh}).gaussians()))
+
+    film_and_report = 24 * MIB  # a film of 96 frames of 640 pixels has a few
+    each = (size(1100) - size(100)) / 1000
+    assert plan.count * each + film_and_report < MAX_MESSAGE_BYTES
 
 
 def parameters(count: int, seed: int = 1) -> Parameters:
