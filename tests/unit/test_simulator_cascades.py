@@ -104,6 +104,18 @@ def test_a_gear_shifts_as_its_gear_box_says_and_changes_what_is_accepted() -> No
     assert accepted(120, 180) == pytest.approx(0.6, abs=0.05)
 
 
+def test_no_gear_outlives_a_quiet_time() -> None:
+    gear = Gear(name="busy", above_requests_per_s=50, thresholds={"screen": 0.7})
+    made = _scenario(_cascade(0.95, gears=(gear,), gear_hold_s=2.0))
+    rush = np.arange(0, 30, 1 / 200)
+    # Within one tick, so that no request of it shifts the gear of those beside it; the load forgets in the meantime.
+    again = 120 + np.linspace(0.01, 0.09, 40)
+    done = simulate(made, np.concatenate([rush, again]), seed=4)
+    screened = done.path == done.paths.index("screen")
+    assert screened[done.arrived_s > 100].mean() == pytest.approx(0.6, abs=0.2)
+    assert screened[(done.arrived_s > 5) & (done.arrived_s < 30)].mean() == pytest.approx(0.95, abs=0.02)
+
+
 def test_a_gear_scales_a_stated_share_by_the_curve() -> None:
     gear = Gear(name="busy", above_requests_per_s=1, thresholds={"screen": 0.7})
     made = _scenario(_cascade(0.9, gears=(gear,)), flow={"escalated": {"screen": 0.1}})
