@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from grafana import budgets
 from grafana.promql import Cluster
-from grafana.rule import Alert
+from grafana.rule import Alert, Recording
 from serve.config.cluster import ClusterFile
 from serve.config.models import JobStoreModel
+
+_INGRESS: Final = 'job="argus-ingress"'
+_EXPECTED: Final = "argus:ingress:expected"
 
 
 def alerts(cluster: ClusterFile) -> Iterator[Alert]:
@@ -34,13 +38,28 @@ def alerts(cluster: ClusterFile) -> Iterator[Alert]:
         yield _shared_store_away(of)
 
 
+def recordings(cluster: ClusterFile) -> Iterator[Recording]:
+    """What alerts remember: an alert that forgot what was there would end while it is away.
+
+    Every node of several is asked for an ingress, and those without one never answer. One is expected once it has
+    answered, for as long as discovery lists it, unless Ray is taking it away with the last replica of its node (of
+    `ProxyStatus` in ray/serve/schema.py, 4 is draining and 5 drained). An hour of Prometheus' own absence is bridged.
+    """
+    of = Cluster(cluster.name)
+    ingress, status = of.raw("up", _INGRESS), of.raw("ray_serve_proxy_status")
+    before = f"last_over_time({of.recorded(_EXPECTED)}[1h]) and on (job, instance) {ingress}"
+    seen = f'label_replace({ingress} == 1 or {before}, "node_ip_address", "$1", "instance", "(.+):[0-9]+")'
+    leaving = f"({status} >= 4 unless on (node_ip_address) {status} < 4)"
+    expected = f"max by (job, instance) ({seen} unless on (node_ip_address) {leaving})"
+    yield Recording(_EXPECTED, expected, {"cluster": cluster.name})
+
+
 def _target_down(of: Cluster) -> Alert:
-    up, ingress = of.raw("up", 'job=~"argus.*"'), of.raw("up", 'job="argus-ingress"')
-    # On several nodes each is asked for an ingress, and those without one never answer.
-    no_ingress = f"max_over_time({ingress}[1d]) == 0"
+    up, ingress = of.raw("up", 'job=~"argus.*"'), of.raw("up", _INGRESS)
+    no_ingress = f"({ingress} unless on (job, instance) {of.recorded(_EXPECTED)})"
     return Alert(
         "ArgusTargetDown",
-        f"{up} == 0 unless {no_ingress} or absent({up})",
+        f"{up} == 0 unless on (job, instance) {no_ingress} or absent({up})",
         "page",
         "Prometheus cannot scrape {{ $labels.instance }} of job {{ $labels.job }}",
         "The target has not answered for two minutes, or there is none: every other alert is blind to it.",

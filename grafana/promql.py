@@ -10,8 +10,10 @@ from grafana.inventory import by_series
 RAYS: Final[Mapping[str, str]] = {
     "ray_serve_autoscaling_target_replicas": "replicas that Ray Serve wants of a deployment",
     "ray_serve_deployment_replica_healthy": "1 for each healthy replica of a deployment",
+    "ray_serve_proxy_status": "1 to 5 for each ingress: starting, healthy, unhealthy, draining, drained",
 }
-"""Series of Ray's own that rules read: Ray Serve 2.60 exports them, with the labels `application` and `deployment`."""
+"""Series of Ray's own that rules read: Ray Serve 2.60 exports them, with the labels `application` and `deployment`, or
+`node_ip_address` for the last one."""
 
 
 class Cluster:

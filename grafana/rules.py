@@ -7,8 +7,7 @@ from typing import Any, Final
 
 import yaml
 
-from grafana.alerts import alerts
-from grafana.objectives import burn_alerts, recordings
+from grafana import alerts, objectives
 from serve.config.cluster import ClusterFile
 
 # Seconds between evaluations.
@@ -19,12 +18,15 @@ def render(cluster: ClusterFile) -> dict[str, Any]:
     """The rules of a cluster, as the content of a rule file."""
     name = cluster.name
     groups = [
-        _group(f"argus-{name}-slo-{slo}", [rule.rule() for rule in recordings(cluster, slo, objective)])
+        _group(f"argus-{name}-slo-{slo}", [rule.rule() for rule in objectives.recordings(cluster, slo, objective)])
         for slo, objective in cluster.objectives.slos.items()
     ]
     if cluster.objectives.slos:
-        groups.append(_group(f"argus-{name}-burn", [alert.rule(name) for alert in burn_alerts(cluster)]))
-    groups.append(_group(f"argus-{name}-alerts", [alert.rule(name) for alert in alerts(cluster)]))
+        groups.append(_group(f"argus-{name}-burn", [alert.rule(name) for alert in objectives.burn_alerts(cluster)]))
+    remembered = [rule.rule() for rule in alerts.recordings(cluster)]
+    groups.append(
+        _group(f"argus-{name}-alerts", [*remembered, *(alert.rule(name) for alert in alerts.alerts(cluster))])
+    )
     return {"groups": groups}
 
 

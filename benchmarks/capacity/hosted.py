@@ -138,6 +138,7 @@ def hosted(made: date) -> dict[str, ProviderProfile]:
             failure_share=_FAILURES,
             requests_per_minute=one.requests_per_minute,
             usd_per_call=one.usd(),
+            tokens_per_call=one.image_tokens(_SIDE) + _TEXT_TOKENS + _ANSWER_TOKENS,
             provenance=Provenance(kind="estimate", date=made, sources=(*one.sources, price)),
         )
         for one in HOSTED

@@ -192,14 +192,17 @@ class ProviderProfile(Record):
     Attributes:
         latency: of one call.
         failure_share: of calls that fail although within limits.
-        requests_per_minute: its rate limit for us; None when there is none.
+        requests_per_minute, tokens_per_minute: its rate limits for us; None when there is none.
         usd_per_call: mean price of one call as our workloads make it.
+        tokens_per_call: mean of prompt, images and answer of such a call; None when nobody has said.
     """
 
     latency: Distribution
     failure_share: float = Field(0.0, ge=0, le=1)
     requests_per_minute: float | None = Field(None, gt=0)
+    tokens_per_minute: float | None = Field(None, gt=0)
     usd_per_call: float = Field(ge=0)
+    tokens_per_call: float | None = Field(None, gt=0)
     provenance: Provenance
 
 

@@ -121,6 +121,7 @@ class Scenario:
         router_places: requests in progress a router replica; more are refused.
         overload: when requests are shed; None for never.
         plan: what the autoscaler for cascades knows; None where Ray Serve's own rule decides.
+        usd_per_day: most that all providers together are paid on one day; None for no bound.
     """
 
     stages: Mapping[str, Stage]
@@ -136,6 +137,49 @@ class Scenario:
     router_places: int = 256
     overload: Overload | None = None
     plan: Plan | None = None
+    usd_per_day: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a provider lets us do in a minute: the strictest of its profile and the cluster file, None for no limit.
+
+    Attributes:
+        tokens_per_call: 0 where no limit counts them.
+    """
+
+    calls: float | None
+    tokens: float | None
+    tokens_per_call: float
+
+    @property
+    def calls_per_minute(self) -> float | None:
+        """Most calls that both limits let pass; None when there is none."""
+        by_tokens = None if self.tokens is None else self.tokens / self.tokens_per_call
+        return _strictest(self.calls, by_tokens)
+
+
+def rates(name: str, profile: ProviderProfile, settings: Settings | None) -> Rates:
+    """The limits of a provider.
+
+    Raises:
+        ConfigError: its tokens are limited, and nothing says how many a call takes.
+    """
+    of_calls, of_tokens = (None, None) if settings is None else settings.per_minute
+    tokens = _strictest(profile.tokens_per_minute, of_tokens)
+    if tokens is None:
+        return Rates(_strictest(profile.requests_per_minute, of_calls), None, 0.0)
+    if profile.tokens_per_call is None:
+        raise ConfigError(
+            f"provider {name!r} has a limit of {tokens:g} tokens a minute, and its profile does not say how many a "
+            "call takes; add tokens_per_call",
+            param="tokens_per_minute",
+        )
+    return Rates(_strictest(profile.requests_per_minute, of_calls), tokens, profile.tokens_per_call)
+
+
+def _strictest(*limits: float | None) -> float | None:
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def scenario(
@@ -168,6 +212,7 @@ def scenario(
         router_places=cluster.router.max_ongoing_requests,
         overload=cluster.overload,
         plan=plan(cluster) if autoscale and in_use(cluster) else None,
+        usd_per_day=cluster.resilience.usd_per_day,
     )
 
 

@@ -2,11 +2,13 @@
 
 A gear trades accuracy for capacity while the load is high (CascadeServe: Kossmann et al. 2024, "CascadeServe:
 Unlocking Model Cascades for Inference Serving", which looks gears up by arrival rate; ours follow queue waits too).
-Up at once; down one gear at a time, each after the load has stayed low for a while.
+Up at once; down one gear at a time, each after the load has stayed low for a while. A time in which nobody asked is
+low if the request that ends it finds a low load: what was busy before it says nothing of now.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,8 +25,8 @@ class GearBox:
 
     Args:
         gears: by rising load.
-        hold_s: seconds that the load must stay lower before one gear is left; also the least time between two steps
-            down.
+        hold_s: seconds that the load must stay lower for each gear that is left; also the least time between two
+            steps down.
     """
 
     def __init__(self, gears: Sequence[Gear], hold_s: float) -> None:
@@ -32,6 +34,7 @@ class GearBox:
         self._hold_s = hold_s
         self._gear = 0
         self._low_since: float | None = None
+        self._asked_at = -math.inf
 
     @property
     def gear(self) -> int:
@@ -40,16 +43,26 @@ class GearBox:
 
     def shift(self, load: Load, now: float) -> int:
         """The gear for a request at `now`, in seconds on any clock that does not go back."""
+        before, self._asked_at = self._asked_at, now
         wanted = _wanted(self._gears, load)
         if wanted > self._gear:
             self._gear, self._low_since = wanted, None
         elif not self._gear or wanted == self._gear or not _relieved(self._gears[self._gear - 1], load):
             self._low_since = None
-        elif self._low_since is None:
-            self._low_since = now
-        elif now - self._low_since >= self._hold_s:
-            self._gear, self._low_since = self._gear - 1, now
+        else:
+            self._sink(wanted, load, now, before)
         return self._gear
+
+    def _sink(self, wanted: int, load: Load, now: float, before: float) -> None:
+        """Leaves a gear for each `hold_s` of low load; nobody has asked since `before`."""
+        if self._low_since is None:
+            self._low_since = before if now - before >= self._hold_s else now
+        holds = (now - self._low_since) // self._hold_s if self._hold_s else len(self._gears)
+        if holds < 1:
+            return
+        self._low_since = now
+        while holds >= 1 and self._gear > wanted and _relieved(self._gears[self._gear - 1], load):
+            self._gear, holds = self._gear - 1, holds - 1
 
 
 def _wanted(gears: Sequence[Gear], load: Load) -> int:

@@ -32,6 +32,8 @@ from serve.resilience.load import Load
 
 # Most images of one question, where the models of its steps state no bound of their own.
 _MOST_IMAGES = 16
+# Least time between two looks at an engaged gear that no request asks for.
+_LOOK_S = 0.1
 
 
 class Shifting(Protocol):
@@ -70,6 +72,7 @@ class _Ready:
     gears: Shifting | None
     most_images: int
     level: int = 0
+    looking: asyncio.TimerHandle | None = None
 
     @property
     def gear(self) -> Gear | None:
@@ -228,13 +231,24 @@ class CascadeService:
         return self._ready[name]
 
     def _shift(self, name: str, ready: _Ready) -> Gear | None:
-        if ready.gears is None:
-            return None
-        level = ready.gears.shift(self._load(), self._clock())
+        if ready.gears is not None:
+            self._look(name, ready, ready.gears)
+        return ready.gear
+
+    def _look(self, name: str, ready: _Ready, gears: Shifting) -> None:
+        """The gear that the present load asks for. While one is engaged it is looked at without requests as well: they
+        may have ended, and what is told of it must not stay as it was."""
+        level = gears.shift(self._load(), self._clock())
         if level != ready.level:
             ready.level = level
             self._recorder.geared(name, level)
-        return ready.gear
+        if level and ready.looking is None:
+            pause = max(_LOOK_S, ready.cascade.gear_hold_s)
+            ready.looking = asyncio.get_running_loop().call_later(pause, self._look_again, name, ready, gears)
+
+    def _look_again(self, name: str, ready: _Ready, gears: Shifting) -> None:
+        ready.looking = None
+        self._look(name, ready, gears)
 
     def _left(self, name: str, seconds: float) -> None:
         """The caller did not wait for the answer; how far it had come is not known."""

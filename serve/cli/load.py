@@ -29,6 +29,8 @@ _UI_PORT = 8089
 _DURATION, _SOAK_DURATION = "60s", "20m"
 # Answers are kept for five minutes (`resilience.cache.ttl_s`): before that, memory grows because a cache fills.
 _WARM_UP, _SOAK_WARM_UP = "5s", "6m"
+# Options of a worker; the others are its master's.
+_OF_A_WORKER = frozenset({"workload", "profile", "worker", "workers"})
 _MET = {True: "[green]met[/green]", False: "[red]missed[/red]", None: ""}
 
 
@@ -42,6 +44,7 @@ class _Place:
 
 
 def load(
+    context: typer.Context,
     workload: Annotated[str, typer.Argument(help="Workload of benchmarks/targets.yaml, or a file with your own user.")],
     profile: Annotated[str, typer.Option(help="Class of hardware whose targets count.")] = "cpu-demo",
     duration: Annotated[str | None, typer.Option(help="Measured part: 90s, 5m; 60s, or 20m with --soak.")] = None,
@@ -54,7 +57,9 @@ def load(
     key_env: Annotated[str, typer.Option(help="Environment variable with the API key.")] = "",
     name: Annotated[str | None, typer.Option(help="A cluster that runs on this machine.")] = None,
     workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that send; one for all by default.")] = 0,
-    master: Annotated[str, typer.Option(help="host:port at which to wait for --workers on other machines.")] = "",
+    master: Annotated[
+        str, typer.Option(help="host:port at which to wait for --workers on other machines; with --host.")
+    ] = "",
     worker: Annotated[str, typer.Option(help="host:port of a master: send for it, with --workers processes.")] = "",
     ui: Annotated[bool, typer.Option("--ui", help=f"Locust's web interface at 127.0.0.1:{_UI_PORT}.")] = False,
     soak: Annotated[bool, typer.Option("--soak", help="20 minutes at the target's rate; report drift.")] = False,
@@ -77,7 +82,9 @@ def load(
 
     subject = subjects.find(workload, profile, load_targets())
     if worker:
+        _only_a_worker(context)
         raise typer.Exit(run_worker(subject.file, worker, workers))
+    processes = _processes(workers, master, host, ui)
     process = subjects.arrivals(subject, arrivals, rate)
     seconds = parse_seconds(duration or (_SOAK_DURATION if soak else _DURATION))
 
@@ -98,7 +105,6 @@ def load(
     # What is wrong, cannot be drawn or cannot be written is said before anything is started for it.
     settings(Target(host or "http://127.0.0.1:1", grpc))
     process.times(seconds, seed)
-    processes = _processes(workers, master, ui)
     for path, option in ((json, "json"), (html, "html")):
         check_output(path, option)
     with _target(subject, profile, _Place(host, grpc, name)) as target:
@@ -106,12 +112,27 @@ def load(
     _report(subject, profile, record, html, json, drift=soak)
 
 
-def _processes(workers: int, master: str, ui: bool) -> Processes:
-    """Raises `ConfigError` where a master would wait for nobody."""
+def _only_a_worker(context: typer.Context) -> None:
+    """Raises `ConfigError` for what the master decides: Locust tells its workers where and what to send."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and name not in _OF_A_WORKER:
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(f"A --worker sends what its master says; give {option} to the master", param=name)
+
+
+def _processes(workers: int, master: str, host: str | None, ui: bool) -> Processes:
+    """Raises `ConfigError` where a master would wait for nobody, or workers would send to their own machines."""
     from benchmarks.loadtest.run import Processes, address
 
     if master:
         address(master, "master")
+        if host is None:
+            raise ConfigError(
+                "--master needs --host: workers on other machines cannot reach a cluster that listens on 127.0.0.1; "
+                "give the URL by which they do",
+                param="host",
+            )
         if workers < 1:
             raise ConfigError("--master waits for --workers on other machines; say how many", param="workers")
         return Processes(bind=master, remote=workers, ui_port=_UI_PORT if ui else None)

@@ -155,11 +155,7 @@ class _Exchange:
         self.outcome = "ok"
         self.fault: Fault = "none"
         self._send = send
-        self._traced = (
-            None
-            if is_open(scope["path"])
-            else requests.begun("http", self.header(b"traceparent"), self.header(b"tracestate"))
-        )
+        self._traced = None if is_open(scope["path"]) else requests.begun("http", scope["headers"])
 
     @property
     def span(self) -> tracing.Span | None:

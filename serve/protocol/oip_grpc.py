@@ -270,7 +270,7 @@ class _Rpc:
             DeadlineExceeded: the deadline has passed.
         """
         metadata, skin = self._metadata, self._skin
-        self._traced = requests.begun(self._rpc, metadata.get("traceparent"), metadata.get("tracestate"))
+        self._traced = requests.begun(self._rpc, self._grpc_context.invocation_metadata())
         if self._traced is not None:
             self._current = tracing.use(self._traced.span)
             self._current.__enter__()

@@ -107,7 +107,7 @@ class _Socket:
         self._send = send
         self._accepted = False
         self._closed = 0
-        self._traced = requests.begun("websocket", self.header(b"traceparent"), self.header(b"tracestate"))
+        self._traced = requests.begun("websocket", scope["headers"])
 
     @property
     def span(self) -> tracing.Span | None:

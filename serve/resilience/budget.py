@@ -172,7 +172,7 @@ class Budget:
         ]
         if enforce and nano > 0:
             for name, limit in zip(names, own, strict=True):
-                if limit is not None and self._spent.get(name, 0) + nano > limit:
+                if limit is not None and not fits(self._spent.get(name, 0), nano, limit):
                     return name
         for name in names:
             self._spent[name] = self._spent.get(name, 0) + nano
@@ -207,6 +207,11 @@ class Budget:
         if (day := int(self._clock() // _DAY_S)) > self._day:
             self._begin(day)
         self._tell(*self._told)
+
+
+def fits(spent: float, amount: float, most: float) -> bool:
+    """Whether an amount may be spent beside what has been; the simulator compiles it, so it is of plain numbers."""
+    return spent + amount <= most
 
 
 def _nano(usd: float) -> int:

@@ -47,15 +47,23 @@ class Rate:
 
 
 def take(full_at: float, rate: Rate, now: float) -> tuple[float, float]:
+    """`taken` of a rate."""
+    return taken(full_at, rate.units, rate.per_minute, now)
+
+
+def taken(full_at: float, units: float, per_minute: float, now: float) -> tuple[float, float]:
     """GCRA's step: the bucket of a minute's amount would be full again at `full_at`.
+
+    The simulator compiles it, so it is of plain numbers.
 
     Returns:
         When it would be after the units were taken, and seconds until they may be; more units than a minute has fit
         when the bucket is full.
     """
-    after = max(now, full_at) + rate.units * _MINUTE_S / rate.per_minute
-    least = min(rate.units, rate.per_minute) * _MINUTE_S / rate.per_minute
-    return after, max(0.0, max(now, full_at) + least - now - _MINUTE_S) if rate.units > 0 else 0.0
+    begins = max(now, full_at)
+    after = begins + units * _MINUTE_S / per_minute
+    least = min(units, per_minute) * _MINUTE_S / per_minute
+    return after, max(0.0, begins + least - now - _MINUTE_S) if units > 0 else 0.0
 
 
 class Rates:

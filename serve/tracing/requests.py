@@ -6,6 +6,7 @@ hold names of sessions and jobs, and the route says what was asked.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from opentelemetry.trace import StatusCode
@@ -14,7 +15,8 @@ from serve.errors import GrpcCode
 from serve.metrics import RequestRecord
 from serve.tracing.spans import Kind, Span, hex_id, incoming
 
-TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
+_PARENT: Final = frozenset({"traceparent", b"traceparent"})
+_STATE: Final = frozenset({"tracestate", b"tracestate"})
 TRACE_ID: Final = "x-argus-trace-id"
 """Header of the answer to a sampled request; of a unary RPC it is trailing metadata."""
 
@@ -84,12 +86,32 @@ class RequestSpan:
         self.span.end()
 
 
-def begun(name: str, given: str | None, state: str | None) -> RequestSpan | None:
+def begun(name: str, headers: Iterable[tuple[str | bytes, str | bytes]]) -> RequestSpan | None:
     """The span of a request that has just come; None when it is not sampled.
 
     Args:
         name: until it has ended.
-        given, state: its `traceparent` and `tracestate`.
+        headers: as they came, or gRPC's metadata, with lower-case names.
     """
-    span = incoming(name, Kind.SERVER, given, state)
+    span = incoming(name, Kind.SERVER, *_context(headers))
     return None if span is None else RequestSpan(span)
+
+
+def _context(headers: Iterable[tuple[str | bytes, str | bytes]]) -> tuple[str | None, str | None]:
+    """The caller's `traceparent` and `tracestate`.
+
+    A `tracestate` may be split over several headers, which are one list in their order (Trace Context, section 3.3.1.1;
+    RFC 9110, section 5.3). Of a `traceparent` there is one: several are none, and a new trace begins.
+    """
+    parents: list[str] = []
+    states: list[str] = []
+    for name, value in headers:
+        if name in _PARENT:
+            parents.append(_text(value))
+        elif name in _STATE:
+            states.append(_text(value))
+    return parents[0] if len(parents) == 1 else None, ",".join(states) if states else None
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode("utf-8", "surrogateescape")

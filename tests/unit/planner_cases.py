@@ -81,7 +81,9 @@ def hardware(name: Any, clip: ModelProfile, llava: ModelProfile) -> HardwareProf
         router=RouterProfile(latency=about(0.001), cpu=about(0.0005), provenance=SOURCE),
         models={"encoder": clip, "writer": llava},
         providers={
-            "gpt-4o-mini": ProviderProfile(latency=about(0.8, 0.5), usd_per_call=0.001, provenance=SOURCE),
+            "gpt-4o-mini": ProviderProfile(
+                latency=about(0.8, 0.5), usd_per_call=0.001, tokens_per_call=1000, provenance=SOURCE
+            ),
         },
     )
 

@@ -301,6 +301,68 @@ def test_an_ingress_is_missed_only_where_there_was_one(tmp_path: Path) -> None:
     evaluate(tmp_path, everything(), [test])
 
 
+UP = 'up{job="argus-ingress",instance="%s:9101"}'
+STATUS = 'ray_serve_proxy_status{node_id="%s",node_ip_address="%s"}'
+
+
+def missed(at: str, *instances: str) -> dict[str, Any]:
+    """The ingresses whose absence has woken somebody by then."""
+    asked = 'sum by (instance) (ALERTS{alertname="ArgusTargetDown",alertstate="firing"})'
+    samples = [{"labels": selector("", {"instance": f"{one}:9101"}), "value": 1} for one in instances]
+    return {"expr": asked, "eval_time": at, "exp_samples": samples}
+
+
+@promtool
+@pytest.mark.parametrize("cluster", ["", ',cluster="cluster"'])
+def test_an_ingress_is_missed_for_as_long_as_it_is_away(cluster: str, tmp_path: Path) -> None:
+    """Two days and more; one of a node that is gone is missed no longer, and one that is back neither."""
+    head = 'up{job="argus-nodes",instance="a:1"}'
+    series = {
+        head: "1x4400",
+        (UP % "a").replace("}", f"{cluster}}}"): "1x60 0x4340",
+        (UP % "gone").replace("}", f"{cluster}}}"): "1x60 0x3000",
+        (UP % "back").replace("}", f"{cluster}}}"): "1x60 0x3000 1x1340",
+    }
+    asked = [missed("2h", "a", "back", "gone"), missed("50h", "a", "back", "gone"), missed("70h", "a")]
+    evaluate(tmp_path, everything(), [{"series": series, "promql_expr_test": asked}], every="10m")
+
+
+@promtool
+def test_an_ingress_that_left_with_its_nodes_last_replica_is_not_missed_until_it_is_there_again(tmp_path: Path) -> None:
+    series = {
+        'up{job="argus-nodes",instance="a:1"}': "1x2000",
+        UP % "10.0.0.1": "1x60 0x600 1x60 0x600",
+        STATUS % ("n1", "10.0.0.1"): "2x58 4x2 5x600 2x1300",
+        # Its fellow is away while Ray wants it there.
+        UP % "10.0.0.2": "1x60 0x2000",
+        STATUS % ("n2", "10.0.0.2"): "2x60 3x2000",
+    }
+    asked = [missed("64m", "10.0.0.2"), missed("10h", "10.0.0.2"), missed("20h", "10.0.0.1", "10.0.0.2")]
+    evaluate(tmp_path, everything(), [{"series": series, "promql_expr_test": asked}])
+
+
+@promtool
+def test_an_ingress_that_ray_began_again_is_missed_although_its_predecessor_was_drained(tmp_path: Path) -> None:
+    """The controller goes on telling of the old one."""
+    series = {
+        'up{job="argus-nodes",instance="a:1"}': "1x200",
+        UP % "10.0.0.1": "1x60 0x140",
+        STATUS % ("old", "10.0.0.1"): "5x200",
+        STATUS % ("new", "10.0.0.1"): "2x200",
+    }
+    evaluate(tmp_path, everything(), [{"series": series, "promql_expr_test": [missed("2h", "10.0.0.1")]}])
+
+
+@promtool
+def test_what_is_expected_outlives_a_pause_of_prometheus(tmp_path: Path) -> None:
+    series = {
+        'up{job="argus-nodes",instance="a:1"}': "1x60 _x30 1x60",
+        UP % "a": "1x50 0x10 _x30 0x60",
+    }
+    test = {"series": series, "promql_expr_test": [missed("2h", "a")]}
+    evaluate(tmp_path, everything(), [test])
+
+
 @promtool
 @pytest.mark.parametrize(("left", "fires"), [(0.45, True), (0.55, False)])
 def test_parts_of_a_budget_are_added_where_no_redis_counts(left: float, fires: bool, tmp_path: Path) -> None:

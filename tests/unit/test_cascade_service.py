@@ -108,6 +108,28 @@ async def test_a_gear_lowers_the_threshold_while_the_load_is_high() -> None:
     assert made.reported.levels == [1, 0]
 
 
+async def test_the_first_request_after_a_quiet_time_is_served_in_the_normal_gear() -> None:
+    made = Made(guard(gears=GEARS, gear_hold_s=5), clip=[UNSURE], llava=[Says("gun")])
+    made.load = BUSY
+    assert (await made.ask()).gear == "busy"
+    made.load = CALM
+    made.calls.now += 5
+    assert (await made.ask()).gear is None
+
+
+async def test_what_is_told_of_a_gear_does_not_wait_for_a_request() -> None:
+    made = Made(guard(gears=GEARS, gear_hold_s=0.01), clip=[UNSURE], llava=[Says("gun")])
+    made.load = BUSY
+    await made.ask()
+    made.load = CALM
+    made.calls.now += 60
+    for _ in range(12_000):
+        if made.reported.levels == [1, 0]:
+            break
+        await asyncio.sleep(0.01)
+    assert made.service.card("it").gear is None
+
+
 async def test_a_gear_saves_tokens_and_pixels_and_asks_providers_at_once() -> None:
     made = Made(guard(gears=GEARS), clip=[UNSURE], llava=[Says("gun")], gpt=[Says("gun"), Says(error=Unavailable("x"))])
     made.load = FULL

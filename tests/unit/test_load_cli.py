@@ -123,6 +123,21 @@ def test_locust_is_cooperative_and_runs_where_the_command_does(tmp_path: Path, m
     assert (tmp_path / "said").read_text() == "cooperative"
 
 
+def test_a_master_sends_its_workers_to_the_host(stub: Engine) -> None:
+    code, text = said("classification", *HOST, "--duration", "5s", "--master", "0.0.0.0:5557", "--workers", "8")
+    assert code == 0, text
+    ((settings, _, processes),) = stub.asked
+    assert (settings.host, processes) == (HOST[1], Processes(bind="0.0.0.0:5557", remote=8))
+
+
+def test_a_worker_needs_its_master_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(engine, "run_worker", lambda _file, master, local: asked.append((master, local)) or 0)
+    code, text = said("classification", "--profile", "cpu-demo", "--worker", "10.0.0.5:5557", "--workers", "4")
+    assert code == 0, text
+    assert asked == [("10.0.0.5:5557", 4)]
+
+
 def test_a_soak_test_is_long_and_at_the_targets_rate(stub: Engine) -> None:
     _, text = said("classification", *HOST, "--soak")
     ((settings, _, _),) = stub.asked
@@ -162,7 +177,13 @@ def test_a_file_of_ones_own(stub: Engine, tmp_path: Path) -> None:
         (("classification", "--name", "nothing-runs-under-this"), "does not run"),
         (("classification", *HOST, "--master", "5557", "--workers", "2"), "write HOST:PORT"),
         (("classification", *HOST, "--master", "0.0.0.0:5557"), "say how many"),
+        (("classification", "--master", "0.0.0.0:5557", "--workers", "2"), "--master needs --host"),
+        (("classification", "--name", "demo", "--master", "0.0.0.0:5557", "--workers", "2"), "--master needs --host"),
         (("classification", "--worker", "there"), "write HOST:PORT"),
+        (("classification", *HOST, "--worker", "10.0.0.5:5557"), "give --host to the master"),
+        (("classification", "--worker", "10.0.0.5:5557", "--rate", "9"), "give --rate to the master"),
+        (("classification", "--worker", "10.0.0.5:5557", "--max-in-flight", "9"), "give --max-in-flight to the master"),
+        (("classification", "--worker", "10.0.0.5:5557", "--master", "0.0.0.0:5557"), "give --master to the master"),
     ],
 )
 def test_what_cannot_be_is_one_clear_line(stub: Engine, arguments: tuple[str, ...], says: str) -> None:

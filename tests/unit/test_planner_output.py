@@ -17,7 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 from benchmarks.capacity.planner.catalogue import SHIPPED, load_catalogue
-from benchmarks.capacity.planner.plan import Plan
+from benchmarks.capacity.planner.plan import CalledPlan, Plan
 from benchmarks.capacity.planner.question import of_cluster, of_workloads, problem
 from benchmarks.capacity.planner.report import markdown
 from benchmarks.capacity.planner.solve import Solution, solve
@@ -125,6 +125,21 @@ def test_a_plan_that_cannot_be_says_why() -> None:
     assert "There is no such cluster" in text
     assert "when idle" in text
     assert "## Cluster" not in text
+
+
+def test_the_report_holds_calls_against_their_limits(solution: Solution) -> None:
+    call = CalledPlan(
+        provider="mini",
+        stands_in_for="llava",
+        calls_per_s=1.5,
+        usd_per_call=0.001,
+        usd_per_hour=5.4,
+        calls_per_minute=120,
+    )
+    plan = solution.plan.model_copy(update={"providers": (call,), "calls_usd_per_hour": 5.4, "usd_per_day": 200.0})
+    text = markdown(plan)
+    assert "90 of the 120 calls a minute that its limits let pass" in text
+    assert "A day at this load: 129.60 $ of calls; resilience.usd_per_day allows 200.00 $." in text
 
 
 def test_a_plan_leaves_nothing_of_an_earlier_one_in_its_folder(solution: Solution, tmp_path: Path) -> None:

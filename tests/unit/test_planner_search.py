@@ -19,7 +19,9 @@ from benchmarks.capacity.planner.solve import solve
 from benchmarks.capacity.planner.what_if import break_even, load_held
 from benchmarks.traffic.arrivals import Mmpp
 from serve.config.budget import problems
+from serve.config.cluster import ClusterFile
 from serve.config.model_base import Placement
+from serve.config.resilience import Resilience, Target
 from serve.errors import ConfigError
 from tests.unit.planner_cases import PROFILES, SCREENED, catalogue, cluster, problem
 
@@ -83,6 +85,73 @@ def test_a_provider_stands_in_where_it_is_cheaper_and_only_if_allowed() -> None:
     assert not hosted.providers
     assert "llava" in {stage.name for stage in hosted.stages}
     assert hosted.usd_per_hour > plan.usd_per_hour
+
+
+def limited(base: ClusterFile | None = None, usd_per_day: float | None = None, **limits: Any) -> ClusterFile:
+    """The base file with limits of its provider, or a bound on a day's money."""
+    resilience = Resilience(usd_per_day=usd_per_day, targets={"mini": Target(**limits)})
+    return (base or cluster()).model_copy(update={"resilience": resilience})
+
+
+# One call a second of 1,000 tokens and 0.001 $: 60,000 tokens a minute, and 86.40 $ a day.
+LIMITS = [
+    ({"tokens_per_minute": 50_000}, "would make 60 calls a minute to mini, whose limits let 50 pass"),
+    ({"requests_per_minute": 50}, "would make 60 calls a minute to mini, whose limits let 50 pass"),
+    ({"usd_per_day": 80.0}, "a day of calls at this load costs 86.40 $; resilience.usd_per_day is 80"),
+]
+
+
+@pytest.mark.parametrize(("limits", "reason"), LIMITS, ids=lambda one: " ".join(one) if isinstance(one, dict) else "")
+def test_a_plan_does_not_lean_on_a_provider_beyond_its_limits(limits: dict[str, Any], reason: str) -> None:
+    dear = catalogue(t4_usd=5, a100_usd=50)
+    asked = problem(20, "p99=3s", flows=SCREENED, nodes=dear, base=limited(**limits))
+    found = search(asked, Judge(asked))
+    assert reason in {refusal.why for refusal in found.refusals}
+    assert found.candidate is not None and not found.candidate.called
+    enough = {name: 2 * value for name, value in limits.items()}
+    asked = replace(asked, cluster=limited(**enough))
+    (call,) = solve(asked, what_ifs=False).plan.providers
+    assert call.stands_in_for == "llava"
+
+
+@pytest.mark.parametrize(("limits", "reason"), LIMITS, ids=lambda one: " ".join(one) if isinstance(one, dict) else "")
+def test_a_file_whose_step_is_a_provider_beyond_its_limits_has_no_plan(limits: dict[str, Any], reason: str) -> None:
+    asked = problem(20, "p99=3s", flows=SCREENED, base=limited(hosted_second(), **limits))
+    plan = solve(asked, what_ifs=False).plan
+    assert not plan.feasible
+    assert any(reason in one for one in plan.reasons)
+
+
+def test_what_the_calls_of_the_runs_cost_counts_against_the_days_money() -> None:
+    """Of calls that overflow, nothing but the runs shows how many they are."""
+    asked = problem(20, "p99=3s", flows=SCREENED, base=limited(hosted_second(), usd_per_day=1000.0))
+    candidate = search(asked, Judge(asked)).candidate
+    assert candidate is not None
+    assert Judge(asked).judge(candidate).held
+    poor = replace(asked, cluster=limited(hosted_second(), usd_per_day=80.0))
+    verdict = Judge(poor).judge(candidate)
+    assert all(one.held for one in verdict.findings) and not verdict.held
+    assert verdict.over is not None and "resilience.usd_per_day is 80" in verdict.over
+
+
+def test_a_run_that_lives_on_the_minute_that_a_limit_begins_with_does_not_hold() -> None:
+    """A limit of half of what is asked lets nearly all of less than a minute pass."""
+    asked = problem(20, "p99=3s", flows=SCREENED, base=limited(hosted_second()), seconds=50.0)
+    candidate = search(asked, Judge(asked)).candidate
+    assert candidate is not None
+    verdict = Judge(replace(asked, cluster=limited(hosted_second(), tokens_per_minute=30_000))).judge(candidate)
+    assert not verdict.held
+    assert verdict.over is not None and "limits let pass" in verdict.over
+
+
+def hosted_second() -> ClusterFile:
+    """A cascade whose second step is the provider itself."""
+    plain = cluster()
+    first, second = plain.cascades["screen"].steps
+    steps = (first, second.model_copy(update={"use": "mini", "fallback": ()}))
+    return plain.model_copy(
+        update={"cascades": {"screen": plain.cascades["screen"].model_copy(update={"steps": steps})}}
+    )
 
 
 def test_a_swapped_provider_is_in_the_cluster_file() -> None:

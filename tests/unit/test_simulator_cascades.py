@@ -104,6 +104,18 @@ def test_a_gear_shifts_as_its_gear_box_says_and_changes_what_is_accepted() -> No
     assert accepted(120, 180) == pytest.approx(0.6, abs=0.05)
 
 
+def test_no_gear_outlives_a_quiet_time() -> None:
+    gear = Gear(name="busy", above_requests_per_s=50, thresholds={"screen": 0.7})
+    made = _scenario(_cascade(0.95, gears=(gear,), gear_hold_s=2.0))
+    rush = np.arange(0, 30, 1 / 200)
+    # Within one tick, so that no request of it shifts the gear of those beside it; the load forgets in the meantime.
+    again = 120 + np.linspace(0.01, 0.09, 40)
+    done = simulate(made, np.concatenate([rush, again]), seed=4)
+    screened = done.path == done.paths.index("screen")
+    assert screened[done.arrived_s > 100].mean() == pytest.approx(0.6, abs=0.2)
+    assert screened[(done.arrived_s > 5) & (done.arrived_s < 30)].mean() == pytest.approx(0.95, abs=0.02)
+
+
 def test_a_gear_scales_a_stated_share_by_the_curve() -> None:
     gear = Gear(name="busy", above_requests_per_s=1, thresholds={"screen": 0.7})
     made = _scenario(_cascade(0.9, gears=(gear,)), flow={"escalated": {"screen": 0.1}})
@@ -155,6 +167,56 @@ def test_a_rate_limit_is_kept_and_waited_for_where_there_is_no_other_way() -> No
     assert counted.max() <= 60 + 60, "a minute's amount at once, and one a second after it"
     assert counted[len(counted) // 2] == pytest.approx(60, abs=2)
     assert done.latency_s.max() > 60
+
+
+@pytest.mark.parametrize("stated", ["profile", "file"])
+def test_a_limit_on_tokens_is_kept_beside_that_on_calls(stated: str) -> None:
+    """Of 300 tokens a call, 9,000 tokens a minute are 30 calls."""
+    step = _hosted([Fallback(on=("rate_limited",), use="llava")])
+    calls = {} if stated == "profile" else {"hosted": _settings(tokens_per_minute=9_000)}
+    own = 9_000 if stated == "profile" else None
+    limited = made_up.provider(0.1, requests_per_minute=600, tokens_per_minute=own, tokens_per_call=300)
+    made = _scenario(
+        _cascade(0.9, second=step), flow={"escalated": {"screen": 1.0}}, providers={"hosted": limited}, calls=calls
+    )
+    done = simulate(made, np.arange(0, 600, 0.25), seed=8)
+    assert done.ok.all()
+    assert (done.usd > 0).sum() == pytest.approx(30 + 30 * 10, abs=3)
+
+
+def test_a_limit_on_tokens_needs_to_know_what_a_call_takes() -> None:
+    limited = made_up.provider(0.1, tokens_per_minute=100)
+    made = _scenario(_cascade(0.9, second=_hosted()), providers={"hosted": limited})
+    with pytest.raises(ConfigError, match="add tokens_per_call"):
+        simulate(made, np.array([1.0]), seed=1)
+
+
+def test_a_days_money_is_not_overspent_and_there_again_on_the_next() -> None:
+    step = _hosted([Fallback(on=("over_budget",), use="llava")])
+    made = replace(
+        _scenario(
+            _cascade(0.9, second=step),
+            flow={"escalated": {"screen": 1.0}},
+            providers={"hosted": made_up.provider(0.1, usd=0.01)},
+        ),
+        usd_per_day=1.0,
+    )
+    done = simulate(made, np.arange(0, 2 * 86_400, 60.0), seed=8)
+    paid, first = done.usd > 0, done.arrived_s < 86_400
+    assert (paid[first].sum(), paid[~first].sum()) == (100, 100)
+    assert paid[:100].all() and done.ok.all(), "what has no money goes to the fallback"
+
+
+def test_without_another_way_what_has_no_money_is_refused() -> None:
+    made = replace(
+        made_up.scenario(
+            made_up.stage(),
+            flows=(Flow(name="all", entry="hosted"),),
+            providers={"hosted": made_up.provider(0.1, usd=0.01)},
+        ),
+        usd_per_day=0.1,
+    )
+    assert simulate(made, np.arange(0, 60, 1.0), seed=8).ok.sum() == 10
 
 
 def test_a_used_up_rate_leads_to_the_fallback_at_once() -> None:
@@ -324,6 +386,8 @@ def test_more_sequences_than_a_step_has_tokens_take_turns_in_their_order() -> No
     ended = np.round((done.arrived_s + done.latency_s - 1.0) / 0.01).astype(int)
     # The first has its first step alone, the others follow two by two; the last has a step of its own as well.
     assert ended.tolist() == [10, 11, 20, 21, 30, 31, 40, 41]
+    # Each of the eight is in ten of the forty-one steps: nobody is admitted for whom no token is left.
+    assert done.stages["llava"].mean_batch == pytest.approx(80 / 41)
 
 
 def test_prompts_longer_than_a_step_wait_for_what_those_before_them_leave() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode, TraceState
 
 from deployments.messages import Call
@@ -38,6 +39,11 @@ FIELDS = {"labels": ["private-label", "b"], "image": base64.b64encode(png()).dec
 def spans() -> Iterator[Recorded]:
     with recording() as recorded:
         yield recorded
+
+
+def state_of(span: ReadableSpan) -> str:
+    assert span.context is not None
+    return span.context.trace_state.to_header()
 
 
 # What is begun.
@@ -97,8 +103,7 @@ async def test_an_http_request_continues_its_callers_trace(
         "argus.client": "anonymous",
         "argus.request_id": "r-7",
     }
-    assert server.context is not None
-    assert server.context.trace_state.to_header() == "vendor=1"
+    assert state_of(server) == "vendor=1"
     call = spans.one("call")
     assert spans.below(server) == ["call"]
     assert spans.below(call) == ["wait", "attempt"]
@@ -128,6 +133,24 @@ async def test_a_traceparent_that_is_none_begins_a_new_trace(
     server = spans.one("POST /v1/classify")
     assert parent_of(server) is None
     assert response.headers["x-argus-trace-id"] == trace_of(server) != TRACE
+
+
+async def test_a_tracestate_in_several_headers_is_one_list_in_their_order(
+    spans: Recorded, client: httpx.AsyncClient
+) -> None:
+    headers = [("tracestate", "b=2"), ("traceparent", SAMPLED), ("tracestate", "a=1, c=3"), ("tracestate", "")]
+    await client.post("/v1/classify", json=FIELDS, headers=headers)
+    assert state_of(spans.one("POST /v1/classify")) == "b=2,a=1,c=3"
+
+
+@pytest.mark.parametrize("second", [SAMPLED, UNSAMPLED, ""])
+async def test_several_traceparents_are_none(spans: Recorded, client: httpx.AsyncClient, second: str) -> None:
+    headers = [("traceparent", SAMPLED), ("tracestate", "vendor=1"), ("traceparent", second)]
+    response = await client.post("/v1/classify", json=FIELDS, headers=headers)
+    server = spans.one("POST /v1/classify")
+    assert parent_of(server) is None
+    assert response.headers["x-argus-trace-id"] == trace_of(server) != TRACE
+    assert state_of(server) == ""
 
 
 async def test_what_its_caller_does_not_sample_is_not(spans: Recorded, client: httpx.AsyncClient, site: Site) -> None:
@@ -257,6 +280,18 @@ async def test_a_grpc_request_continues_its_callers_trace(spans: Recorded, site:
     assert spans.below(server) == ["call"]
     assert site.recorder.requests[-1].trace_id == TRACE
     assert tracing.current() is None
+
+
+async def test_an_rpcs_metadata_is_read_as_headers_are(spans: Recorded, site: Site) -> None:
+    split, doubled = Context(traceparent=SAMPLED), Context(traceparent=SAMPLED)
+    split.metadata += [("tracestate", "b=2"), ("tracestate", "a=1")]
+    doubled.metadata += [("traceparent", SAMPLED)]
+    for context in (split, doubled):
+        await skin_of(site).ModelInfer(inference(), context)
+    joined, alone = spans.all("inference.GRPCInferenceService/ModelInfer")
+    assert (trace_of(joined), state_of(joined)) == (TRACE, "b=2,a=1")
+    assert parent_of(alone) is None
+    assert trace_of(alone) != TRACE
 
 
 async def test_a_failed_rpc_says_so(spans: Recorded, site: Site) -> None:

@@ -104,9 +104,10 @@ async def test_what_is_stored_of_a_request_is_not_given_to_its_operation(spans: 
 async def test_a_view_is_one_span_and_each_picture_a_trace_of_its_own(spans: Recorded) -> None:
     site = SceneSite()
     site.scenes.put_scene("room", b"a room")
+    given = [("traceparent", SAMPLED), ("tracestate", "b=2"), ("tracestate", "a=1")]
     async with (
         served(site) as address,
-        websockets.connect(f"{address}/room/stream", additional_headers={"traceparent": SAMPLED}) as socket,
+        websockets.connect(f"{address}/room/stream", additional_headers=given) as socket,
     ):
         assert socket.response is not None
         assert socket.response.headers["x-argus-trace-id"] == TRACE
@@ -116,6 +117,7 @@ async def test_a_view_is_one_span_and_each_picture_a_trace_of_its_own(spans: Rec
         await picture(socket)
     view = spans.one("WEBSOCKET /v1/scenes/{name}/stream")
     assert (trace_of(view), parent_of(view), view.kind) == (TRACE, CALLER, SpanKind.SERVER)
+    assert view.context is not None and view.context.trace_state.to_header() == "b=2,a=1"
     pictures = spans.all("picture")
     assert len({trace_of(span) for span in (view, *pictures)}) == 3
     assert all([link.context.span_id for link in span.links] == [id_of(view)] for span in pictures)

@@ -60,6 +60,7 @@ class Api(Record):
 
     usd_per_call: float | None = Field(None, ge=0, description="Mean price of one call, in US dollars.")
     requests_per_minute: float | None = Field(None, gt=0, description="Our rate limit; none when left out.")
+    tokens_per_minute: float | None = Field(None, gt=0, description="The same of tokens, those of images included.")
     source: str = Field(min_length=1, description="Where the figures stand.")
     date: date
 

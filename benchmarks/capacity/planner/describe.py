@@ -83,6 +83,7 @@ def described(plan: Plan, problem: Problem, judge: Judge, found: Found, candidat
             "routers": candidate.routers,
             "nodes_usd_per_hour": verdict.nodes_usd,
             "calls_usd_per_hour": verdict.calls_usd,
+            "usd_per_day": problem.cluster.resilience.usd_per_day,
             "usd_per_1000": 1000.0 * verdict.usd_per_hour / (3600.0 * rate),
             "findings": verdict.findings,
             "latencies": tuple(latencies(verdict.runs)),
@@ -173,6 +174,7 @@ def _providers(problem: Problem, candidate: Candidate) -> Iterator[CalledPlan]:
             calls_per_s=calls,
             usd_per_call=one.usd_per_call,
             usd_per_hour=3600.0 * calls * one.usd_per_call,
+            calls_per_minute=one.calls_per_minute,
         )
     for target, work in problem.works.items():
         profile = problem.provider(target) if target in problem.cluster.providers else None
@@ -184,6 +186,7 @@ def _providers(problem: Problem, candidate: Candidate) -> Iterator[CalledPlan]:
                 calls_per_s=calls,
                 usd_per_call=profile.usd_per_call,
                 usd_per_hour=3600.0 * calls * profile.usd_per_call,
+                calls_per_minute=problem.calls_per_minute(target),
             )
 
 

@@ -15,6 +15,7 @@ from benchmarks.capacity.scenario import Scenario
 Simulate = Callable[..., Outcome]
 # With this multiple of the allowed misses, or mean, in the first run, the others need not be made.
 _HOPELESS = 1.3
+_HOURS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Verdict:
         findings: one an objective.
         runs: as many as were made: fewer than wished when the first was hopeless.
         nodes_usd, calls_usd: an hour; the latter is paid to providers.
+        over: why it cannot go on like this for longer than the runs; None when it can.
     """
 
     held: bool
@@ -32,6 +34,7 @@ class Verdict:
     runs: tuple[Outcome, ...]
     nodes_usd: float
     calls_usd: float
+    over: str | None = None
 
     @property
     def usd_per_hour(self) -> float:
@@ -88,8 +91,10 @@ class Judge:
             if len(runs) == 1 and not all_runs and self._hopeless(runs[0]):
                 break
         found = findings(self._problem.objectives, runs, wishes.confidence)
-        held = len(runs) == wishes.seeds and all(one.held for one in found)
-        return Verdict(held, found, tuple(runs), nodes, _calls_usd(runs, self._problem.rate_per_s))
+        calls_usd = _calls_usd(runs, self._problem.rate_per_s)
+        over = over_budget(self._problem, calls_usd) or self._spent_rate(runs)
+        held = len(runs) == wishes.seeds and all(one.held for one in found) and over is None
+        return Verdict(held, found, tuple(runs), nodes, calls_usd, over)
 
     def holds(self, candidate: Candidate) -> Verdict:
         """The candidate as it is and, where the plan must survive it, with any one node lost."""
@@ -99,7 +104,9 @@ class Judge:
         for lost in losses(candidate):
             without = self.judge(candidate, lost=lost)
             if not without.held:
-                return Verdict(False, without.findings, without.runs, verdict.nodes_usd, verdict.calls_usd)
+                return Verdict(
+                    False, without.findings, without.runs, verdict.nodes_usd, verdict.calls_usd, without.over
+                )
         return verdict
 
     def _run(self, made: Scenario, seed: int) -> Outcome:
@@ -108,9 +115,36 @@ class Judge:
         problem = self._problem
         return self._simulate(made, arrivals, seed=seed, start_s=problem.warm_up_s, end_s=problem.seconds)
 
+    def _spent_rate(self, runs: list[Outcome]) -> str | None:
+        """A limit begins with a minute's calls to spare, which a short run may live on: all of it used is too much."""
+        for name in self._problem.cluster.providers:
+            if all(name in run.stages and run.stages[name].busy_share >= 1 for run in runs):
+                return f"every run uses all calls that {name}'s limits let pass"
+        return None
+
     def _hopeless(self, run: Outcome) -> bool:
         found = findings(self._problem.objectives, [run], self._problem.wishes.confidence)
         return any(one.measured > _HOPELESS * one.allowed for one in found)
+
+
+def over_limit(problem: Problem, provider: str, calls_per_s: float) -> str | None:
+    """Why a provider cannot be asked so often; None when it can.
+
+    Raises:
+        ConfigError: its tokens are limited, and nothing says how many a call takes.
+    """
+    most = problem.calls_per_minute(provider)
+    if most is None or 60.0 * calls_per_s <= most:
+        return None
+    return f"would make {60.0 * calls_per_s:.0f} calls a minute to {provider}, whose limits let {most:.0f} pass"
+
+
+def over_budget(problem: Problem, usd_per_hour: float) -> str | None:
+    """Why the cluster file's money for a day at the planned load does not do; None when it does."""
+    most = problem.cluster.resilience.usd_per_day
+    if most is None or _HOURS * usd_per_hour <= most:
+        return None
+    return f"a day of calls at this load costs {_HOURS * usd_per_hour:.2f} $; resilience.usd_per_day is {most:g}"
 
 
 def _calls_usd(runs: list[Outcome], rate_per_s: float) -> float:

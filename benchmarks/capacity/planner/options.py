@@ -53,6 +53,7 @@ class Called:
     """A provider that the step names as a fallback, asked in the model's place.
 
     Attributes:
+        calls_per_minute: most that every limit lets pass; None for no limit.
         idle_s: mean seconds of a call.
         floor_s: seconds of the fastest.
     """
@@ -60,7 +61,7 @@ class Called:
     stage: str
     provider: str
     usd_per_call: float
-    requests_per_minute: float | None
+    calls_per_minute: float | None
     idle_s: float
     floor_s: float = 0.0
 
@@ -162,7 +163,7 @@ def called(problem: Problem, work: Work) -> Iterator[Called]:
                 work.target,
                 provider,
                 profile.usd_per_call,
-                profile.requests_per_minute,
+                problem.calls_per_minute(provider),
                 profile.latency.mean,
                 profile.latency.seconds[0],
             )

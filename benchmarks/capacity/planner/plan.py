@@ -64,6 +64,7 @@ class CalledPlan(Record):
     calls_per_s: float
     usd_per_call: float
     usd_per_hour: float
+    calls_per_minute: float | None = Field(None, description="That its limits let pass; none when there are none.")
 
 
 class NodePlan(Record):
@@ -153,6 +154,7 @@ class Plan(Record):
 
     nodes_usd_per_hour: float = 0.0
     calls_usd_per_hour: float = 0.0
+    usd_per_day: float | None = Field(None, description="What the cluster file lets all calls of a day cost.")
     usd_per_1000: float = 0.0
     findings: tuple[Finding, ...] = ()
     latencies: tuple[Latency, ...] = ()

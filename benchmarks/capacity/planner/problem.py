@@ -9,10 +9,11 @@ from benchmarks.capacity.planner.catalogue import Catalogue, NodeType
 from benchmarks.capacity.planner.demand import Work, works
 from benchmarks.capacity.planner.objectives import Objective
 from benchmarks.capacity.profiles import HardwareClass, HardwareProfile, ModelProfile, ProviderProfile, profile_key
-from benchmarks.capacity.scenario import Flow, check_flows
+from benchmarks.capacity.scenario import Flow, check_flows, rates
 from benchmarks.traffic.arrivals import Arrivals
 from serve.config.cluster import ClusterFile
 from serve.errors import ConfigError
+from serve.resilience.settings import settings_of
 
 # A run should have this many requests, so that the tail's bound is tight, within these lengths in seconds.
 _REQUESTS_A_RUN = 30_000
@@ -119,8 +120,22 @@ class Problem:
         if api is None:
             return profile
         limit = profile.requests_per_minute if api.requests_per_minute is None else api.requests_per_minute
+        tokens = profile.tokens_per_minute if api.tokens_per_minute is None else api.tokens_per_minute
         usd = profile.usd_per_call if api.usd_per_call is None else api.usd_per_call
-        return profile.model_copy(update={"requests_per_minute": limit, "usd_per_call": usd})
+        return profile.model_copy(
+            update={"requests_per_minute": limit, "tokens_per_minute": tokens, "usd_per_call": usd}
+        )
+
+    def calls_per_minute(self, name: str) -> float | None:
+        """Most calls of a hosted model that every limit lets pass, of the file as of the catalogue; None for no limit.
+
+        Raises:
+            ConfigError: its tokens are limited, and nothing says how many a call takes.
+        """
+        profile = self.provider(name)
+        if profile is None:
+            return None
+        return rates(name, profile, settings_of(self.cluster.resilience, name, ours=False)).calls_per_minute
 
     def at_rate(self, factor: float) -> Problem:
         """The same at another load."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from benchmarks.capacity.planner.plan import Plan
+from benchmarks.capacity.planner.plan import CalledPlan, Plan
 
 
 def markdown(plan: Plan, pictures: Mapping[str, str] | None = None) -> str:
@@ -87,7 +87,12 @@ def _cluster(plan: Plan) -> str:
         instead = f" in place of {call.stands_in_for}" if call.stands_in_for else ""
         text += (
             f"\n{call.provider}{instead}: {call.calls_per_s:.4g} calls a second at {call.usd_per_call:.6f} $, "
-            f"{call.usd_per_hour:.2f} $/h.\n"
+            f"{call.usd_per_hour:.2f} $/h{_of_its_limits(call)}.\n"
+        )
+    if plan.usd_per_day is not None and plan.calls_usd_per_hour:
+        text += (
+            f"\nA day at this load: {24 * plan.calls_usd_per_hour:.2f} $ of calls; resilience.usd_per_day allows "
+            f"{plan.usd_per_day:.2f} $.\n"
         )
     for one in plan.thresholds:
         text += (
@@ -97,6 +102,12 @@ def _cluster(plan: Plan) -> str:
     if plan.left_out:
         text += f"\nNot planned, since no flow asks them: {', '.join(plan.left_out)}.\n"
     return text
+
+
+def _of_its_limits(call: CalledPlan) -> str:
+    if call.calls_per_minute is None:
+        return ""
+    return f"; {60 * call.calls_per_s:.4g} of the {call.calls_per_minute:.4g} calls a minute that its limits let pass"
 
 
 def _contents(contents: Sequence[Mapping[str, int]]) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from benchmarks.capacity.planner.candidate import Candidate, assemble, node_usd_per_hour, rented
 from benchmarks.capacity.planner.catalogue import NodeType
 from benchmarks.capacity.planner.idle import Idle, Lone
-from benchmarks.capacity.planner.judge import Judge, Verdict
+from benchmarks.capacity.planner.judge import Judge, Verdict, over_budget, over_limit
 from benchmarks.capacity.planner.layout import Pool, layouts, least_nodes
 from benchmarks.capacity.planner.options import Called, Hosted, Need, Option, called, hosted, need
 from benchmarks.capacity.planner.problem import Problem
@@ -101,6 +101,8 @@ def search(problem: Problem, judge: Judge, progress: Progress | None = None) -> 
         if stage in problem.cluster.models
     }
     found.needs = needs
+    if not _affordable(problem, found):
+        return found
     idle = Idle(problem)
     # The fastest first: where an idle cluster is too slow, the first reason that is given is that of the best.
     products = sorted(itertools.product(*_choices(problem, needs, found)), key=_idle_s)
@@ -143,6 +145,8 @@ def _attempt(
             return (candidate, verdict), set(nodes) if _pays(assignment) else set()
         found.missed(candidate, verdict)
         short |= _short(candidate, verdict)
+        if verdict.over is not None and _pays(assignment):
+            short |= set(nodes)
     return None, short if candidates else set(nodes)
 
 
@@ -202,7 +206,7 @@ def _options(problem: Problem, needs: Mapping[str, Need], found: Found, sizes: i
             options += [one for one in here if _does_enough(one, needs[stage], node, found)]
             # What a model has no room for goes to the provider that would be asked first in its place.
             options += [replace(one, overflow=api.provider) for one in here[:1] for api in stands_in[:1]]
-        options += [api for api in stands_in if _within_limit(api, needs[stage], found)]
+        options += [api for api in stands_in if _within_limit(problem, api, needs[stage], found)]
         if not options and not any(problem.profile(stage, node) for node in problem.catalogue.nodes.values()):
             raise ConfigError(
                 f"model {stage!r} has no profile for any node of the catalogue; measure it (argus profile {stage}) or "
@@ -236,15 +240,31 @@ def _possible(idle: Idle, assignment: Assignment, found: Found) -> bool:
     return not reasons
 
 
-def _within_limit(api: Called, wanted: Need, found: Found) -> bool:
-    if api.requests_per_minute is None or wanted.calls_per_s * 60 <= api.requests_per_minute:
-        return True
-    found.refuse(
-        api.stage,
-        f"would make {wanted.calls_per_s * 60:.0f} calls a minute to {api.provider}, whose limit is "
-        f"{api.requests_per_minute:.0f}",
+def _within_limit(problem: Problem, api: Called, wanted: Need, found: Found) -> bool:
+    why = over_limit(problem, api.provider, wanted.calls_per_s) or over_budget(
+        problem, 3600.0 * (wanted.calls_per_s * api.usd_per_call) + fixed_calls_usd(problem)
     )
-    return False
+    if why is not None:
+        found.refuse(api.stage, why)
+    return why is None
+
+
+def _affordable(problem: Problem, found: Found) -> bool:
+    """Whether the steps that are providers in the file stay within their limits and the day's money."""
+    over = [(name, why) for name in _hosted_steps(problem) if (why := over_limit(problem, name, _calls(problem, name)))]
+    if (why := over_budget(problem, fixed_calls_usd(problem))) is not None:
+        over.append(("providers", why))
+    for name, reason in over:
+        found.refuse(name, reason)
+    return not over
+
+
+def _hosted_steps(problem: Problem) -> list[str]:
+    return [target for target in problem.works if target in problem.cluster.providers]
+
+
+def _calls(problem: Problem, target: str) -> float:
+    return problem.rate_per_s * problem.works[target].calls
 
 
 class _Heap:

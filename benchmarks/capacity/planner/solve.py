@@ -112,11 +112,8 @@ def _infeasible(
         candidate, verdict = found.nearest
         worst = verdict.worst()
         nodes = " + ".join(f"{count} {node}" for node, count in candidate.nodes.items())
-        reasons.insert(
-            0,
-            f"the best that was simulated, {nodes}, misses {worst.objective}: the bound is {worst.bound:.4g}, "
-            f"{worst.allowed:.4g} is allowed",
-        )
+        missed = f"misses {worst.objective}: the bound is {worst.bound:.4g}, {worst.allowed:.4g} is allowed"
+        reasons.insert(0, f"the best that was simulated, {nodes}, {missed if verdict.over is None else verdict.over}")
     if not found.proven:
         reasons.append(f"the search ended after {found.tried} candidates; more may be tried")
     nearest = what_if.nearest_feasible(problem, simulate, tell) if what_ifs else None

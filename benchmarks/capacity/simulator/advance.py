@@ -56,6 +56,7 @@ from benchmarks.capacity.simulator.requests import answered, arrive, back, call,
 from benchmarks.capacity.simulator.rooms import ask_provider
 from benchmarks.capacity.simulator.slots import BUCKET_S, dead, free_item, new_item, turn_wheel
 from deployments import batch_policy
+from serve.resilience import budget, rates
 
 # Why the loop stopped.
 DONE, CROWDED = 0, 1
@@ -295,9 +296,13 @@ _SOURCES = (
 )
 
 
+# What is compiled with them of the modules that serve.
+_SERVING = [Path(file) for file in (batch_policy.__file__, budget.__file__, rates.__file__)]
+
+
 def _digest() -> int:
     """Of the sources that are compiled together."""
-    files = [Path(__file__).with_name(f"{name}.py") for name in _SOURCES] + [Path(batch_policy.__file__)]
+    files = [Path(__file__).with_name(f"{name}.py") for name in _SOURCES] + _SERVING
     content = b"".join(file.read_bytes() for file in files)
     return int.from_bytes(hashlib.sha256(content).digest()[:7], "big")
 

@@ -141,7 +141,7 @@ class _Gears:
         asked = {flow for _, flow in seen.arrivals}
         load = self._load.snapshot(now)
         for number, box in self._boxes.items():
-            if number in asked:  # a request shifts the gear
+            if number in asked or box.gear:  # an engaged one is looked at without requests as well
                 world["gears"][number] = box.shift(load, now)
 
 

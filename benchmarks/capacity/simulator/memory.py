@@ -28,7 +28,7 @@ ARRAYS: dict[str, Any] = {
     "starts": np.int32,  # (flows, gears) first node
     "nodes": records.Node,
     "after": np.int32,  # (nodes, gears) first node of the step after
-    "failed": np.int32,  # (nodes, 3) node that is asked after a failure
+    "failed": np.int32,  # (nodes, REASONS) node that is asked after a failure
     "accept": np.float64,  # (nodes, gears) share of answers that end the request
     "most_tokens": np.int32,  # (nodes, gears) of an answer
     "targets": records.Target,  # stages, then providers
@@ -78,6 +78,10 @@ StateRecord = np.dtype(
         ("lost", "f8"),
         ("ingress_s", "f8"),
         ("client_s", "f8"),
+        # Paid to providers on the day that began last, and the most of it.
+        ("usd_day", "i8"),
+        ("usd_spent", "f8"),
+        ("usd_most", "f8"),
         ("mode", "i8"),
         # Rows of tables.
         ("router_latency", "i8"),

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.capacity.profiles import Distribution, ModelProfile, ProviderProfile
-from benchmarks.capacity.scenario import Scenario, Stage
+from benchmarks.capacity.scenario import Rates, Scenario, Stage, rates
 from benchmarks.capacity.simulator import draws, records
 from benchmarks.capacity.simulator.memory import ARRAYS, World
 from benchmarks.capacity.simulator.records import FREE, NONE, READY, SHARED
@@ -189,6 +189,7 @@ def _settle(world: World, scenario: Scenario, tables: _Tables, seed: int) -> Non
     world["router_cpu"] = tables.add(scenario.router.cpu)
     world["ingress_s"], world["client_s"] = scenario.router.ingress_cpu_s, scenario.router.client_cpu_s
     world["routers"], world["places"] = scenario.router_replicas, scenario.router_places
+    world["usd_most"] = math.inf if scenario.usd_per_day is None else scenario.usd_per_day
     world["shadow_most"] = max((cascade.shadow.max_in_flight for cascade in scenario.cascades.values()), default=0)
 
 
@@ -246,6 +247,7 @@ def _targets(scenario: Scenario, tables: _Tables, lanes: dict[str, list[str]]) -
         first += int(record["most"])
     for record, (name, hosted) in zip(found[len(scenario.stages) :], scenario.providers.items(), strict=True):
         _fill_provider(record, hosted, scenario.calls.get(name), tables)
+        _fill_rates(record, rates(name, hosted, scenario.calls.get(name)))
     return found
 
 
@@ -297,10 +299,8 @@ def _fill_provider(record: np.void, profile: ProviderProfile, settings: Settings
     record["max_waiting"] = _NO_LIMIT
     record["latency"] = tables.add(profile.latency)
     record["failure_share"], record["usd"] = profile.failure_share, profile.usd_per_call
-    rates = [profile.requests_per_minute]
     record["attempts"] = 1
     if settings is not None:
-        rates.append(settings.per_minute[0])
         record["most_places"] = record["least"] = settings.concurrency[2] if settings.concurrency else _NO_LIMIT
         record["max_waiting"] = settings.max_waiting
         record["attempts"] = settings.retries.attempts
@@ -308,8 +308,13 @@ def _fill_provider(record: np.void, profile: ProviderProfile, settings: Settings
         if settings.hedge is not None:
             record["hedge"] = True
             record["late_s"] = np.quantile(tables.rows[-1], settings.hedge.quantile)
-    known = [rate for rate in rates if rate is not None]
-    record["interval_s"] = _MINUTE_S / min(known) if known else 0.0
+
+
+def _fill_rates(record: np.void, limits: Rates) -> None:
+    most = limits.calls_per_minute
+    record["interval_s"] = 0.0 if most is None else _MINUTE_S / most
+    record["calls_a_minute"], record["tokens_a_minute"] = limits.calls or 0.0, limits.tokens or 0.0
+    record["tokens"] = limits.tokens_per_call
 
 
 def _replicas(scenario: Scenario, targets: npt.NDArray[np.void]) -> npt.NDArray[np.void]:

@@ -7,7 +7,8 @@ import numpy as np
 # Whether cores are never short, or shared.
 FREE, SHARED = 0, 1
 # Why a call failed: rows of a node's `failed`.
-REFUSED, TIMED_OUT, BROKEN = 0, 1, 2
+REFUSED, TIMED_OUT, BROKEN, OVER_BUDGET = 0, 1, 2, 3
+REASONS = 4
 # Of a replica.
 ABSENT, READY, DRAINING = 0, 1, 2
 IDLE, LINGERING, RUNNING = 0, 1, 2
@@ -111,8 +112,12 @@ Target = np.dtype(
         ("max_waiting", "i4"),
         ("latency", "i4"),
         ("failure_share", "f8"),
-        ("interval_s", "f8"),  # between two calls of its rate; 0 for none
+        ("interval_s", "f8"),  # between two calls of its rates; 0 for none
+        ("calls_a_minute", "f8"),  # 0 for no limit, as of tokens
         ("full_at", "f8"),
+        ("tokens_a_minute", "f8"),
+        ("tokens", "f8"),  # of a call
+        ("tokens_full_at", "f8"),
         ("usd", "f8"),
         ("attempts", "i4"),
         ("first_pause", "f8"),

@@ -41,7 +41,9 @@ from benchmarks.capacity.simulator.records import (
     LEAVING,
     NONE,
     ON_THE_WAY,
+    OVER_BUDGET,
     PACED,
+    REASONS,
     REFUSED,
     SENT,
     SHARED,
@@ -49,7 +51,7 @@ from benchmarks.capacity.simulator.records import (
     UNPLACED,
     WRITTEN,
 )
-from benchmarks.capacity.simulator.rooms import MARGIN, go, learn, leave
+from benchmarks.capacity.simulator.rooms import MARGIN, go, learn, leave, pay
 from benchmarks.capacity.simulator.slots import (
     half_overhead_s,
     leave_replica,
@@ -64,10 +66,15 @@ from benchmarks.capacity.simulator.slots import (
     unwatch,
     watch,
 )
+from serve.resilience.budget import fits
+from serve.resilience.rates import taken
 
 # serve/resilience/target.py: calls that queue for a provider's rate.
 _MOST_PACED = 256
-_MINUTE_S = 60.0
+_DAY_S = 86_400.0
+
+_taken = part(taken)
+_fits = part(fits)
 
 
 @part
@@ -165,28 +172,43 @@ def call(w: Any, slot: int) -> None:
     if one.number >= 0:
         node.asked += 1
         node.plain += one.gear == 0
+    if target.hosted and not _affords(w, target.usd):
+        fail(w, slot, OVER_BUDGET)
+        return
     if target.interval_s > 0.0 and not _paced(w, slot):
         return
     enter(w, slot)
 
 
 @part
+def _affords(w: Any, usd: float) -> bool:
+    """Whether the day's money has room for a call; days begin with the run."""
+    day = int(w.now / _DAY_S)
+    if day > w.usd_day:
+        w.usd_day, w.usd_spent = day, 0.0
+    return _fits(w.usd_spent, usd, w.usd_most)
+
+
+@part
 def _paced(w: Any, slot: int) -> bool:
-    """GCRA (serve/resilience/rates.py) over a minute's amount; False when the call waits for it, or has failed."""
+    """Both rates of a provider let the call pass; False when it waits for them, or has failed."""
     one, now = slots(w)[slot], w.now
     node = nodes(w)[one.node]
     target = targets(w)[node.target]
-    full = max(now, target.full_at) + target.interval_s
-    wait = full - now - _MINUTE_S
-    if wait <= 1e-9:
-        target.full_at = full
-        return True
-    if node.fallback or wait >= one.own - now or wait >= _MOST_PACED * target.interval_s:
+    calls_full, tokens_full, wait = target.full_at, target.tokens_full_at, 0.0
+    if target.calls_a_minute > 0.0:
+        calls_full, wait = _taken(target.full_at, 1.0, target.calls_a_minute, now)
+    if target.tokens_a_minute > 0.0:
+        tokens_full, more = _taken(target.tokens_full_at, target.tokens, target.tokens_a_minute, now)
+        wait = max(wait, more)
+    late = wait >= one.own - now or wait >= _MOST_PACED * target.interval_s
+    if wait > 1e-9 and (node.fallback or late):
         fail(w, slot, REFUSED)
         return False
-    target.full_at = full
-    push(w, now + wait, PACED, slot, one.stamp)
-    return False
+    target.full_at, target.tokens_full_at = calls_full, tokens_full
+    if wait > 1e-9:
+        push(w, now + wait, PACED, slot, one.stamp)
+    return wait <= 1e-9
 
 
 @part
@@ -226,7 +248,7 @@ def answered(w: Any, slot: int) -> None:
     if not one.failed:
         back(w, slot)
         return
-    one.usd -= target.usd  # a failed call is not paid for
+    pay(w, slot, -target.usd)  # a failed call is not paid for
     one.attempt += 1
     pause = min(target.max_pause, target.first_pause * 2.0 ** (one.attempt - 1))
     key = (one.key * 64 + one.node) * 16 + one.attempt
@@ -362,9 +384,9 @@ def fail(w: Any, slot: int, kind: int) -> None:
         return
     following = NONE
     if one.deadline > now:
-        following = failed(w)[one.node * 3 + kind]
-        # As in serve/cascade/run.py: for want of capacity nothing goes on to a dearer step.
-        if following == NONE and kind != REFUSED:
+        following = failed(w)[one.node * REASONS + kind]
+        # As in serve/cascade/run.py: for want of capacity or money nothing goes on to a dearer step.
+        if following == NONE and kind != REFUSED and kind != OVER_BUDGET:
             following = after(w)[one.node * w.gear_count + one.gear]
     if following != NONE:
         one.node = following

@@ -70,13 +70,20 @@ def ask_provider(w: Any, slot: int) -> None:
     seed = w.seed
     key = (one.key * 64 + one.node) * 16 + one.attempt
     seconds = draws.drawn(w, target.latency, draws.uniform(seed, draws.ANSWER, key))
-    one.usd += target.usd
+    pay(w, slot, target.usd)
     if target.hedge and seconds > target.late_s:
         again = draws.drawn(w, target.latency, draws.uniform(seed, draws.HEDGE, key))
         seconds = min(seconds, target.late_s + again)
-        one.usd += target.usd
+        pay(w, slot, target.usd)
     one.failed = 1 if draws.uniform(seed, draws.FAILURE, key) < target.failure_share else 0
     push(w, w.now + seconds, ANSWERED, slot, one.stamp)
+
+
+@part
+def pay(w: Any, slot: int, usd: float) -> None:
+    """Counts money for the request and for the day."""
+    slots(w)[slot].usd += usd
+    w.usd_spent += usd
 
 
 @part

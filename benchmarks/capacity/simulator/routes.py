@@ -17,8 +17,8 @@ from serve.errors import ConfigError
 from serve.resilience.failures import FailureClass
 
 END: Final = -1
-# The failures of a simulated call, as cascades know them, in the order of `records.REFUSED`, `TIMED_OUT`, `BROKEN`.
-FAILURES: Final[tuple[FailureClass, ...]] = ("rate_limited", "timeout", "unavailable")
+# The failures of a simulated call, as cascades know them, in the order of `records.REFUSED` and so on.
+FAILURES: Final[tuple[FailureClass, ...]] = ("rate_limited", "timeout", "unavailable", "over_budget")
 _ANY_TOKENS = 2**30
 
 
