@@ -252,9 +252,8 @@ def held_out() -> HeldOut:
         return draw_held_out(executor, clips=36, stories=1, story_s=40.0)
 
 
-# The TimeSformer guesses which way something turns (its card says so): two motions of nine.
 @pytest.mark.parametrize(
-    ("architecture", "top1", "temporal_map"), [("videomae", 0.94, 0.75), ("timesformer", 0.84, 0.5)]
+    ("architecture", "top1", "temporal_map"), [("videomae", 0.94, 0.75), ("timesformer", 0.94, 0.75)]
 )
 def test_the_committed_models_name_motions_and_find_actions(
     architecture: str, top1: float, temporal_map: float, held_out: HeldOut
