@@ -78,10 +78,10 @@ StateRecord = np.dtype(
         ("lost", "f8"),
         ("ingress_s", "f8"),
         ("client_s", "f8"),
-        # Paid to providers on the day that began last, and the most of it.
+        # Paid to providers on the day that began last, and the most of it, in whole billionths of a dollar.
         ("usd_day", "i8"),
-        ("usd_spent", "f8"),
-        ("usd_most", "f8"),
+        ("nano_spent", "f8"),
+        ("nano_most", "f8"),
         ("mode", "i8"),
         # Rows of tables.
         ("router_latency", "i8"),

@@ -189,7 +189,7 @@ def _settle(world: World, scenario: Scenario, tables: _Tables, seed: int) -> Non
     world["router_cpu"] = tables.add(scenario.router.cpu)
     world["ingress_s"], world["client_s"] = scenario.router.ingress_cpu_s, scenario.router.client_cpu_s
     world["routers"], world["places"] = scenario.router_replicas, scenario.router_places
-    world["usd_most"] = math.inf if scenario.usd_per_day is None else scenario.usd_per_day
+    world["nano_most"] = math.inf if scenario.usd_per_day is None else round(scenario.usd_per_day * 1e9)
     world["shadow_most"] = max((cascade.shadow.max_in_flight for cascade in scenario.cascades.values()), default=0)
 
 

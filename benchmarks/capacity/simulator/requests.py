@@ -51,7 +51,7 @@ from benchmarks.capacity.simulator.records import (
     UNPLACED,
     WRITTEN,
 )
-from benchmarks.capacity.simulator.rooms import MARGIN, go, learn, leave, pay
+from benchmarks.capacity.simulator.rooms import MARGIN, go, learn, leave, nano, pay
 from benchmarks.capacity.simulator.slots import (
     half_overhead_s,
     leave_replica,
@@ -185,8 +185,8 @@ def _affords(w: Any, usd: float) -> bool:
     """Whether the day's money has room for a call; days begin with the run."""
     day = int(w.now / _DAY_S)
     if day > w.usd_day:
-        w.usd_day, w.usd_spent = day, 0.0
-    return _fits(w.usd_spent, usd, w.usd_most)
+        w.usd_day, w.nano_spent = day, 0.0
+    return _fits(w.nano_spent, nano(usd), w.nano_most)
 
 
 @part

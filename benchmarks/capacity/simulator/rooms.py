@@ -83,7 +83,13 @@ def ask_provider(w: Any, slot: int) -> None:
 def pay(w: Any, slot: int, usd: float) -> None:
     """Counts money for the request and for the day."""
     slots(w)[slot].usd += usd
-    w.usd_spent += usd
+    w.nano_spent += nano(usd)
+
+
+@part
+def nano(usd: float) -> float:
+    """Billionths of a dollar, whole ones: sums of them do not drift."""
+    return float(round(usd * 1e9))
 
 
 @part
