@@ -191,7 +191,7 @@ def main() -> None:
         parser.error("--resume needs a --seed other than 0, or the videos of the first run are drawn again")
     torch.manual_seed(arguments.seed)
     torch.set_float32_matmul_precision("high")
-    # Gradients become so small that a CPU computes with them several times as slowly.
+    # Numbers below the normal range are slow on a CPU, and gradients may be that small.
     torch.set_flush_denormal(True)
     device = torch.device(arguments.device)
     learners = [

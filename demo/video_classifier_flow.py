@@ -1,8 +1,8 @@
 """Where each patch's content moves, as training targets, and the patches around the subject.
 
 A clip has one label, and which way a thing turns is in none of its patches alone: a small model trained on labels only
-takes hundreds of thousands of clips to come upon it. The motion field says it patch by patch. Taught that, a model
-tells a turn's direction after ten thousand clips.
+had not come upon it after half a million windows. The motion field says it patch by patch. Taught that, the model told
+a turn's direction after some fifteen thousand clips.
 """
 
 from __future__ import annotations
