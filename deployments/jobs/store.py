@@ -114,9 +114,13 @@ class JobStore:
             return job, sql.result(connection, job_id) if job.state == "succeeded" else None
 
     def list_jobs(self, owner: str, after: str | None, limit: int) -> list[Job]:
-        """The newest jobs of an owner, newest first, from the one after `after` on."""
+        """The newest jobs of an owner, newest first, from the one after `after` on, which must still be known: from a
+        place that is gone nobody can go on, and nothing would look like the end."""
+        now = self._clock()
         with self._database.reading() as connection:
-            return sql.page(connection, owner, after, limit, self._clock())
+            if after is not None:
+                _found(sql.job(connection, after, now, owner), "after")
+            return sql.page(connection, owner, after, limit, now)
 
     def cancel(self, job_id: str, owner: str) -> Job:
         """Ends a queued job; of a running one its worker learns it with its next sign of life."""
@@ -318,9 +322,9 @@ class JobStore:
             self._on_end(job)
 
 
-def _found(job: Job | None) -> Job:
+def _found(job: Job | None, param: str = "id") -> Job:
     if job is None:
-        raise NotFound("There is no such job, or it is gone.", code="job_not_found", param="id")
+        raise NotFound("There is no such job, or it is gone.", code="job_not_found", param=param)
     return job
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
 from deployments.jobs.types import Failure
 from serve import errors
 from serve.errors import ArgusError, DeadlineExceeded
@@ -10,6 +14,25 @@ from serve.errors import ArgusError, DeadlineExceeded
 def stored(error: ArgusError) -> Failure:
     """What is kept of an error."""
     return Failure(type(error).__name__, error.code, error.message, error.param)
+
+
+def kept(error: ArgusError) -> dict[str, Any]:
+    """The same, within a finished part of a job."""
+    return asdict(stored(error))
+
+
+def raise_if_all(failures: Sequence[Mapping[str, Any] | None]) -> None:
+    """See `serve.errors.raise_if_all_failed`: of the parts of a job, some of them perhaps from an earlier attempt.
+
+    Args:
+        failures: what was kept of each part's error; None where it has none.
+
+    Raises:
+        ArgusError: the first one's error.
+    """
+    first = next(iter(failures), None)
+    if first is not None and all(failures):
+        raise restored(Failure(**first))
 
 
 def restored(failure: Failure) -> ArgusError:

@@ -102,7 +102,11 @@ class JobService:
         return found
 
     async def list_jobs(self, context: RequestContext, after: str | None, limit: int) -> list[Job]:
-        """The caller's newest jobs, newest first, from the one after `after` on."""
+        """The caller's newest jobs, newest first, from the one after `after` on.
+
+        Raises:
+            NotFound: `job_not_found`: there is no job `after`, or it is gone.
+        """
         found: list[Job] = await self.store.call("list_jobs", context, context.client, after, limit)
         return found
 

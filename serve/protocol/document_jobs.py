@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final
 
+from deployments.documents.messages import Page
 from deployments.jobs.types import Progress
 from serve.calls import Usage
 from serve.context import RequestContext
 from serve.documents.service import DocumentService
 from serve.documents.types import Asked
-from serve.errors import InvalidRequest
+from serve.errors import ArgusError, raise_if_all_failed
+from serve.jobs.failures import kept, raise_if_all
 from serve.jobs.operation import JobInput, Report
 from serve.protocol import document_bodies as bodies
 from serve.protocol.bodies import validate
@@ -65,7 +67,7 @@ class ReadDocument:
                 part = await self._part(document, group, context, tables=tables)
                 await report(Progress("reading", read, total), str(start), part)
             parts.append(part)
-        _raise_if_all_failed(parts)
+        raise_if_all([part.get("failure") for part in parts])
         for part in parts:
             if part["backend"] != backend:
                 part["content"]["pages"] = [page | {"backend": part["backend"]} for page in part["content"]["pages"]]
@@ -80,12 +82,14 @@ class ReadDocument:
             "document": {"kind": read.document.kind, "pages": read.document.total},
             "content": bodies.part(read, context.request_id, tables=tables),
             "usage": asdict(read.usage),
+            "failure": _failure(read.document.pages),
         }
 
 
-def _raise_if_all_failed(parts: Sequence[Mapping[str, Any]]) -> None:
-    """Of a document of which no page could be read, the first page's error is the job's."""
-    pages = [page for part in parts for page in part["content"]["pages"]]
-    if pages and all("error" in page for page in pages):
-        error = pages[0]["error"]
-        raise InvalidRequest(error["message"], code=error["code"], param="document")
+def _failure(pages: Sequence[Page | Exception]) -> dict[str, Any] | None:
+    """What is kept of the first page's error when none of them could be read."""
+    try:
+        raise_if_all_failed(pages)
+    except ArgusError as error:
+        return kept(error if error.param else error.at("document"))
+    return None

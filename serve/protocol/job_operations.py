@@ -11,7 +11,7 @@ from deployments.messages import EncodedImage
 from serve.context import RequestContext
 from serve.dataplane import CLASSIFY, DataPlane
 from serve.errors import ArgusError, InvalidRequest
-from serve.jobs.failures import retry_after_s
+from serve.jobs.failures import kept, raise_if_all, retry_after_s
 from serve.jobs.operation import JobInput, Operation, Report
 from serve.media.admit import MediaSource, Reference
 from serve.media.source import MediaBytes
@@ -85,6 +85,7 @@ class ClassifyImages:
         await report(Progress("classifying", len(finished), total))
         await _each([position for position in range(total) if str(position) not in finished], one, _AT_ONCE)
         parts = [finished[str(position)] for position in range(total)]
+        raise_if_all([part.get("failure") for part in parts])
         return {
             "object": "classification",
             "model": self._plane.pick(fields.model, CLASSIFY).name,
@@ -109,7 +110,7 @@ class ClassifyImages:
         except ArgusError as error:
             if retry_after_s(error, context.left_s()) is not None:
                 raise
-            return {"result": {"error": error_fields(error, context.request_id)}}
+            return {"result": {"error": error_fields(error, context.request_id)}, "failure": kept(error)}
         return {"temperature": body["temperature"], "result": body["results"][0]}
 
 

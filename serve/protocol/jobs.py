@@ -59,7 +59,7 @@ class JobFields(Fields):
 class ListFields(Fields):
     """Which jobs to list."""
 
-    after: str | None = Field(None, max_length=128, description="Those older than this job.")
+    after: str | None = Field(None, max_length=128, description="Those older than this job, which must be there still.")
     limit: int = Field(20, ge=1, le=_LISTED, description="Most jobs.")
 
 

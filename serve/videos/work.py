@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
-from serve.errors import ArgusError, Cancelled, DeadlineExceeded
+from serve.errors import ArgusError, Cancelled, DeadlineExceeded, raise_if_all_failed
 from serve.videos.plan import Chunk
 from serve.videos.types import Body, ChunkResult, Done, OnProgress, Progress
 
@@ -58,17 +58,11 @@ async def work(
                 group.create_task(finish(chunk, value))
     except BaseExceptionGroup as errors:
         raise _first(errors) from None
-    return _in_order(chunks, results)
+    ordered = [results[chunk.key] for chunk in chunks]
+    raise_if_all_failed(ordered)
+    return ordered
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """One of ours, rather than what it led to."""
     return next((error for error in errors.exceptions if isinstance(error, ArgusError)), errors.exceptions[0])
-
-
-def _in_order(chunks: Sequence[Chunk], results: Mapping[str, Body | ArgusError]) -> list[Body | ArgusError]:
-    ordered = [results[chunk.key] for chunk in chunks]
-    first = ordered[0]
-    if isinstance(first, ArgusError) and all(isinstance(result, ArgusError) for result in ordered):
-        raise first
-    return ordered

@@ -47,12 +47,14 @@ class FakeReader:
 
     Attributes:
         broken: pages that cannot be read.
+        error: why.
         raises: what every call raises.
     """
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
         self.broken: set[int] = set()
+        self.error: Exception = InvalidMedia("This page cannot be read.", code="invalid_page")
         self.raises: Exception | None = None
 
     async def call(self, method: str, context: RequestContext, *args: Any, **kwargs: Any) -> Any:
@@ -74,7 +76,7 @@ class FakeReader:
 
     def _page(self, number: int, with_tables: bool) -> Page | Exception:
         if number in self.broken:
-            return InvalidMedia("This page cannot be read.", code="invalid_page")
+            return self.error
         line = TextLine(f"page {number}", Box(1, 2, 3.0004, 4).quad, 0.875, 2)
         cell = Cell(0, 0, "a", Box(1, 2, 3, 4))
         found = Table(("a", "b"), ((str(number), ""),), (cell,), Box(0, 0, 9, 9), True)

@@ -10,7 +10,7 @@ import pytest
 
 from deployments.jobs.types import Progress
 from serve.context import RequestContext
-from serve.errors import InvalidRequest, Unavailable
+from serve.errors import InvalidRequest, PayloadTooLarge, Unavailable
 from serve.media.source import MediaBytes
 from serve.protocol.document_bodies import OPERATIONS, What
 from serve.protocol.document_jobs import ReadDocument
@@ -101,6 +101,17 @@ async def test_pages_that_fail_together_do_not_end_a_job(world: World) -> None:
         with pytest.raises(InvalidRequest) as failed:
             await ran(world, what)
         assert failed.value.code == "invalid_page"
+
+
+async def test_a_job_none_of_whose_pages_can_be_read_fails_as_its_route_would_have(world: World) -> None:
+    world.reader.broken = set(range(1, 7))
+    world.reader.error = PayloadTooLarge("The page is too large.", code="page_too_large")
+    routed = await world.post("text", pages="1-4")
+    assert (routed.status_code, routed.json()["error"]["param"]) == (413, "document")
+    for what in OPERATIONS:
+        with pytest.raises(PayloadTooLarge) as failed:
+            await ran(world, what)
+        assert (failed.value.code, failed.value.param) == ("page_too_large", "document")
 
 
 async def test_pages_of_a_back_end_that_fails_on_the_way_are_read_by_the_next() -> None:

@@ -17,7 +17,7 @@ from deployments.jobs.replica import JobStoreReplica
 from deployments.jobs.types import Progress
 from serve.config.models import JobStoreModel
 from serve.context import RequestContext
-from serve.errors import ArgusError, InvalidMedia, ModelFailed, NotFound, Unavailable
+from serve.errors import ArgusError, InvalidMedia, ModelFailed, NotFound, PayloadTooLarge, Unavailable
 from serve.jobs.operation import JobInput
 from serve.jobs.runner import JobRunner
 from serve.media.source import MediaBytes
@@ -243,6 +243,19 @@ async def test_an_image_that_fails_beside_the_model_fails_alone(client: httpx.As
     assert (results[1]["error"]["code"], results[1]["error"]["param"]) == ("truncated_image", "images[1]")
 
 
+async def test_images_that_all_fail_fail_the_job_as_they_would_have_failed_the_route(
+    client: httpx.AsyncClient, site: JobSite
+) -> None:
+    for colour in ("red", "green", "blue"):
+        site.model.failing[png(colour)] = PayloadTooLarge(f"A {colour} image is too large.", code="image_too_large")
+    async with site.runner().started():
+        job = await submit(client)
+        found = await until(client, job, "failed")
+    assert (found["error"]["code"], found["error"]["param"]) == ("image_too_large", "images[0]")
+    assert error_of(await client.get(f"{ROOT}/{job}/result"), 413) == ("image_too_large", "images[0]")
+    assert error_of(await client.post("/v1/classify", json=CLASSIFY["request"]), 413)[0] == "image_too_large"
+
+
 async def test_images_that_an_earlier_run_finished_are_not_asked_about_again(site: JobSite) -> None:
     operation = ClassifyImages(site.plane)
     context = RequestContext("r", "ann", asyncio.get_running_loop().time() + 60)
@@ -285,6 +298,11 @@ async def test_a_list_is_of_ones_own_and_has_pages(client: httpx.AsyncClient, si
     rest = await done(await client.get(ROOT, params={"after": made[1]}))
     assert [job["id"] for job in rest["data"]] == made[:1] and rest["has_more"] is False
     assert error_of(await client.get(ROOT, params={"limit": 0}), 400) == ("invalid_field", "limit")
+    # The last one is where the list ends, and one that is gone is not.
+    assert (await done(await client.get(ROOT, params={"after": made[0]})))["data"] == []
+    assert (await client.delete(f"{ROOT}/{made[1]}")).status_code == 200
+    for gone in (made[1], "job_of-nobody"):
+        assert error_of(await client.get(ROOT, params={"after": gone}), 404) == ("job_not_found", "after")
     async with site.client(headers={"X-API-Key": KEYS["bob"]}) as bob:
         assert (await done(await bob.get(ROOT)))["data"] == []
         for response in (

@@ -310,7 +310,10 @@ def test_clients_see_their_own(store: JobStore, clock: Clock) -> None:
         assert (caught.value.code, caught.value.param) == ("job_not_found", "id")
     assert [job.id for job in store.list_jobs("ann", None, 2)] == ["job_3", "job_2"]
     assert [job.id for job in store.list_jobs("ann", "job_2", 9)] == ["job_0"]
-    assert store.list_jobs("ann", "job_gone", 9) == []
+    for after in ("job_gone", "job_1"):  # neither is the end of her list
+        with pytest.raises(NotFound) as caught:
+            store.list_jobs("ann", after, 9)
+        assert (caught.value.code, caught.value.param) == ("job_not_found", "after")
 
 
 def test_a_queue_of_one_client_delays_no_other(store: JobStore, clock: Clock) -> None:
