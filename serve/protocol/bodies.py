@@ -7,32 +7,23 @@ take one the same way (`video/*`, file field `video`; `application/pdf` or `imag
 
 from __future__ import annotations
 
-import asyncio
-import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import FormData, Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection, Request
 
-from serve.context import RequestContext
-from serve.errors import Cancelled, InvalidRequest, PayloadTooLarge, RequestTooSlow, UnsupportedMedia
+from serve.errors import InvalidRequest, UnsupportedMedia
 from serve.media.admit import MediaSource, Reference
 from serve.media.source import MediaBytes
-from serve.protocol.content_coding import coding_of, decoded
-from serve.protocol.upload_room import HeldRoom
+from serve.protocol.body_stream import read_body
+from serve.protocol.forms import read_form
 from serve.validation import fields_at, most_telling, real_path
 
-_MAX_FIELDS = 4096
-# Bytes of a form that are parsed at once.
-_PIECE = 1024 * 1024
 MOST_KEYS: Final = 50_000
 """Of all objects in a JSON body together; to say of so many that they are not known takes a router 0.3 s."""
 
@@ -133,85 +124,6 @@ class Submission:
     def checked(self, kind: type[Body]) -> Body:
         """The fields as a checked `kind`; see `validate`."""
         return validate(self.fields, kind, text=self.text)
-
-
-def context_of(request: Request) -> RequestContext:
-    """The context that the edge attached."""
-    context: RequestContext = request.scope["state"]["context"]
-    return context
-
-
-async def read_body(request: Request, limit: int, *, upload: bool = False) -> bytes:
-    """The whole body, within the request's deadline: whoever sends a byte now and then must not hold a place for ever.
-    One that came compressed is inflated.
-
-    Args:
-        upload: it takes room in the memory for uploads; a compressed one as much as it may inflate to, as well.
-
-    Raises:
-        Overloaded: `uploads_full`.
-        PayloadTooLarge: more than `limit` bytes, by its own statement or in fact, as they came or inflated.
-        UnsupportedEncoding: a content coding that is not read.
-        InvalidRequest: `invalid_content_encoding`.
-        DeadlineExceeded: the deadline has passed already.
-        RequestTooSlow: it was not all there by the deadline.
-        Cancelled: the client left in the middle.
-    """
-    coding = coding_of(request.headers)
-    whole = BytesIO()  # which gives its own memory away, where joined chunks would take as much again
-    async for chunk in _chunks(request, limit, upload=upload):
-        whole.write(chunk)
-    body = whole.getvalue()
-    if coding is None:
-        return body
-    if upload:
-        _room_of(request).grow_to(len(body) + limit)
-    return await decoded(body, coding, limit)
-
-
-def _room_of(request: Request) -> HeldRoom:
-    """What the edge lets the request take of the memory for uploads."""
-    room: HeldRoom = request.scope["state"]["upload_room"]
-    return room
-
-
-async def _chunks(request: Request, limit: int, *, upload: bool) -> AsyncGenerator[bytes, None]:
-    """The body as it comes; see `read_body`."""
-    stated = parse_length(request.headers.get("content-length"))
-    if stated is not None and stated > limit:
-        raise _too_large(limit)
-    room = _room_of(request) if upload else None
-    if room is not None:
-        room.grow_to(stated or 0)
-    size, context = 0, context_of(request)
-    context.remaining_s()  # raises when nothing is left of the request's time: then it is not the body that was slow
-    stream = aiter(request.stream())
-    try:
-        while True:
-            # Around each wait alone: between two of them runs whoever reads, who must not be interrupted.
-            async with asyncio.timeout(context.left_s()):
-                chunk = await anext(stream, None)
-            if chunk is None:
-                return
-            size += len(chunk)
-            if size > limit:
-                raise _too_large(limit)
-            if room is not None:
-                room.grow_to(size)
-            yield chunk
-    except TimeoutError:
-        raise RequestTooSlow(f"Only {size} bytes of the body came before the deadline.", param="body") from None
-    except ClientDisconnect:
-        raise Cancelled("The client left while sending the body.") from None
-
-
-def parse_length(text: str | None) -> int | None:
-    """A header that states a number of bytes; None when it does not."""
-    return int(text) if text is not None and re.fullmatch(r"[0-9]{1,15}", text) else None
-
-
-def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"The body is larger than {limit} bytes.", param="body")
 
 
 async def read_submission(request: Request, limit: int, medium: Medium = "image") -> Submission:
@@ -339,11 +251,6 @@ def check_keys(body: bytes | memoryview, data: object) -> None:
         raise InvalidRequest(message, code="too_many_keys", param="body")
 
 
-class _InMemoryParser(MultiPartParser):
-    # The body is in memory already and bounded; Starlette would write parts above 1 MB to disk.
-    spool_max_size = 1 << 40
-
-
 async def _multipart(headers: Headers, body: bytes, medium: Medium) -> Submission:
     texts: list[tuple[str, str]] = []
     files: list[tuple[str, MediaSource]] = []
@@ -362,75 +269,6 @@ def _submission(medium: Medium, fields: dict[str, Any], files: list[tuple[str, M
     submission = Submission(fields, text=True)
     {"image": submission.images, "video": submission.videos, "document": submission.documents}[medium].extend(files)
     return submission
-
-
-async def read_form(headers: Headers, body: bytes) -> list[tuple[str, str | MediaBytes]]:
-    """The parts of a multipart body in order, by the names of their fields: texts, and files as bytes.
-
-    Raises:
-        InvalidRequest: `invalid_multipart`.
-    """
-
-    async def whole() -> AsyncIterator[bytes]:
-        yield body
-
-    return await _parts(headers, whole(), len(body))
-
-
-async def read_upload_form(request: Request, limit: int) -> list[tuple[str, str | MediaBytes]]:
-    """The parts of a request's multipart body, which is taken apart as it comes: a large one is in memory once. It
-    takes room in the memory for uploads.
-
-    Raises:
-        ArgusError: see `read_body` and `read_form`.
-    """
-    if coding_of(request.headers) is None:
-        return await _parts(request.headers, _chunks(request, limit, upload=True), limit)
-    return await read_form(request.headers, await read_body(request, limit, upload=True))
-
-
-async def _parts(headers: Headers, body: AsyncIterator[bytes], most: int) -> list[tuple[str, str | MediaBytes]]:
-    """See `read_form`.
-
-    Args:
-        most: bytes that may be in it.
-    """
-
-    async def stream() -> AsyncIterator[bytes]:
-        # In pieces that take the parser a millisecond or two, with room for others in between.
-        async for chunk in body:
-            for start in range(0, len(chunk), _PIECE):
-                yield chunk[start : start + _PIECE]
-                await asyncio.sleep(0)
-
-    # RFC 7578, section 5.1.2: fields are UTF-8. A charset that the client names would choose our decoder.
-    _, options = parse_options_header(headers["content-type"])
-    if b"boundary" not in options:
-        raise InvalidRequest("The multipart body has no boundary.", code="invalid_multipart", param="content-type")
-    utf8 = Headers(raw=[(b"content-type", b"multipart/form-data; boundary=" + options[b"boundary"])])
-    parser = _InMemoryParser(
-        utf8,
-        stream(),  # type: ignore[arg-type]
-        max_files=_MAX_FIELDS,
-        max_fields=_MAX_FIELDS,
-        max_part_size=max(1, most),
-    )
-    try:
-        form: FormData = await parser.parse()
-    except (MultiPartException, KeyError, ValueError, UnicodeDecodeError, LookupError) as error:
-        message = getattr(error, "message", None) or str(error)
-        raise InvalidRequest(f"The multipart body does not parse: {message}.", code="invalid_multipart") from None
-    parts = [
-        (name, await _file(value) if isinstance(value, UploadFile) else value) for name, value in form.multi_items()
-    ]
-    await form.close()
-    return parts
-
-
-async def _file(part: UploadFile) -> MediaBytes:
-    data = await part.read()
-    await part.close()  # at once: it holds the bytes a second time
-    return MediaBytes(data, part.content_type, part.filename)
 
 
 def _file_param(name: str, position: int, medium: Medium) -> str:

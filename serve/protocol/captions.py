@@ -16,7 +16,8 @@ from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest, raise_if_all_failed
 from serve.media.admit import MediaSource
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, ImageList, UncutList, context_of, read_submission, references
+from serve.protocol.bodies import Fields, ImageList, UncutList, read_submission, references
+from serve.protocol.body_stream import context_of
 from serve.protocol.chat import finish_word
 from serve.protocol.edge import error_fields
 from serve.protocol.native import json

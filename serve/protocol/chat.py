@@ -18,7 +18,8 @@ from serve.chat import ChatService, Prepared
 from serve.context import RequestContext
 from serve.errors import ArgusError
 from serve.protocol import cascade_chat, routes
-from serve.protocol.bodies import context_of, json_object, read_body
+from serve.protocol.bodies import json_object
+from serve.protocol.body_stream import context_of, read_body
 from serve.protocol.chat_bodies import ChatFields, StreamOptions, chat_fields, sampling, turns
 from serve.protocol.events import HEADERS, MEDIA_TYPE, error_event, server_event
 from serve.protocol.native import json

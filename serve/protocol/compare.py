@@ -14,7 +14,8 @@ from serve.config.cluster import Limits
 from serve.context import RequestContext
 from serve.errors import ArgusError, raise_if_all_failed
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, ImageList, TextList, context_of, read_submission, references
+from serve.protocol.bodies import Fields, ImageList, TextList, read_submission, references
+from serve.protocol.body_stream import context_of
 from serve.protocol.chat import finish_word
 from serve.protocol.edge import error_fields
 from serve.protocol.native import json

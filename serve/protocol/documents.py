@@ -10,7 +10,8 @@ from serve.documents.service import DocumentService
 from serve.documents.types import Asked
 from serve.protocol import document_bodies as bodies
 from serve.protocol import routes
-from serve.protocol.bodies import context_of, read_submission
+from serve.protocol.bodies import read_submission
+from serve.protocol.body_stream import context_of
 from serve.protocol.document_bodies import DocumentFields
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, document_body, json_response

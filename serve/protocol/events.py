@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from serve.errors import ArgusError
-from serve.protocol.bodies import context_of
+from serve.protocol.body_stream import context_of
 from serve.protocol.edge import error_fields, note_failure
 
 MEDIA_TYPE: Final = "text/event-stream"

@@ -13,7 +13,8 @@ from serve.errors import InvalidRequest
 from serve.indexes import IndexService, NewItem, Query
 from serve.media.admit import MediaSource, Reference
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, Submission, context_of, read_json, read_submission
+from serve.protocol.bodies import Fields, Submission, read_json, read_submission
+from serve.protocol.body_stream import context_of
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, image_body, json_body, json_response, merged
 

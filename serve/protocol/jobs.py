@@ -20,9 +20,11 @@ from serve.jobs.operation import JobInput, Operation
 from serve.jobs.service import JobService, digest_of, unknown_operation
 from serve.media.source import MediaBytes
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, context_of, json_object, read_body, read_query, read_upload_form, validate
+from serve.protocol.bodies import Fields, json_object, read_query, validate
+from serve.protocol.body_stream import context_of, read_body
 from serve.protocol.edge import error_fields
 from serve.protocol.events import RECONNECT, RETRY, document, error_event, event_stream, server_event
+from serve.protocol.forms import read_upload_form
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, json_body, json_response
 

@@ -12,7 +12,8 @@ from serve.cascade.types import CascadeResult
 from serve.config.cluster import Limits
 from serve.errors import InvalidRequest, NotFound, raise_if_all_failed
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, ImageList, context_of, read_submission, references
+from serve.protocol.bodies import Fields, ImageList, read_submission, references
+from serve.protocol.body_stream import context_of
 from serve.protocol.cascade_bodies import (
     answer_fields,
     ask_each,

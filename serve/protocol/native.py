@@ -13,7 +13,8 @@ from serve.context import RequestContext
 from serve.dataplane import Classified, DataPlane
 from serve.errors import ArgusError, InvalidRequest, raise_if_all_failed
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, ImageList, TextList, context_of, listed, read_submission, references
+from serve.protocol.bodies import Fields, ImageList, TextList, listed, read_submission, references
+from serve.protocol.body_stream import context_of
 from serve.protocol.edge import error_fields
 from serve.protocol.openapi import ERRORS, image_body, json_response
 

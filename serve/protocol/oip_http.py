@@ -18,7 +18,8 @@ from pydantic_core import PydanticUseDefault
 from serve.context import RequestContext
 from serve.errors import InvalidRequest
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, check_keys, context_of, parse_length, read_body, validate
+from serve.protocol.bodies import Fields, check_keys, validate
+from serve.protocol.body_stream import context_of, parse_length, read_body
 from serve.protocol.native import json
 from serve.protocol.oip import InferenceService
 from serve.protocol.oip_inputs import refuse_shared_memory, wanted_classes

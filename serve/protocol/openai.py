@@ -20,7 +20,8 @@ from serve.dataplane import DataPlane, Embedded, ModelCard
 from serve.errors import ArgusError, InvalidRequest, Unsupported
 from serve.media.admit import MediaSource, Reference
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, ImageList, context_of, read_submission, references
+from serve.protocol.bodies import Fields, ImageList, read_submission, references
+from serve.protocol.body_stream import context_of
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, image_body, json_response
 

@@ -14,7 +14,8 @@ from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest
 from serve.products import ATTRIBUTES, CAPTION, ProductService
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, context_of, read_submission, references
+from serve.protocol.bodies import Fields, read_submission, references
+from serve.protocol.body_stream import context_of
 from serve.protocol.cascade_bodies import answer_fields, gear_of, usage_fields, with_gear
 from serve.protocol.edge import error_fields
 from serve.protocol.indexes import ContentFields, hit_fields, json_field, search_content

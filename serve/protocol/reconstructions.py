@@ -21,8 +21,10 @@ from serve.jobs.operation import JobInput, Report
 from serve.jobs.service import JobService, digest_of
 from serve.media.source import MediaBytes
 from serve.protocol import routes
-from serve.protocol.bodies import AS_LIST, Fields, context_of, read_body, read_upload_form, validate
+from serve.protocol.bodies import AS_LIST, Fields, validate
+from serve.protocol.body_stream import context_of, read_body
 from serve.protocol.events import RECONNECT, RETRY, document, error_event, event_stream, server_event
+from serve.protocol.forms import read_upload_form
 from serve.protocol.job_files import Files, accepted
 from serve.protocol.jobs import job_object
 from serve.protocol.native import json

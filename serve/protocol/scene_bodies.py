@@ -17,8 +17,10 @@ from deployments.splat.formats.names import FORMATS, FormatName
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest, UnsupportedMedia
 from serve.media.source import MediaBytes
-from serve.protocol.bodies import Fields, read_body, read_upload_form, validate
+from serve.protocol.bodies import Fields, validate
+from serve.protocol.body_stream import read_body
 from serve.protocol.edge import error_fields
+from serve.protocol.forms import read_upload_form
 from serve.protocol.scene_cameras import Triple
 from serve.scenes.rendering import Drawn, Shot
 from serve.scenes.selection import Selected

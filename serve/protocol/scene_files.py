@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from deployments.scenes.types import Artifact
 from serve.context import RequestContext
 from serve.errors import DeadlineExceeded, InvalidRequest
-from serve.protocol.bodies import context_of
+from serve.protocol.body_stream import context_of
 from serve.protocol.edge import error_response
 from serve.scenes.service import SceneService
 

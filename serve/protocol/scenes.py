@@ -15,7 +15,8 @@ from deployments.splat.formats.names import EXPORTS, MEDIA_TYPES, ExportName
 from serve.context import RequestContext
 from serve.errors import ArgusError, raise_if_all_failed
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, context_of, json_object, read_body, read_json, read_query, validate
+from serve.protocol.bodies import Fields, json_object, read_json, read_query, validate
+from serve.protocol.body_stream import context_of, read_body
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, RANGES, file_response, json_body, json_response, query, upload_body
 from serve.protocol.scene_bodies import (

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from deployments.session_types import Conversation, Exchange, MediumRef, Session
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, context_of, json_object, read_body, read_json
+from serve.protocol.bodies import Fields, json_object, read_json
+from serve.protocol.body_stream import context_of, read_body
 from serve.protocol.chat import completion, streamed
 from serve.protocol.chat_bodies import AnswerFields, UserContent, checked, sampling, turn
 from serve.protocol.native import json

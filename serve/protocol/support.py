@@ -12,7 +12,8 @@ from deployments.knowledge_types import Base, Chunk, Document
 from serve.context import RequestContext
 from serve.knowledge import KnowledgeService
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, context_of, read_json, read_query
+from serve.protocol.bodies import Fields, read_json, read_query
+from serve.protocol.body_stream import context_of
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, json_body, json_response
 from serve.protocol.sessions import said_object

@@ -15,7 +15,8 @@ from serve.config.cluster import Limits
 from serve.errors import ArgusError, DeadlineExceeded, InvalidRequest
 from serve.media.admit import MediaSource, Reference
 from serve.protocol import routes
-from serve.protocol.bodies import Fields, Submission, context_of, read_submission
+from serve.protocol.bodies import Fields, Submission, read_submission
+from serve.protocol.body_stream import context_of
 from serve.protocol.events import HEADERS, MEDIA_TYPE, error_event, server_event
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, json_response, video_body

@@ -14,16 +14,8 @@ from deployments.florence2.tasks import TASKS, Task
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest
 from serve.protocol import routes
-from serve.protocol.bodies import (
-    AS_LIST,
-    Fields,
-    ImageList,
-    NumberList,
-    Submission,
-    context_of,
-    read_submission,
-    references,
-)
+from serve.protocol.bodies import AS_LIST, Fields, ImageList, NumberList, Submission, read_submission, references
+from serve.protocol.body_stream import context_of
 from serve.protocol.edge import error_fields
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, image_body, json_response

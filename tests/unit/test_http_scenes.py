@@ -520,7 +520,7 @@ async def test_a_range_of_what_has_changed_gives_the_whole(client: httpx.AsyncCl
 async def test_a_form_that_is_read_piece_by_piece_comes_whole(
     client: httpx.AsyncClient, site: SceneSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.protocol.bodies._PIECE", 7)
+    monkeypatch.setattr("serve.protocol.forms._PIECE", 7)
     large = random.Random(1).randbytes(30_000)
     files = {"file": ("room.splat", large, "application/octet-stream")}
     body_of(await client.post("/v1/scenes", data={"name": "room", "attribution": "é" * 900}, files=files), 201)
