@@ -43,7 +43,11 @@ def ply_by_hand(
     lines += [f"property {kind} {name}" for name in properties]
     code = {"float": "f", "double": "d", "int": "i"}[kind]
     values = (int(value) if kind == "int" else value for value in properties.values())
-    return ("\n".join([*lines, "end_header"]) + "\n").encode() + struct.pack(f"<{len(properties)}{code}", *values)
+    head = ("\n".join([*lines, "end_header"]) + "\n").encode()
+    if form == "ascii":
+        return head + " ".join(map(repr, values)).encode() + b"\n"
+    order = ">" if form == "binary_big_endian" else "<"
+    return head + struct.pack(f"{order}{len(properties)}{code}", *values)
 
 
 # One Gaussian of a PLY file.

@@ -259,6 +259,17 @@ def test_ply_by_hand() -> None:
         assert np.allclose(scene.sh[0], np.array([[0.25] * 3, [0.0, 3.0, 6.0], [1.0, 4.0, 7.0], [2.0, 5.0, 8.0]]))
 
 
+@pytest.mark.parametrize("form", ["ascii", "binary_big_endian"])
+@pytest.mark.parametrize("kind", ["float", "double"])
+def test_a_ply_file_may_be_text_or_big_endian(form: str, kind: str) -> None:
+    one = {**ONE, "y": -2.5e-3, "scale_1": -math.inf, "f_dc_2": 0.1, **{f"f_rest_{n}": 0.01 * n for n in range(9)}}
+    expected = read(ply_by_hand(one, kind=kind))
+    for table_behind in (b"", b"3 0 1 2\n"):
+        scene = read(ply_by_hand(one, form=form, kind=kind) + table_behind)
+        for name in ("means", "quats", "scales", "opacities", "sh"):
+            np.testing.assert_array_equal(getattr(scene, name), getattr(expected, name))
+
+
 def test_infinite_logits_and_logarithms_are_what_they_stand_for() -> None:
     scene = read(ply_by_hand({**ONE, "opacity": math.inf, "scale_1": -math.inf}))
     assert scene.opacities[0] == 1

@@ -58,8 +58,15 @@ SPZ_4 = b"NGSP" + struct.pack("<IIBBBB", 4, 4_000_000_000, 0, 12, 0, 6) + bytes(
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (ply_by_hand(ONE, form="ascii"), "ascii; only binary_little_endian is read"),
-        (ply_by_hand(ONE, form="binary_big_endian"), "binary_big_endian; only binary_little_endian is read"),
+        (ply_by_hand(ONE, form="text"), "is text; there are binary_little_endian, binary_big_endian, ascii"),
+        (ply_by_hand(ONE, form="ascii", count=2), "announces 2 Gaussians, it holds 1"),
+        (ply_by_hand(ONE, form="ascii").replace(b"1.5 1.5", b"1.5"), "has 13 numbers; its header announces 14"),
+        (ply_by_hand(ONE, form="ascii").replace(b"1.5 1.5", b"1.5 one"), "not lines of numbers"),
+        (ply_by_hand(ONE | {"y": math.nan}, form="ascii"), "Gaussian 0 has a position that is not a number"),
+        (ply_by_hand(ONE | {"y": 1e99}, form="ascii"), "Gaussian 0 has a position that is not a number, or beyond"),
+        (ply_by_hand(ONE, form="ascii").partition(b"end_header\n")[0] + b"end_header\n", "it holds 0"),
+        (ply_by_hand(ONE, form="binary_big_endian")[:-1], "announces 1 Gaussians, it holds 0"),
+        (COMPRESSED.replace(b"little", b"big"), "compressed PLY file is binary_big_endian"),
         (ply_by_hand(without("opacity", "rot_0")), "a mesh or a cloud of points, not Gaussians"),
         (ply_by_hand(without("rot_3")), "have no rot_3"),
         (ply_by_hand(ONE | {"f_rest_0": 0.0}), "1 properties f_rest_*"),

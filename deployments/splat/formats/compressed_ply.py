@@ -43,7 +43,9 @@ def read(data: bytes, max_gaussians: int) -> Gaussians:
         InvalidMedia: `invalid_scene`.
         PayloadTooLarge: `too_many_gaussians`.
     """
-    elements, start = parse_elements(data)
+    elements, form, start = parse_elements(data)
+    if form != "binary_little_endian":
+        raise refuse(f"The compressed PLY file is {form}; such files are binary_little_endian.")
     count, harmonics = _checked(elements)
     check_count(count, max_gaussians)
     needed = start + sum(element.count * element.record.itemsize for element in elements)

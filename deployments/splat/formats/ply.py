@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from io import BytesIO
 from typing import Any, Final
 
 import numpy as np
@@ -30,11 +32,7 @@ def read(data: bytes, max_gaussians: int) -> Gaussians:
     header = parse(data)
     rest = _rest(header)
     check_count(header.count, max_gaussians)
-    record = header.record
-    have = (len(data) - header.nbytes) // record.itemsize
-    if have < header.count:
-        raise refuse(f"The file is cut off: its header announces {header.count:,} Gaussians, it holds {have:,}.")
-    rows = np.frombuffer(data, record, header.count, header.nbytes)
+    rows = _written(data, header) if header.form == "ascii" else _packed(data, header)
     sh = np.empty((header.count, 1 + len(rest) // 3, 3), np.float32)
     for channel in range(3):
         names = (_DC[channel], *rest[channel * len(rest) // 3 : (channel + 1) * len(rest) // 3])
@@ -69,6 +67,35 @@ def write(gaussians: Gaussians) -> bytes:
     table[:, -7:-4] = np.log(gaussians.scales)
     table[:, -4:] = gaussians.quats
     return b"".join([header.encode(), table.data])
+
+
+def _packed(data: bytes, header: Header) -> npt.NDArray[Any]:
+    """The vertices of a binary file."""
+    record = header.record.newbyteorder(">") if header.form == "binary_big_endian" else header.record
+    _check_rows(header, (len(data) - header.nbytes) // record.itemsize)
+    return np.frombuffer(data, record, header.count, header.nbytes)
+
+
+def _written(data: bytes, header: Header) -> npt.NDArray[Any]:
+    """The vertices of a file of text, one a line. A number takes two bytes there at least, and here four."""
+    names = header.record.names or ()
+    text = BytesIO(data)
+    text.seek(header.nbytes)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of no lines at all, which are counted below
+            table = np.loadtxt(text, np.float32, comments=None, max_rows=header.count, ndmin=2)
+    except ValueError as error:
+        raise refuse(f"The vertices of the PLY file are not lines of numbers: {error}.") from None
+    _check_rows(header, len(table))
+    if table.shape[1] != len(names):
+        raise refuse(f"A vertex of the PLY file has {table.shape[1]} numbers; its header announces {len(names)}.")
+    return table.view([(name, np.float32) for name in names])[:, 0]
+
+
+def _check_rows(header: Header, have: int) -> None:
+    if have < header.count:
+        raise refuse(f"The file is cut off: its header announces {header.count:,} Gaussians, it holds {have:,}.")
 
 
 def _rest(header: Header) -> tuple[str, ...]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, cast, get_args
 
 import numpy as np
 
 from deployments.splat.formats.checks import refuse
+
+Form = Literal["binary_little_endian", "binary_big_endian", "ascii"]
 
 # Scenes have about 60 lines.
 _MOST_BYTES: Final = 65_536
@@ -56,12 +58,14 @@ class Header:
 
     Attributes:
         count: vertices.
-        record: one vertex.
+        record: one vertex, as it stands in a little-endian file.
+        form: how numbers are written.
         nbytes: of the header; the vertices begin there.
     """
 
     count: int
     record: np.dtype[Any]
+    form: Form
     nbytes: int
 
 
@@ -69,16 +73,16 @@ def parse(data: bytes) -> Header:
     """The header of a file of vertices; tables after them are left alone.
 
     Raises:
-        InvalidMedia: it is no PLY, is text or big-endian, or its vertices are not its first table, or have lists.
+        InvalidMedia: it is no PLY, or its vertices are not its first table, or have lists.
     """
-    elements, nbytes = parse_elements(data)
+    elements, form, nbytes = parse_elements(data)
     if not elements or elements[0].name != "vertex":
         raise refuse("The PLY file's first element must be its vertices.")
-    return Header(elements[0].count, elements[0].record, nbytes)
+    return Header(elements[0].count, elements[0].record, form, nbytes)
 
 
-def parse_elements(data: bytes) -> tuple[list[Element], int]:
-    """All tables up to the first that has lists, and the header's length in bytes.
+def parse_elements(data: bytes) -> tuple[list[Element], Form, int]:
+    """All tables up to the first that has lists, how numbers are written, and the header's length in bytes.
 
     Raises:
         InvalidMedia: see `parse`.
@@ -117,10 +121,11 @@ def parse_elements(data: bytes) -> tuple[list[Element], int]:
                 raise refuse(f"Line {number} of the PLY file's header is not understood: {' '.join(words)[:80]!r}.")
         if len(properties) > _MOST_PROPERTIES or len(elements) > _MOST_PROPERTIES:
             raise refuse(f"The PLY file has more than {_MOST_PROPERTIES} properties or elements.")
-    if form != "binary_little_endian":
-        raise refuse(f"The PLY file is {form or 'of no stated format'}; only binary_little_endian is read.")
+    if form not in get_args(Form):
+        known = ", ".join(get_args(Form))
+        raise refuse(f"The PLY file is {form[:80] or 'of no stated format'}; there are {known}.")
     _close(elements, properties)
-    return elements, end + 10 + newline
+    return elements, cast(Form, form), end + 10 + newline
 
 
 def _close(elements: list[Element], properties: list[tuple[str, str]]) -> None:
