@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import numpy as np
 from PIL import Image as PillowImage
 
@@ -27,6 +28,8 @@ from deployments.scenes.types import Artifact, Bounds, SceneInfo, StoreStats, Ve
 from serve.context import RequestContext
 from serve.errors import Conflict, InvalidMedia, NotFound
 from tests.unit.fakes import Site, cluster
+
+FILE = b"a scene, as far as the store is concerned"
 
 UP = (0.0, -1.0, 0.0)
 BOX = Bounds((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), 2.0)
@@ -249,3 +252,9 @@ class SceneSite(Site):
         super().reset()
         for fake in (self.scenes, self.splat, self.nerf):
             fake.reset()
+
+
+async def put(client: httpx.AsyncClient, name: str = "room", **fields: Any) -> httpx.Response:
+    """Puts `FILE` in as a scene."""
+    data = {"name": name, **fields}
+    return await client.post("/v1/scenes", data=data, files={"file": ("room.splat", FILE, "application/octet-stream")})
