@@ -123,9 +123,9 @@ class FeaturesFields(PartFields):
 class ActionsFields(ChunkedFields):
     """Which actions happen when."""
 
-    window_s: float | None = Field(None, gt=0, le=600, description="Seconds that the classifier sees at a time.")
+    window_s: float | None = Field(None, ge=0.01, le=600, description="Seconds that the classifier sees at a time.")
     stride_s: float | None = Field(
-        None, gt=0, le=600, description="Seconds from one window to the next, at most `window_s`."
+        None, ge=0.01, le=600, description="Seconds from one window to the next, at most `window_s`."
     )
     enter: float = Field(0.5, gt=0, le=1, description="Probability at which an action begins.")
     leave: float | None = Field(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from deployments.video_classifier.actions import window_and_stride, window_count
+from deployments.video_classifier.actions import check_window_count, window_and_stride, window_count
 from serve.config.cluster import ClusterFile
 from serve.config.models import GenerativeModel, VideoClassifierModel
 from serve.providers import tokens
@@ -110,10 +110,16 @@ def describing(cluster: ClusterFile, name: str, frames: int, side: int, max_toke
 
 
 def detecting(cluster: ClusterFile, name: str, request: Actions, chunks: Sequence[Chunk]) -> Estimate:
-    """What a classifier takes to look for actions in the chunks; see `window_and_stride` for what it raises."""
+    """What a classifier takes to look for actions in the chunks.
+
+    Raises:
+        InvalidRequest: see `window_and_stride` and `check_window_count`.
+    """
     model = cluster.models[name]
     assert isinstance(model, VideoClassifierModel), "others have no such task"
     window_s, stride_s = window_and_stride(model, request.window_s, request.stride_s)
+    for chunk in chunks:
+        check_window_count(chunk.start_s, chunk.end_s, stride_s, model.max_windows)
     clips = sum(window_count(chunk.start_s, chunk.end_s, window_s, stride_s) for chunk in chunks)
     return seeing(cluster, name, len(chunks), clips)
 

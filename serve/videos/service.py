@@ -73,7 +73,7 @@ class VideoService:
             self._watcher = Watcher(cluster.videos, reader, backends, self._pace)
             self._keyframes = KeyframeFinder(cluster.videos, reader, backends, _silent_captioners(cluster))
         self._reader = reader
-        self._classifier = ClipClassifier(cluster.videos, reader, calls)
+        self._classifier = ClipClassifier(cluster.videos, reader, calls, cluster.models)
 
     async def admit(self, source: MediaSource, context: RequestContext, param: str) -> bytes:
         """A video file, fetched if it is named by URL, whose first bytes have been checked.
@@ -164,7 +164,7 @@ class VideoService:
                 estimate.describing(self._cluster, name, request.count, request.side, MOST_TOKENS) for name in names
             ]
         elif isinstance(request, Actions):
-            planned = self._classifier.planned(request, part)
+            planned = self._classifier.planned(request, names[0], part)
             chunks, rows = len(planned), [estimate.detecting(self._cluster, names[0], request, planned)]
         elif isinstance(request, Classify | Features):
             rows = [estimate.seeing(self._cluster, names[0], 1, 1)]
