@@ -155,14 +155,12 @@ class VideoService:
             part = asked_about(request, part, self._settings)
             planned = self._reader.nominal(part, request.chunk_s or self._settings.chunk_s)
             chunks, most = len(planned), request.max_tokens or self._settings.max_tokens
-            prompt = prompt_of(request, self._settings)
+            prompt = prompt_of(request, self._settings, planned[0])
             rows = [estimate.watching(self._cluster, name, planned, prompt, most) for name in names]
             seconds = self._pace.needs(names[0], chunks, at_a_time(request, self._settings))
         elif isinstance(request, Keyframes):
-            chunks = request.count
-            rows = [
-                estimate.describing(self._cluster, name, request.count, request.side, MOST_TOKENS) for name in names
-            ]
+            chunks, size = estimate.pictures(request, part)
+            rows = [estimate.describing(self._cluster, name, chunks, size, MOST_TOKENS) for name in names]
         elif isinstance(request, Actions):
             planned = self._classifier.planned(request, names[0], part)
             chunks, rows = len(planned), [estimate.detecting(self._cluster, names[0], request, planned)]

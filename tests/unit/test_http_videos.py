@@ -153,7 +153,26 @@ async def test_a_question_about_a_moment_looks_around_it() -> None:
         assert answer["answer"] == "Frames 11 to 18."
         assert (answer["video"]["start_s"], answer["video"]["end_s"]) == (1.1, 1.9)
         assert (await ask(client, "ask", question="What?", at_s=0.0))["answer"] == "Frames 0 to 3."
+        assert (await ask(client, "ask", question="What?", at_s="00:01.500"))["answer"] == "Frames 11 to 18."
         assert error_of(await send(client, "ask", question="What?", at_s=3.0), 400) == ("outside_video", "at_s")
+        assert error_of(await send(client, "ask", question="What?", at_s="1:2"), 400) == ("invalid_field", "at_s")
+
+
+async def test_a_question_may_name_its_moment() -> None:
+    site = VideoSite({"moment_s": 0.8})
+    question = "What happens at 0:01?"
+    async with site.client() as client:
+        answer = await ask(client, "ask", question=question)
+        assert (answer["answer"], answer["at_s"], answer["question"]) == ("Frames 6 to 13.", 1.0, question)
+        (text,) = (part.text for part in site.watcher.requests[0].messages[0].parts[1:])  # type: ignore[union-attr]
+        assert text == f"This is the part from 00:00.600 to 00:01.400 of a longer video. {question}"
+        late = await send(client, "ask", question="What happens after 75 seconds?")
+        assert error_of(late, 400) == ("outside_video", "question")
+        # Other fields say what is watched.
+        assert (await ask(client, "ask", question=question, at_s=2.0))["at_s"] == 2.0
+        asked = await ask(client, "ask", question=question, start_s=2.0)
+        assert (asked["answer"], asked["at_s"]) == ("Frames 20 to 29.", None)
+        assert (await ask(client, "ask", question="What?"))["at_s"] is None
 
 
 @pytest.mark.parametrize("error", [Unavailable("gone"), Overloaded("full"), ModelFailed("broken")])
@@ -402,9 +421,27 @@ async def test_an_estimate_asks_no_model() -> None:
     assert hosted["model"] == "gemini" and hosted["prompt_tokens"] == 263 + 2 * 316 + 3 * (7 + 4)
     assert hosted["usd"] == pytest.approx((hosted["prompt_tokens"] * 0.30 + 60 * 2.50) / 1e6)
     assert answer["summariser"]["model"] == "looker" and answer["seconds"] is None
-    assert (described["chunks"], described["backends"][0]["completion_tokens"]) == (4, 256)
+    assert (described["chunks"], described["backends"][0]["completion_tokens"]) == (4, 256)  # 1 s apart at least
     assert site.watcher.requests == site.looker.requests == []
     assert set(site.reading.calls) == {"inspect"}
+
+
+async def test_an_estimate_of_key_frames_is_of_those_that_there_can_be() -> None:
+    providers = {"seer": {"kind": "openai", "model": "gpt-4o"}}
+    site = VideoSite({"captioner": "seer"}, providers=providers)
+
+    async def told(video: bytes, **fields: Any) -> tuple[int, int]:
+        answer = await ask(client, "keyframes", video, dry_run=True, **fields)
+        return answer["chunks"], answer["backends"][0]["prompt_tokens"] // answer["chunks"]
+
+    async with site.client() as client:
+        small, large = encode(greys(30, 64, 48)), encode(greys(30, 1200, 400))
+        assert (await told(small, count=64))[0] == 4  # at 0, 1, 2 and 3 s at most
+        assert (await told(small, count=64, min_gap_s=0))[0] == 30
+        assert (await told(small, count=64, strategy="uniform"))[0] == 30
+        assert (await told(encode(greys(1)), count=64, strategy="scene"))[0] == 1
+        # GPT-4o takes tiles of 512 pixels: one, or three beside each other.
+        assert (await told(large, side=1200))[1] - (await told(small, side=1200))[1] == 2 * 170
 
 
 async def test_an_estimate_of_what_a_classifier_sees(client: httpx.AsyncClient, site: VideoSite) -> None:
@@ -418,6 +455,15 @@ async def test_an_estimate_of_what_a_classifier_sees(client: httpx.AsyncClient, 
     assert site.classifier.parts == []
     await ask(client, "actions", window_s=0.5, stride_s=0.25)
     assert sum(len(windows(start, end or 3.0, 0.5, 0.25)) for start, end in site.classifier.parts) == 13
+
+
+async def test_what_a_classifier_would_refuse_is_refused_by_an_estimate(client: httpx.AsyncClient) -> None:
+    models = {**MODELS, "clips": {**MODELS["clips"], "max_windows": 50}}
+    async with VideoSite(models=models).client() as few:
+        response = await send(few, "actions", dry_run=True, window_s=0.5, stride_s=0.01)
+    assert error_of(response, 400) == ("too_many_windows", "stride_s")
+    for field in ("window_s", "stride_s"):
+        assert error_of(await send(client, "actions", more={field: 1e-320}), 400) == ("invalid_field", field)
 
 
 async def test_an_estimate_is_for_as_many_pieces_at_a_time_as_are_asked_for() -> None:
