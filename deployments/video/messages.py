@@ -90,7 +90,7 @@ class SampleFrames(TaskRequest[tuple[SampledFrame, ...]]):
         start_s: of the part.
         end_s: of the part, itself not in it; to the video's end when None.
         side: longest side in pixels.
-        threshold: of `keyframe`: least mean difference of brightness to the picture before, from 0 to 1.
+        threshold: of `keyframe`: least mean difference of red, green and blue to the picture before, from 0 to 1.
         min_gap_s: of `keyframe`: least time between two of them.
     """
 

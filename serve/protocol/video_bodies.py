@@ -113,7 +113,7 @@ class KeyframesFields(ChunkedFields):
     )
     count: int = Field(8, ge=1, le=64, description="Most pictures.")
     threshold: float = Field(
-        0.01, ge=0, le=1, description="Of `keyframe`: least mean difference of brightness to the picture before."
+        0.01, ge=0, le=1, description="Of `keyframe`: least mean difference of colour to the picture before."
     )
     min_gap_s: float = Field(1.0, ge=0, le=3600, description="Of `keyframe`: least seconds between two.")
     side: int = Field(512, ge=16, le=2048, description="Longest side of the pictures, in pixels.")
