@@ -281,7 +281,7 @@ class _FfmpegVideo(Video):
             raise invalid(f"a frame is damaged, or has more than {most:,} pixels as none before it") from error
 
 
-def _is_hidden(packet: Packet, codec: str) -> bool:
+def _is_hidden(packet: Packet[VideoStream], codec: str) -> bool:
     """No picture comes of it: VP8 has frames that others are only predicted from, in packets with times of their own
     (RFC 6386, section 9.1: `show_frame`)."""
     return codec == "vp8" and packet.size > 0 and not memoryview(packet)[0] & 0x10
@@ -309,4 +309,4 @@ class _Scaler:
             self._size = shown_size(frame.width, frame.height, self._aspect, self._side)
         width, height = self._size
         small = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.AREA)
-        return Orientation.of(frame).upright(small.to_ndarray())
+        return Orientation.of(frame).upright(np.asarray(small.to_ndarray(), np.uint8))

@@ -34,7 +34,8 @@ class Orientation:
     @classmethod
     def of(cls, frame: VideoFrame) -> Orientation:
         """A frame's; one that says nothing lies as it is shown."""
-        matrix: Any = frame.side_data.get(Type.DISPLAYMATRIX)
+        known: Any = frame.side_data  # declared as if its keys were texts
+        matrix = known.get(Type.DISPLAYMATRIX)
         if matrix is None:
             return cls()
         a, b, _, c, d, *_ = struct.unpack_from("=9i", bytes(matrix))
