@@ -226,6 +226,14 @@ def test_a_stream_that_grows_beyond_the_limit_is_refused_unseen() -> None:
         list(video.frames(range(6), 64))
 
 
+@pytest.mark.parametrize(("container", "codec"), [("webm", "libvpx-vp9"), ("avi", "mpeg4"), ("mp4", "libx264")])
+def test_a_picture_that_is_too_large_is_refused_with_what_is_allowed(container: str, codec: str) -> None:
+    data = encode(greys(2, 128, 128), container=container, codec=codec)
+    told = r"12,000 (in all are|pixels that are) decoded"
+    with pytest.raises(InvalidMedia, match=told), open_video(data, VideoLimits(max_pixels=12_000)):
+        pass
+
+
 def test_damage_in_the_middle_gives_frames_or_a_clear_error() -> None:
     data = encode(shots([40], 320, 240), rate=10)
     refused = 0
