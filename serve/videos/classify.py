@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
 
 from deployments.messages import TaskRequest
 from deployments.video_classifier.actions import (
@@ -66,6 +67,9 @@ class ClipClassifier:
         """The actions of the part. Its windows are looked at in chunks side by side; the actions are those that one
         look at all of them finds. A chunk that fails is named in `errors`: they end before it and begin after it."""
         await on_progress(Progress("reading", 0, 0))
+        window_s, stride_s = self._windows(request, name)
+        # Told to each replica, so that all have the same, whatever a replica's own are by now.
+        request = replace(request, window_s=window_s, stride_s=stride_s)
         chunks = await self._chunks(request, name, context)
         # What an older version has kept of a job is of chunks that cannot be put together so.
         done = {key: value for key, value in done.items() if "seen" in value}
@@ -121,10 +125,13 @@ class ClipClassifier:
         Raises:
             InvalidRequest: see `window_and_stride`.
         """
+        assert self._settings is not None, "without it, nothing is cut"
+        return window_chunks(part.start_s, part.end_s, self._settings.chunk_s, *self._windows(request, name))
+
+    def _windows(self, request: Actions, name: str) -> tuple[float, float]:
         model = self._models[name]
-        assert self._settings is not None and isinstance(model, VideoClassifierModel), "others have no such task"
-        window_s, stride_s = window_and_stride(model, request.window_s, request.stride_s)
-        return window_chunks(part.start_s, part.end_s, self._settings.chunk_s, window_s, stride_s)
+        assert isinstance(model, VideoClassifierModel), "others have no such task"
+        return window_and_stride(model, request.window_s, request.stride_s)
 
 
 def _detect(request: Actions, chunk: Chunk) -> DetectActions:
