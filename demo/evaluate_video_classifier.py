@@ -26,7 +26,7 @@ from demo.scenes import MOTIONS, Difficulty, MotionKind, render_video, sample_sc
 from demo.scenes.story import Story, sample_story
 from demo.video_classifier_model import NORMALISATIONS, SIDE, load_model
 from demo.video_classifier_scores import Watched, mean_average_precision
-from deployments.video_classifier.actions import ActionRule, detect, windows
+from deployments.video_classifier.actions import ActionRule, detect, window_scores, windows
 
 Frames = NDArray[np.uint8]
 
@@ -76,10 +76,11 @@ def measure(model: PreTrainedModel, held_out: HeldOut, *, window_s: float, strid
     every = np.concatenate(list(right.values()))
     asked = np.concatenate([kinds for _, kinds in held_out.clips.values()])
     motions = {kind: float(every[asked == number].mean()) for number, kind in enumerate(MOTIONS)}
-    watched = []
+    watched, rule = [], ActionRule()
     for story, frames in held_out.stories:
         spans, scores = slide(model, frames, story.duration_s, window_s, stride_s)
-        watched.append(Watched(story.segments, detect(spans, scores, MOTIONS, ActionRule(), BACKGROUND)))
+        seen = window_scores(spans, scores, MOTIONS, rule.leave, BACKGROUND)
+        watched.append(Watched(story.segments, detect(seen, rule)))
     top1 = {level: float(found.mean()) for level, found in right.items()}
     return Measured(top1, motions, mean_average_precision(watched))
 

@@ -47,7 +47,8 @@ def check_size(width: int, height: int, limits: VideoLimits) -> None:
             code="video_too_large",
         )
     if width < 1 or height < 1:
-        raise invalid("the video has no size")
+        # FFmpeg forgets a size that its decoder has refused.
+        raise invalid(f"the video has no size, or more than the {limits.max_pixels:,} pixels that are decoded")
 
 
 def check_duration(seconds: float, limits: VideoLimits) -> None:

@@ -29,11 +29,14 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from deployments.video.checks import Watch, check_duration, check_frames, check_size, decoding, invalid
+from deployments.video.geometry import Orientation, shown_size
 from serve.errors import UnsupportedMedia
 from serve.media.video import VideoFormat, VideoLimits, inspect_video
 
@@ -182,13 +185,15 @@ class _FfmpegVideo(Video):
 
     def __init__(self, container: InputContainer, kind: VideoFormat, limits: VideoLimits, watch: Watch) -> None:
         stream = container.streams.best("video")
-        if not isinstance(stream, VideoStream):
+        if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:  # a song's cover
             raise invalid("the file has no video track")
         context = stream.codec_context
         if context.name not in _CODECS:
             raise UnsupportedMedia(f"the codec {context.name} is not read; send H.264", code="unsupported_video_type")
         check_size(context.width, context.height, limits)
         context.thread_count = 1  # the pool's threads are the parallelism; each decoder thread would hold frames
+        # Sizes may change within a stream: what is too large then is refused before there is memory for it.
+        context.options = {"max_pixels": str(limits.max_pixels)}
         self._file, self._stream, self._limits, self._watch = container, stream, limits, watch
         self.container, self.codec = kind, context.codec.canonical_name
         self.base = Fraction(stream.time_base or 0)
@@ -208,11 +213,14 @@ class _FfmpegVideo(Video):
         for packet in self._file.demux(self._stream):
             self._watch.check()
             at = packet.pts if packet.pts is not None else packet.dts
-            if at is None or packet.is_discard:
+            if at is None:
                 continue
-            shown[at] = packet.duration or 0
             if packet.is_keyframe:
                 starts.append(at)
+            # A recording may begin between two key frames, and an edit list cut off the first of the frames shown.
+            if not starts or packet.is_discard or _is_hidden(packet, self.codec):
+                continue
+            shown[at] = packet.duration or 0
             check_frames(len(shown), self._limits)
         if not shown or not starts:
             raise invalid("the video track holds no frame")
@@ -222,10 +230,10 @@ class _FfmpegVideo(Video):
     def rotation(self) -> int:
         with decoding():
             frame = next(self._restart(0), None)
-        return 0 if frame is None else round(frame.rotation / 90) % 4 * 90
+        return 0 if frame is None else Orientation.of(frame).rotation
 
     def frames(self, numbers: Iterable[int], side: int) -> Iterator[tuple[int, Frames]]:
-        scaler = _Scaler(side)
+        scaler = _Scaler(side, self._stream.sample_aspect_ratio or Fraction(1))
         with decoding():
             for number, frame in self._decoded(sorted(set(numbers))):
                 check_size(frame.width, frame.height, self._limits)
@@ -252,38 +260,53 @@ class _FfmpegVideo(Video):
                     continue
             for frame in frames:
                 if frame.pts is not None and frame.pts >= time_:
-                    position = frame.pts
-                    yield number, frame
                     break
             else:
                 raise invalid("the video ends early, or its frames are damaged")
+            if frame.pts != time_:  # another one in its place would be shown at a wrong time
+                raise invalid(f"the frame at {self.at_s(number):.3f} s cannot be decoded")
+            position = time_
+            yield number, frame
 
     def _restart(self, at: int) -> Iterator[VideoFrame]:
         self._file.seek(at, stream=self._stream)
-        for number, frame in enumerate(self._file.decode(self._stream)):
-            self._watch.check()
-            if self._by_order:  # it is read from its start: there is one place to restart at
-                frame.pts = self._shown[min(number, len(self._shown) - 1)]
-            yield frame
+        try:
+            for number, frame in enumerate(self._file.decode(self._stream)):
+                self._watch.check()
+                if self._by_order:  # it is read from its start: there is one place to restart at
+                    frame.pts = self._shown[min(number, len(self._shown) - 1)]
+                yield frame
+        except av.ArgumentError as error:  # what the decoder says of both
+            most = self._limits.max_pixels
+            raise invalid(f"a frame is damaged, or has more than {most:,} pixels as none before it") from error
+
+
+def _is_hidden(packet: Packet[VideoStream], codec: str) -> bool:
+    """No picture comes of it: VP8 has frames that others are only predicted from, in packets with times of their own
+    (RFC 6386, section 9.1: `show_frame`)."""
+    return codec == "vp8" and packet.size > 0 and not memoryview(packet)[0] & 0x10
 
 
 class _Scaler:
     """Makes pictures of frames: one size for all, set by the first, since sizes may change within a stream.
 
     FFmpeg's scaler is kept between frames: to set it up takes longer than to scale a small one.
+
+    Args:
+        side: of the pictures at most, in pixels.
+        aspect: width of a pixel, by its height.
     """
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, side: int, aspect: Fraction) -> None:
         self._side = side
+        self._aspect = aspect
         self._size: tuple[int, int] | None = None
         self._reformatter = VideoReformatter()
 
     def pixels(self, frame: VideoFrame) -> Frames:
-        """The frame's pixels, upright."""
+        """The frame's pixels, square and upright."""
         if self._size is None:
-            scale = min(1.0, self._side / max(frame.width, frame.height))
-            self._size = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
+            self._size = shown_size(frame.width, frame.height, self._aspect, self._side)
         width, height = self._size
         small = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.AREA)
-        # The display matrix turns counter-clockwise, and so does rot90.
-        return np.ascontiguousarray(np.rot90(small.to_ndarray(), round(frame.rotation / 90) % 4))
+        return Orientation.of(frame).upright(np.asarray(small.to_ndarray(), np.uint8))

@@ -18,8 +18,8 @@ class VideoInfo:
     Attributes:
         container: family of the file's format, see `serve.media.video.VideoFormat`.
         codec: FFmpeg's name.
-        width: pixels, upright.
-        height: pixels, upright.
+        width: pixels, upright and made square.
+        height: likewise.
         rotation: degrees by which the file says its pictures are to be turned, counter-clockwise: 0, 90, 180 or 270.
         duration_s: from the start of the first frame to the end of the last.
         frames: that are shown.
@@ -86,11 +86,11 @@ class SampleFrames(TaskRequest[tuple[SampledFrame, ...]]):
     Attributes:
         strategy: `uniform`: evenly spaced in time, the first and the last among them; `keyframe`: the first, and those
             that differ most from the one before; `scene`: the middle of each shot, the longest shots first.
-        count: most of them, at least 1; only `uniform` always gives as many, while there are frames.
+        count: most of them, at least 1. `uniform` gives fewer only where one frame stands at several of its moments.
         start_s: of the part.
         end_s: of the part, itself not in it; to the video's end when None.
         side: longest side in pixels.
-        threshold: of `keyframe`: least mean difference of brightness to the picture before, from 0 to 1.
+        threshold: of `keyframe`: least mean difference of red, green and blue to the picture before, from 0 to 1.
         min_gap_s: of `keyframe`: least time between two of them.
     """
 

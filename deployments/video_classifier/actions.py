@@ -10,8 +10,8 @@ finer than the stride.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,19 @@ class Action:
     start_s: float
     end_s: float
     score: float
+
+
+@dataclass(frozen=True, slots=True)
+class WindowScores:
+    """What the windows over a part of a video say.
+
+    Attributes:
+        spans: start and end of each window in seconds, by their start.
+        scores: of labels, the probability in each window. What is not there is no action, whatever it is merged with.
+    """
+
+    spans: Sequence[tuple[float, float]] = ()
+    scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 def window_and_stride(
@@ -87,32 +100,75 @@ def window_count(start_s: float, end_s: float, window_s: float, stride_s: float)
     return 1 + max(0, math.ceil((end_s - start_s - window_s) / stride_s - 1e-6))
 
 
-def detect(
+def check_window_count(start_s: float, end_s: float, stride_s: float, most: int) -> None:
+    """Refuses more windows over a part than are classified in one go.
+
+    Raises:
+        InvalidRequest: `too_many_windows`.
+    """
+    if (count := (end_s - start_s) / stride_s) > most:
+        raise InvalidRequest(
+            f"A window every {stride_s:g} s makes {count:.0f} windows of {end_s - start_s:.0f} s of video; "
+            f"at most {most} are classified in one request.",
+            code="too_many_windows",
+            param="stride_s",
+        )
+
+
+def window_scores(
     spans: Sequence[tuple[float, float]],
     probabilities: Float32,
     labels: Sequence[str],
-    rule: ActionRule,
+    leave: float,
     background: frozenset[str] = frozenset(),
-) -> list[Action]:
-    """The actions that the windows show, by their start.
+) -> WindowScores:
+    """What actions can come of: labels that reach `leave` in some window.
 
     Args:
-        spans: start and end of each window in seconds, by their start.
+        spans: see `WindowScores`.
         probabilities: (windows, classes).
         labels: the name of each class.
         background: labels that are no action.
     """
-    if not spans:
+    columns = probabilities.astype(np.float64).T
+    kept = [number for number, label in enumerate(labels) if label not in background and spans]
+    return WindowScores(
+        spans, {labels[number]: columns[number].tolist() for number in kept if columns[number].max() >= leave}
+    )
+
+
+def put_together(parts: Sequence[WindowScores]) -> list[WindowScores]:
+    """Parts of one video, by their start: those that share a window become one there."""
+    whole: list[WindowScores] = []
+    for part in parts:
+        if whole and part.spans and math.isclose(whole[-1].spans[-1][0], part.spans[0][0], abs_tol=1e-6):
+            whole[-1] = _after(whole[-1], part)
+        elif part.spans:
+            whole.append(part)
+    return whole
+
+
+def _after(one: WindowScores, other: WindowScores) -> WindowScores:
+    def column(label: str) -> list[float]:
+        before = one.scores.get(label, [0.0] * len(one.spans))
+        after = other.scores.get(label, [0.0] * len(other.spans))
+        return [*before[:-1], max(before[-1], after[0]), *after[1:]]
+
+    labels = dict.fromkeys([*one.scores, *other.scores])
+    return WindowScores([*one.spans, *other.spans[1:]], {label: column(label) for label in labels})
+
+
+def detect(seen: WindowScores, rule: ActionRule) -> list[Action]:
+    """The actions that the windows show, by their start."""
+    if not seen.spans:
         return []
-    centres = np.array([(start + end) / 2 for start, end in spans])
+    centres = np.array([(start + end) / 2 for start, end in seen.spans])
     # The first and the last window speak for the video's ends too.
-    times = np.concatenate([[spans[0][0]], centres, [spans[-1][1]]])
-    series = np.concatenate([probabilities[:1], probabilities, probabilities[-1:]]).astype(np.float64)
+    times = np.concatenate([[seen.spans[0][0]], centres, [seen.spans[-1][1]]])
     found = [
         Action(label, start, end, score)
-        for number, label in enumerate(labels)
-        if label not in background
-        for start, end, score in _merged(times, series[:, number], rule)
+        for label, scores in seen.scores.items()
+        for start, end, score in _merged(times, np.array([scores[0], *scores, scores[-1]], np.float64), rule)
         if end - start >= rule.min_action_s
     ]
     return sorted(found, key=lambda action: (action.start_s, action.end_s, action.label))

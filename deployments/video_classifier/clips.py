@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.video.decode import Frames, Video
-from deployments.video_classifier.actions import windows
+from deployments.video_classifier.actions import check_window_count, windows
 from serve.errors import InvalidRequest
 
 Shaped = npt.NDArray[Any]
@@ -99,13 +99,7 @@ def _clips(opened: Opening, sliding: Sliding, shaping: Shaping, side: int) -> It
     """The plan, then the clip of each of its windows."""
     with opened as video:
         start_s, end_s = _within(video, sliding.part)
-        if (count := (end_s - start_s) / sliding.stride_s) > sliding.most:
-            raise InvalidRequest(
-                f"A window every {sliding.stride_s:g} s makes {count:.0f} windows of {end_s - start_s:.0f} s of video; "
-                f"at most {sliding.most} are classified in one request.",
-                code="too_many_windows",
-                param="stride_s",
-            )
+        check_window_count(start_s, end_s, sliding.stride_s, sliding.most)
         spans = windows(start_s, end_s, sliding.window_s, sliding.stride_s)
         yield Plan(spans, video.duration_s)
         yield from _slide(video, spans, shaping, side)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from deployments.messages import Float32, TaskRequest
-from deployments.video_classifier.actions import Action
+from deployments.video_classifier.actions import Action, WindowScores
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,20 @@ class DetectedActions:
 
     Attributes:
         duration_s: seconds of the whole video.
-        windows: how many windows were classified.
+        seen: what they follow from, of labels that are not background and reach `leave`: of parts of a video that
+            were looked at apart, `deployments.video_classifier.actions.put_together` makes one.
         queue_wait_s: see `deployments.messages.ClassifyResult`.
     """
 
     actions: tuple[Action, ...]
     duration_s: float
-    windows: int
+    seen: WindowScores
     queue_wait_s: float = 0.0
+
+    @property
+    def windows(self) -> int:
+        """How many were classified."""
+        return len(self.seen.spans)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from deployments.gpu_memory import GpuMemory
 from deployments.live import Rebatched, batch_limits
 from deployments.messages import Call, Float32, ModelInfo
 from deployments.replica import ReplicaMetrics
-from deployments.video_classifier.actions import ActionRule, detect, window_and_stride
+from deployments.video_classifier.actions import ActionRule, detect, window_and_stride, window_scores
 from deployments.video_classifier.messages import (
     ClassifiedClip,
     ClassifiedClips,
@@ -151,8 +151,8 @@ class VideoClassifierReplica(Rebatched):
                     results = await self._pipeline.run_all([self._clip(frames) for frames in batch], deadline)
                     rows += [_sound(result).probabilities for result in results]
         rule = ActionRule(request.enter, request.leave, request.merge_gap_s, request.min_action_s)
-        found = detect(plan.spans, np.stack(rows), self._labels, rule, frozenset(config.background))
-        return DetectedActions(tuple(found), plan.duration_s, len(rows), self._pipeline.standing_wait_s)
+        seen = window_scores(plan.spans, np.stack(rows), self._labels, request.leave, frozenset(config.background))
+        return DetectedActions(tuple(detect(seen, rule)), plan.duration_s, seen, self._pipeline.standing_wait_s)
 
     async def _outputs(self, request: ClassifyClips | ClipFeatures, call: Call) -> Sequence[ClipOutput | Exception]:
         deadline = time.monotonic() + call.timeout_s

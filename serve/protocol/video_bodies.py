@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from deployments.video.messages import Strategy
 from serve.errors import NotFound
 from serve.protocol.bodies import Fields, validate
+from serve.videos.moments import seconds_of
 from serve.videos.types import (
     Actions,
     Ask,
@@ -35,12 +36,24 @@ def _worded(text: str) -> str:
 Words = Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_worded)]
 
 
+def _unstamped(time: Any) -> Any:
+    """Seconds of a stamp; whatever else it is stays to be checked."""
+    seconds = seconds_of(time) if isinstance(time, str) else None
+    return time if seconds is None else seconds
+
+
+Seconds = Annotated[float, BeforeValidator(_unstamped)]
+"""A time of a video: seconds, or a stamp as answers carry them (`MM:SS.mmm`, `H:MM:SS`)."""
+
+
 class PartFields(Fields):
-    """Which part of a video is meant, and who is asked."""
+    """Which part of a video is meant, and who is asked. Times may be stamps too."""
 
     model: str | None = Field(None, description="Who is asked; the cluster file's choice when left out.")
-    start_s: float = Field(0.0, ge=0, allow_inf_nan=False, description="Where the part begins, in seconds.")
-    end_s: float | None = Field(
+    start_s: Seconds = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Where the part begins, in seconds or as MM:SS.mmm."
+    )
+    end_s: Seconds | None = Field(
         None, gt=0, allow_inf_nan=False, description="Where it ends; the video's end by default."
     )
 
@@ -76,12 +89,12 @@ class AskFields(WatchFields):
     """A question."""
 
     question: Words = Field(description="The question.")
-    at_s: float | None = Field(
+    at_s: Seconds | None = Field(
         None,
         ge=0,
         allow_inf_nan=False,
-        description="The moment that it is about, in seconds: what is around it is watched. Not beside `start_s` and "
-        "`end_s`.",
+        description="The moment that it is about, in seconds or as MM:SS.mmm: what is around it is watched. Not beside "
+        "`start_s` and `end_s`. Without all three, a time that the question names (`at 0:42`) is that moment.",
     )
 
     @field_validator("at_s")
@@ -100,7 +113,7 @@ class KeyframesFields(ChunkedFields):
     )
     count: int = Field(8, ge=1, le=64, description="Most pictures.")
     threshold: float = Field(
-        0.01, ge=0, le=1, description="Of `keyframe`: least mean difference of brightness to the picture before."
+        0.01, ge=0, le=1, description="Of `keyframe`: least mean difference of colour to the picture before."
     )
     min_gap_s: float = Field(1.0, ge=0, le=3600, description="Of `keyframe`: least seconds between two.")
     side: int = Field(512, ge=16, le=2048, description="Longest side of the pictures, in pixels.")
@@ -123,9 +136,9 @@ class FeaturesFields(PartFields):
 class ActionsFields(ChunkedFields):
     """Which actions happen when."""
 
-    window_s: float | None = Field(None, gt=0, le=600, description="Seconds that the classifier sees at a time.")
+    window_s: float | None = Field(None, ge=0.01, le=600, description="Seconds that the classifier sees at a time.")
     stride_s: float | None = Field(
-        None, gt=0, le=600, description="Seconds from one window to the next, at most `window_s`."
+        None, ge=0.01, le=600, description="Seconds from one window to the next, at most `window_s`."
     )
     enter: float = Field(0.5, gt=0, le=1, description="Probability at which an action begins.")
     leave: float | None = Field(

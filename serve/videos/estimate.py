@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from deployments.video_classifier.actions import window_and_stride, window_count
+from deployments.video_classifier.actions import check_window_count, window_and_stride, window_count
 from serve.config.cluster import ClusterFile
 from serve.config.models import GenerativeModel, VideoClassifierModel
 from serve.providers import tokens
 from serve.providers.prices import cost, price_of
 from serve.videos.plan import Chunk
+from serve.videos.reader import Part
 from serve.videos.summariser import grouped
-from serve.videos.types import Actions, Body
+from serve.videos.types import Actions, Body, Keyframes
 
 # Of Video-LLaVA as published (Lin et al. 2023): patches of 14 pixels of 224 x 224, and the class token.
 _FRAME_TOKENS = 257
@@ -93,27 +94,43 @@ def merging(cluster: ClusterFile, name: str, chunks: int, max_tokens: int, room:
     return Estimate(name, 0, 0, prompts, written, _usd(cluster, name, prompts, written))
 
 
-def describing(cluster: ClusterFile, name: str, frames: int, side: int, max_tokens: int) -> Estimate:
-    """What a captioner takes to describe pictures of that longest side; of a model of ours, only the answers are
+def pictures(request: Keyframes, part: Part) -> tuple[int, tuple[int, int]]:
+    """How many key frames there are at most, and their width and height; only their choice says how many there are."""
+    most = min(request.count, part.info.frames)
+    if request.strategy == "keyframe" and request.min_gap_s:
+        most = min(most, 1 + math.floor((part.end_s - part.start_s) / request.min_gap_s))
+    width, height = part.info.width, part.info.height
+    scale = min(1.0, request.side / max(width, height))
+    return most, (max(1, round(width * scale)), max(1, round(height * scale)))
+
+
+def describing(cluster: ClusterFile, name: str, frames: int, size: tuple[int, int], max_tokens: int) -> Estimate:
+    """What a captioner takes to describe pictures of that width and height; of a model of ours, only the answers are
     known beforehand."""
     written = max_tokens * frames
     if name in cluster.models:
         return Estimate(name, frames, frames, 0, written, 0.0)
     provider = cluster.providers[name]
     picture = {
-        "openai": lambda: tokens.openai_image_tokens(side, side, "auto", provider.model),
-        "gemini": lambda: tokens.gemini_image_tokens(side, side),
-        "anthropic": lambda: tokens.anthropic_image_tokens(side, side, provider.model),
+        "openai": lambda: tokens.openai_image_tokens(*size, "auto", provider.model),
+        "gemini": lambda: tokens.gemini_image_tokens(*size),
+        "anthropic": lambda: tokens.anthropic_image_tokens(*size, provider.model),
     }.get(provider.kind, lambda: 0)()
     prompts = (picture + tokens.MESSAGE_TOKENS) * frames
     return Estimate(name, frames, frames, prompts, written, _usd(cluster, name, prompts, written))
 
 
 def detecting(cluster: ClusterFile, name: str, request: Actions, chunks: Sequence[Chunk]) -> Estimate:
-    """What a classifier takes to look for actions in the chunks; see `window_and_stride` for what it raises."""
+    """What a classifier takes to look for actions in the chunks.
+
+    Raises:
+        InvalidRequest: see `window_and_stride` and `check_window_count`.
+    """
     model = cluster.models[name]
     assert isinstance(model, VideoClassifierModel), "others have no such task"
     window_s, stride_s = window_and_stride(model, request.window_s, request.stride_s)
+    for chunk in chunks:
+        check_window_count(chunk.start_s, chunk.end_s, stride_s, model.max_windows)
     clips = sum(window_count(chunk.start_s, chunk.end_s, window_s, stride_s) for chunk in chunks)
     return seeing(cluster, name, len(chunks), clips)
 

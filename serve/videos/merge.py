@@ -1,13 +1,11 @@
-"""One answer from those about the chunks: pure functions of what was written or found, in the order of the video."""
+"""One answer from those about the chunks: pure functions of what was written, in the order of the video."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-
-from deployments.video_classifier.actions import Action
+from dataclasses import dataclass
 
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n+")
 _NOT_WORDS = re.compile(r"[\W_]+")
@@ -56,28 +54,6 @@ def decide(votes: Sequence[Vote]) -> tuple[str, float, tuple[int, ...]]:
     total = sum(weights.values())
     first = max(groups[best], key=lambda place: votes[place].weight)
     return votes[first].answer, weights[best] / total if total else 0.0, tuple(groups[best])
-
-
-def joined(actions: Sequence[Action], merge_gap_s: float) -> list[Action]:
-    """Actions of several chunks as one list by their start: of one label, those that overlap or nearly touch are one
-    action, whose score is their mean by length."""
-    open_: dict[str, Action] = {}
-    finished: list[Action] = []
-    for action in sorted(actions, key=lambda action: action.start_s):
-        before = open_.get(action.label)
-        if before is None or action.start_s - before.end_s > merge_gap_s:
-            finished += [] if before is None else [before]
-            open_[action.label] = action
-        else:
-            open_[action.label] = _together(before, action)
-    return sorted([*finished, *open_.values()], key=lambda action: (action.start_s, action.end_s, action.label))
-
-
-def _together(one: Action, other: Action) -> Action:
-    lengths = one.end_s - one.start_s, other.end_s - other.start_s
-    total = sum(lengths)
-    score = (one.score * lengths[0] + other.score * lengths[1]) / total if total else max(one.score, other.score)
-    return replace(one, end_s=max(one.end_s, other.end_s), score=score)
 
 
 def _ended(sentence: str) -> str:

@@ -7,6 +7,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deployments.video_classifier.actions import window_count
+
 # A border moves to a cut that is at most this share of a chunk away, so that no two borders can pass each other.
 _REACH = 0.25
 
@@ -52,6 +54,20 @@ def plan(
         Chunk(index, at if is_cut else max(start_s, at - overlap_s), end)
         for index, ((at, is_cut), end) in enumerate(zip(borders, ends, strict=True))
     )
+
+
+def window_chunks(start_s: float, end_s: float, chunk_s: float, window_s: float, stride_s: float) -> tuple[Chunk, ...]:
+    """The chunks of a part whose sliding windows together are those of the whole part, none longer or shorter.
+
+    Each begins with the last window of the one before it: there, what was seen in them is put together
+    (`deployments.video_classifier.actions.put_together`), so that it makes no difference where the borders are.
+    """
+    steps = window_count(start_s, end_s, window_s, stride_s) - 1
+    count = max(1, min(chunk_count(end_s - start_s, chunk_s), steps))
+    firsts = [steps * number // count for number in range(count)]
+    starts = [start_s + first * stride_s for first in firsts]
+    ends = [*(start + window_s for start in starts[1:]), end_s]
+    return tuple(Chunk(index, *span) for index, span in enumerate(zip(starts, ends, strict=True)))
 
 
 def _border(at: float, reach: float, cuts: Sequence[float]) -> tuple[float, bool]:

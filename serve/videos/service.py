@@ -73,7 +73,7 @@ class VideoService:
             self._watcher = Watcher(cluster.videos, reader, backends, self._pace)
             self._keyframes = KeyframeFinder(cluster.videos, reader, backends, _silent_captioners(cluster))
         self._reader = reader
-        self._classifier = ClipClassifier(cluster.videos, reader, calls)
+        self._classifier = ClipClassifier(cluster.videos, reader, calls, cluster.models)
 
     async def admit(self, source: MediaSource, context: RequestContext, param: str) -> bytes:
         """A video file, fetched if it is named by URL, whose first bytes have been checked.
@@ -155,16 +155,14 @@ class VideoService:
             part = asked_about(request, part, self._settings)
             planned = self._reader.nominal(part, request.chunk_s or self._settings.chunk_s)
             chunks, most = len(planned), request.max_tokens or self._settings.max_tokens
-            prompt = prompt_of(request, self._settings)
+            prompt = prompt_of(request, self._settings, planned[0])
             rows = [estimate.watching(self._cluster, name, planned, prompt, most) for name in names]
             seconds = self._pace.needs(names[0], chunks, at_a_time(request, self._settings))
         elif isinstance(request, Keyframes):
-            chunks = request.count
-            rows = [
-                estimate.describing(self._cluster, name, request.count, request.side, MOST_TOKENS) for name in names
-            ]
+            chunks, size = estimate.pictures(request, part)
+            rows = [estimate.describing(self._cluster, name, chunks, size, MOST_TOKENS) for name in names]
         elif isinstance(request, Actions):
-            planned = self._classifier.planned(request, part)
+            planned = self._classifier.planned(request, names[0], part)
             chunks, rows = len(planned), [estimate.detecting(self._cluster, names[0], request, planned)]
         elif isinstance(request, Classify | Features):
             rows = [estimate.seeing(self._cluster, names[0], 1, 1)]

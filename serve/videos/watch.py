@@ -12,6 +12,7 @@ from serve.context import RequestContext
 from serve.errors import ArgusError, DeadlineExceeded
 from serve.videos.backends import Backends, Written, digest
 from serve.videos.merge import Vote, decide, without_repeats
+from serve.videos.moments import moment_in
 from serve.videos.pace import Pace
 from serve.videos.plan import Chunk
 from serve.videos.reader import Part, Reader, check_inside
@@ -36,10 +37,13 @@ _REDUCE: Mapping[Reach, str] = {
 _ANIMATIONS = ("GIF", "WEBP")
 
 
-def prompt_of(request: Watch, settings: Videos) -> str:
-    """What is asked about each chunk."""
+def prompt_of(request: Watch, settings: Videos, chunk: Chunk) -> str:
+    """What is asked about a chunk. A question that names a time of the whole video is told which part the chunk is."""
     if isinstance(request, Ask):
-        return request.question
+        if moment_in(request.question) is None:
+            return request.question
+        span = f"{clock(chunk.start_s)} to {clock(chunk.end_s)}"
+        return f"This is the part from {span} of a longer video. {request.question}"
     assert isinstance(request, Describe | Summary)
     return request.prompt or settings.describe_prompt
 
@@ -49,17 +53,30 @@ def at_a_time(request: Chunked, settings: Videos) -> int:
     return min(request.concurrency or settings.concurrency, settings.concurrency)
 
 
+def moment_of(request: Watch) -> tuple[float, str] | None:
+    """The moment that a question is about, in seconds, and the field that says so: the question itself, where no other
+    says what is watched."""
+    if not isinstance(request, Ask):
+        return None
+    if request.at_s is not None:
+        return request.at_s, "at_s"
+    named = moment_in(request.question) if not request.start_s and request.end_s is None else None
+    return None if named is None else (named, "question")
+
+
 def asked_about(request: Watch, part: Part, settings: Videos) -> Part:
     """The part that is watched: of a question about a moment, a little around it.
 
     Raises:
         InvalidRequest: `outside_video`.
     """
-    if not isinstance(request, Ask) or request.at_s is None:
+    moment = moment_of(request)
+    if moment is None:
         return part
-    check_inside(request.at_s, part.info, "at_s")
+    at_s, param = moment
+    check_inside(at_s, part.info, param)
     half = settings.moment_s / 2
-    return replace(part, start_s=max(0.0, request.at_s - half), end_s=min(part.info.duration_s, request.at_s + half))
+    return replace(part, start_s=max(0.0, at_s - half), end_s=min(part.info.duration_s, at_s + half))
 
 
 class Watcher:
@@ -86,7 +103,7 @@ class Watcher:
         chunks = await self._reader.chunks(request, part, request.chunk_s or self._settings.chunk_s, context)
         concurrency = at_a_time(request, self._settings)
         self._check_time(names[0], sum(chunk.key not in done for chunk in chunks), concurrency, context)
-        prompt, most = prompt_of(request, self._settings), request.max_tokens or self._settings.max_tokens
+        most = request.max_tokens or self._settings.max_tokens
 
         async def files(left: Sequence[Chunk]) -> AsyncGenerator[tuple[Chunk, bytes], None]:
             if part.is_whole and len(chunks) == 1 and part.info.container not in _ANIMATIONS:
@@ -97,7 +114,7 @@ class Watcher:
                 yield chunk, clip.data
 
         async def one(chunk: Chunk, data: bytes) -> Body:
-            parts = VideoPart(data), Text(prompt)
+            parts = VideoPart(data), Text(prompt_of(request, self._settings, chunk))
             written = await self._backends.ask(names, lambda _: parts, most, context, digest(data))
             self._pace.took(names[0], written.seconds)
             return _segment(chunk, written)
@@ -127,7 +144,9 @@ class Watcher:
             body["summary"] = merged.text or without_repeats(found.texts)
         elif isinstance(request, Ask):
             answer, share, places = decide(found.votes)
+            moment = moment_of(request)
             body["question"] = request.question
+            body["at_s"] = None if moment is None else moment[0]
             body["answer"] = merged.text or answer
             body["agreement"] = share
             body["supported_by"] = [found.indices[place] for place in places]

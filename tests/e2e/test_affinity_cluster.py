@@ -6,29 +6,24 @@ import asyncio
 import math
 import os
 import signal
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
-import ray
 from ray import serve
-from ray.serve.config import RequestRouterConfig
 
 from serve.affinity import FLOOR, SLACK
-from serve.app import _AFFINITY
 from serve.context import RequestContext
 from serve.errors import Unavailable
 from serve.handles import ServeHandle
+from tests.support.own_serve import served
 from tests.support.resting import Resting
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ROOT = Path(__file__).parents[2]
 REPLICAS = 3
 # So many that none of the replicas, whose places on the ring are drawn anew in every run, ends up with only a few.
 IMAGES = [f"digest-{number}" for number in range(72)]
@@ -36,28 +31,8 @@ IMAGES = [f"digest-{number}" for number in range(72)]
 
 @pytest.fixture(scope="module")
 def application() -> Iterator[None]:
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=80_000_000,
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
-        _temp_dir=tempfile.mkdtemp(prefix="argus-"),  # short: unix sockets lie below it
-    )
-    serve.start(proxy_location="Disabled")
-    deployment = serve.deployment(
-        Resting,
-        num_replicas=REPLICAS,
-        ray_actor_options={"num_cpus": 0.1},
-        max_ongoing_requests=100,
-        health_check_period_s=1,
-        request_router_config=RequestRouterConfig(request_router_class=_AFFINITY),
-    )
-    serve.run(deployment.bind(), name="resting", route_prefix=None)
-    yield
-    serve.shutdown()
-    ray.shutdown()
+    with served("resting", Resting, replicas=REPLICAS, num_cpus=0.1):
+        yield
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

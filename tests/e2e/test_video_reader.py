@@ -5,58 +5,34 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
-import ray
 from ray import serve
-from ray.serve.config import RequestRouterConfig
 from ray.serve.context import _RequestContext, _serve_request_context
 
 from deployments.video.messages import CutClips, FindScenes, InspectVideo, SampleFrames
-from serve.app import _AFFINITY
 from serve.config.models import VideoReaderModel
 from serve.context import RequestContext
 from serve.errors import DeadlineExceeded, InvalidMedia, Unavailable
 from serve.handles import ServeHandle
+from tests.support.own_serve import served
 from tests.support.traceable_reader import TraceableReader
 from tests.unit.video_files import encode, shots
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ROOT = Path(__file__).parents[2]
 VIDEO = encode(shots([12, 15, 9]))
 LONG = encode(shots([40] * 30, 320, 240), rate=30)
 
 
 @pytest.fixture(scope="module")
 def application() -> Iterator[None]:
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=80_000_000,
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
-        _temp_dir=tempfile.mkdtemp(prefix="argus-"),  # short: unix sockets lie below it
-    )
-    serve.start(proxy_location="Disabled")
-    deployment = serve.deployment(
-        TraceableReader,
-        num_replicas=2,
-        ray_actor_options={"num_cpus": 0.2},
-        max_ongoing_requests=100,
-        health_check_period_s=1,
-        request_router_config=RequestRouterConfig(request_router_class=_AFFINITY),
-    )
-    serve.run(deployment.bind(VideoReaderModel(kind="video_reader"), 10_000_000), name="reader", route_prefix=None)
-    yield
-    serve.shutdown()
-    ray.shutdown()
+    config = VideoReaderModel(kind="video_reader")
+    with served("reader", TraceableReader, config, 10_000_000, replicas=2, num_cpus=0.2):
+        yield
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.video_classifier.actions import Action, ActionRule, detect, windows
+from deployments.messages import Float32
+from deployments.video_classifier.actions import (
+    Action,
+    ActionRule,
+    WindowScores,
+    detect,
+    put_together,
+    window_scores,
+    windows,
+)
+from serve.videos.plan import window_chunks
 
 LABELS = ("rest", "run", "jump")
 REST = frozenset({"rest"})
@@ -20,7 +31,13 @@ def series(run: list[float], rule: ActionRule = RULE, background: frozenset[str]
     """What is found where windows of 1 s, one each second, say `run` with these probabilities and else `rest`."""
     spans = [(float(n), n + 1.0) for n in range(len(run))]
     rows = np.array([[1.0 - value, value, 0.0] for value in run], np.float32)
-    return detect(spans, rows, LABELS, rule, background)
+    return found_in(spans, rows, rule, background)
+
+
+def found_in(
+    spans: Sequence[tuple[float, float]], rows: Float32, rule: ActionRule = RULE, background: frozenset[str] = REST
+) -> list[Action]:
+    return detect(window_scores(spans, rows, LABELS, rule.leave, background), rule)
 
 
 def test_windows_cover_a_part_and_end_with_it() -> None:
@@ -101,7 +118,7 @@ def test_background_is_no_action_and_labels_do_not_disturb_each_other() -> None:
     assert series([0.0, 0.0, 0.0]) == []
     spans = [(float(n), n + 1.0) for n in range(6)]
     rows = np.array([[0, 1, 0]] * 3 + [[0, 0, 1]] * 3, np.float32)
-    found = detect(spans, rows, LABELS, RULE, REST)
+    found = found_in(spans, rows)
     assert [(action.label, round(action.start_s, 1), round(action.end_s, 1)) for action in found] == [
         ("run", 0.0, 3.1),
         ("jump", 2.9, 6.0),
@@ -109,7 +126,7 @@ def test_background_is_no_action_and_labels_do_not_disturb_each_other() -> None:
 
 
 def test_no_windows_no_actions() -> None:
-    assert detect([], np.zeros((0, 3), np.float32), LABELS, RULE) == []
+    assert found_in([], np.zeros((0, 3), np.float32)) == []
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=40))
@@ -120,3 +137,45 @@ def test_what_is_found_lies_inside_apart_and_scores_between_leave_and_one(values
     assert all(after.start_s > before.end_s for before, after in pairwise(found))
     assert all(0.4 - 1e-6 <= action.score <= 1.0 + 1e-6 for action in found)
     assert bool(found) == any(value >= 0.6 for value in np.array(values, np.float32).astype(np.float64))
+
+
+@given(
+    start=st.floats(0, 50),
+    length=st.floats(0.1, 60),
+    chunk_s=st.floats(1, 30),
+    window=st.sampled_from([0.5, 2.0, 20.0]),
+    share=st.sampled_from([0.25, 0.3, 1.0]),
+    seed=st.integers(0, 1 << 16),
+)
+def test_it_makes_no_difference_in_how_many_chunks_windows_are_looked_at(
+    start: float, length: float, chunk_s: float, window: float, share: float, seed: int
+) -> None:
+    end, stride = start + length, window * share
+    phase = np.random.default_rng(seed).uniform(0, 6, 4)
+
+    def seen(begin: float, stop: float) -> WindowScores:
+        spans = windows(begin, stop, window, stride)
+        middles = np.array([sum(span) / 2 for span in spans])
+        run = np.clip(0.5 + 0.4 * np.sin(middles + phase[0]) + 0.3 * np.sin(2.7 * middles + phase[1]), 0, 1)
+        jump = np.clip(np.sin(0.4 * middles + phase[2]), 0, 1) * (1 - run)
+        return window_scores(spans, np.stack([1 - run - jump, run, jump], 1).astype(np.float32), LABELS, 0.4, REST)
+
+    rule = ActionRule(enter=0.6, leave=0.4, merge_gap_s=0.3, min_action_s=0.4)
+    chunks = window_chunks(start, end, chunk_s, window, stride)
+    (together,) = put_together([seen(chunk.start_s, chunk.end_s) for chunk in chunks])
+    expected = detect(seen(start, end), rule)
+    found = detect(together, rule)
+    assert [action.label for action in found] == [action.label for action in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert (one.start_s, one.end_s) == (
+            pytest.approx(other.start_s, abs=1e-3),
+            pytest.approx(other.end_s, abs=1e-3),
+        )
+        assert one.score == pytest.approx(other.score, abs=1e-3)
+
+
+def test_nothing_is_found_where_nothing_was_looked_at() -> None:
+    parts = [WindowScores([(at, at + 1.0), (at + 1.0, at + 2.0)], {"run": [0.9, 0.9]}) for at in (0.0, 1.0, 7.0)]
+    spans = [(action.start_s, action.end_s) for whole in put_together(parts) for action in detect(whole, RULE)]
+    assert spans == [(0.0, 3.0), (7.0, 9.0)]
+    assert put_together([WindowScores(), parts[0]]) == [parts[0]]

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from deployments.generation.messages import VideoPart
+from deployments.video_classifier.actions import windows
 from serve.context import RequestContext
 from serve.errors import ArgusError, DeadlineExceeded, InvalidMedia, ModelFailed, Overloaded, Unavailable
 from serve.protocol.video_bodies import video_request
@@ -152,7 +153,26 @@ async def test_a_question_about_a_moment_looks_around_it() -> None:
         assert answer["answer"] == "Frames 11 to 18."
         assert (answer["video"]["start_s"], answer["video"]["end_s"]) == (1.1, 1.9)
         assert (await ask(client, "ask", question="What?", at_s=0.0))["answer"] == "Frames 0 to 3."
+        assert (await ask(client, "ask", question="What?", at_s="00:01.500"))["answer"] == "Frames 11 to 18."
         assert error_of(await send(client, "ask", question="What?", at_s=3.0), 400) == ("outside_video", "at_s")
+        assert error_of(await send(client, "ask", question="What?", at_s="1:2"), 400) == ("invalid_field", "at_s")
+
+
+async def test_a_question_may_name_its_moment() -> None:
+    site = VideoSite({"moment_s": 0.8})
+    question = "What happens at 0:01?"
+    async with site.client() as client:
+        answer = await ask(client, "ask", question=question)
+        assert (answer["answer"], answer["at_s"], answer["question"]) == ("Frames 6 to 13.", 1.0, question)
+        (text,) = (part.text for part in site.watcher.requests[0].messages[0].parts[1:])  # type: ignore[union-attr]
+        assert text == f"This is the part from 00:00.600 to 00:01.400 of a longer video. {question}"
+        late = await send(client, "ask", question="What happens after 75 seconds?")
+        assert error_of(late, 400) == ("outside_video", "question")
+        # Other fields say what is watched.
+        assert (await ask(client, "ask", question=question, at_s=2.0))["at_s"] == 2.0
+        asked = await ask(client, "ask", question=question, start_s=2.0)
+        assert (asked["answer"], asked["at_s"]) == ("Frames 20 to 29.", None)
+        assert (await ask(client, "ask", question="What?"))["at_s"] is None
 
 
 @pytest.mark.parametrize("error", [Unavailable("gone"), Overloaded("full"), ModelFailed("broken")])
@@ -247,17 +267,58 @@ async def test_classes_and_features(client: httpx.AsyncClient, site: VideoSite) 
     assert error_of(await send(client, "classify"), 400) == ("invalid_video", "video")
 
 
-async def test_actions_are_found_in_chunks_and_joined(client: httpx.AsyncClient, site: VideoSite) -> None:
-    answer = await ask(client, "actions", merge_gap_s=0.2)
-    assert sorted(site.classifier.parts) == [(0.0, 1.0), (0.8, 2.0), (1.8, pytest.approx(3.0))]
-    assert [(action["start"], action["end"]) for action in answer["actions"]] == [
-        ("00:00.500", "00:01.000"),
-        ("00:01.500", "00:02.000"),
-        ("00:02.500", "00:03.000"),
+NARROW = {"window_s": 0.4, "stride_s": 0.2, "enter": 0.6, "leave": 0.5}
+JUMPS = [(0.3, 0.8), (1.05, 2.15), (2.3, 3.0)]
+
+
+async def test_actions_are_looked_for_in_chunks_and_are_those_of_one_look(
+    client: httpx.AsyncClient, site: VideoSite
+) -> None:
+    site.classifier.jumps = JUMPS
+    answer = await ask(client, "actions", **NARROW, merge_gap_s=0.2)
+    # Each begins with the last window of the one before; thirteen windows, two of them looked at twice.
+    assert sorted(site.classifier.parts) == [
+        (0.0, pytest.approx(1.2)),
+        (pytest.approx(0.8), pytest.approx(2.0)),
+        (pytest.approx(1.6), 3.0),
     ]
-    assert (answer["windows"], answer["chunks"], answer["errors"]) == (12, 3, [])
-    joined = await ask(client, "actions", merge_gap_s=0.6)
-    assert [(action["start"], action["end"]) for action in joined["actions"]] == [("00:00.500", "00:03.000")]
+    assert (answer["windows"], answer["chunks"], answer["errors"]) == (16, 3, [])
+    assert [(action["start"], action["end"]) for action in answer["actions"]] == [
+        ("00:00.300", "00:00.800"),
+        ("00:01.050", "00:03.000"),
+    ]
+    whole = VideoSite({"chunk_s": 30.0})
+    whole.classifier.jumps = JUMPS
+    async with whole.client() as other:
+        at_once = await ask(other, "actions", **NARROW, merge_gap_s=0.2)
+    assert (at_once["chunks"], len(whole.classifier.parts)) == (1, 1)
+    for one, same in zip(answer["actions"], at_once["actions"], strict=True):
+        assert {**one, "score": pytest.approx(one["score"])} == same
+
+
+async def test_windows_longer_than_a_chunk_are_as_long_as_was_asked(client: httpx.AsyncClient, site: VideoSite) -> None:
+    await ask(client, "actions", window_s=2.0, stride_s=0.5)
+    assert site.classifier.parts == [(0.0, 2.5), (0.5, 3.0)]
+
+
+async def test_no_action_is_found_where_a_chunk_failed(client: httpx.AsyncClient, site: VideoSite) -> None:
+    site.classifier.jumps = [(0.0, 3.0)]
+    site.classifier.breaks = lambda start_s: 0.5 < start_s < 1.0
+    answer = await ask(client, "actions", **NARROW, merge_gap_s=0.2)
+    assert [(action["start"], action["end"]) for action in answer["actions"]] == [
+        ("00:00.000", "00:01.200"),
+        ("00:01.600", "00:03.000"),
+    ]
+    assert [error["error"]["code"] for error in answer["errors"]] == ["model_failed"]
+
+
+async def test_actions_of_a_job_that_an_older_version_began_are_looked_for_again(site: VideoSite) -> None:
+    request = video_request("actions", NARROW, SHORT)
+    context = RequestContext("r", "job", asyncio.get_running_loop().time() + 1e6)
+    done = {"0000:0.000-0.800": {"index": 0, "start_s": 0.0, "end_s": 0.8, "windows": 3, "actions": []}}
+    site.classifier.jumps = [(0.0, 0.8)]
+    body = await site.services.videos.run(request, context, done=done)
+    assert [action["label"] for action in body["actions"]] == ["jump"]
 
 
 async def test_classifiers_need_no_videos_section() -> None:
@@ -360,20 +421,49 @@ async def test_an_estimate_asks_no_model() -> None:
     assert hosted["model"] == "gemini" and hosted["prompt_tokens"] == 263 + 2 * 316 + 3 * (7 + 4)
     assert hosted["usd"] == pytest.approx((hosted["prompt_tokens"] * 0.30 + 60 * 2.50) / 1e6)
     assert answer["summariser"]["model"] == "looker" and answer["seconds"] is None
-    assert (described["chunks"], described["backends"][0]["completion_tokens"]) == (4, 256)
+    assert (described["chunks"], described["backends"][0]["completion_tokens"]) == (4, 256)  # 1 s apart at least
     assert site.watcher.requests == site.looker.requests == []
     assert set(site.reading.calls) == {"inspect"}
 
 
+async def test_an_estimate_of_key_frames_is_of_those_that_there_can_be() -> None:
+    providers = {"seer": {"kind": "openai", "model": "gpt-4o"}}
+    site = VideoSite({"captioner": "seer"}, providers=providers)
+
+    async def told(video: bytes, **fields: Any) -> tuple[int, int]:
+        answer = await ask(client, "keyframes", video, dry_run=True, **fields)
+        return answer["chunks"], answer["backends"][0]["prompt_tokens"] // answer["chunks"]
+
+    async with site.client() as client:
+        small, large = encode(greys(30, 64, 48)), encode(greys(30, 1200, 400))
+        assert (await told(small, count=64))[0] == 4  # at 0, 1, 2 and 3 s at most
+        assert (await told(small, count=64, min_gap_s=0))[0] == 30
+        assert (await told(small, count=64, strategy="uniform"))[0] == 30
+        assert (await told(encode(greys(1)), count=64, strategy="scene"))[0] == 1
+        # GPT-4o takes tiles of 512 pixels: one, or three beside each other.
+        assert (await told(large, side=1200))[1] - (await told(small, side=1200))[1] == 2 * 170
+
+
 async def test_an_estimate_of_what_a_classifier_sees(client: httpx.AsyncClient, site: VideoSite) -> None:
     found = await ask(client, "actions", dry_run=True, window_s=0.5, stride_s=0.25)
-    # Chunks from 0 to 1, 0.5 to 2 and 1.5 to 3 s: 3, 5 and 5 windows of 16 frames.
+    # Chunks from 0 to 1.25, 0.75 to 2 and 1.5 to 3 s: 4, 4 and 5 windows of 16 frames.
     assert found["chunks"] == 3
     row = {"model": "clips", "chunks": 3, "frames": 13 * 16, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0}
     assert found["backends"] == [row]
     for operation in ("classify", "features"):
         assert (await ask(client, operation, dry_run=True))["backends"] == [row | {"chunks": 1, "frames": 16}]
     assert site.classifier.parts == []
+    await ask(client, "actions", window_s=0.5, stride_s=0.25)
+    assert sum(len(windows(start, end or 3.0, 0.5, 0.25)) for start, end in site.classifier.parts) == 13
+
+
+async def test_what_a_classifier_would_refuse_is_refused_by_an_estimate(client: httpx.AsyncClient) -> None:
+    models = {**MODELS, "clips": {**MODELS["clips"], "max_windows": 50}}
+    async with VideoSite(models=models).client() as few:
+        response = await send(few, "actions", dry_run=True, window_s=0.5, stride_s=0.01)
+    assert error_of(response, 400) == ("too_many_windows", "stride_s")
+    for field in ("window_s", "stride_s"):
+        assert error_of(await send(client, "actions", more={field: 1e-320}), 400) == ("invalid_field", field)
 
 
 async def test_an_estimate_is_for_as_many_pieces_at_a_time_as_are_asked_for() -> None:

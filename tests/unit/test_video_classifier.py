@@ -27,6 +27,7 @@ from transformers.models.videomae.image_processing_pil_videomae import VideoMAEI
 from demo.scenes.video_file import write_video
 from deployments.messages import Call
 from deployments.video.decode import open_video
+from deployments.video_classifier.actions import WindowScores, put_together
 from deployments.video_classifier.adapter import ClipOutput, ShapedClip, VideoClassifierAdapter
 from deployments.video_classifier.clips import Part, Shaping, Sliding, read_windows
 from deployments.video_classifier.messages import (
@@ -38,6 +39,7 @@ from deployments.video_classifier.messages import (
 from deployments.video_classifier.replica import VideoClassifierReplica
 from serve.config.models import VideoClassifierModel
 from serve.errors import ArgusError, ConfigError, InvalidMedia, InvalidRequest
+from serve.videos.plan import window_chunks
 
 CALL = Call("test", 60.0)
 FPS = 8.0
@@ -292,6 +294,21 @@ async def test_a_part_speaks_of_the_whole_videos_seconds(watcher: VideoClassifie
     assert (action.start_s, action.end_s) == (pytest.approx(12.0, abs=0.1), pytest.approx(14.0, abs=0.1))
     assert found.windows == 11
     assert found.duration_s == pytest.approx(18.0)
+
+
+async def test_a_video_looked_at_in_chunks_shows_what_it_shows_at_once(watcher: VideoClassifierReplica) -> None:
+    video = film(DARK * 4 + BRIGHT * 3 + DARK * 3 + BRIGHT * 2 + DARK * 4)
+
+    async def seen(start_s: float, end_s: float | None) -> WindowScores:
+        asked = DetectActions(video, start_s, end_s, window_s=2.0, stride_s=0.5, enter=0.6, leave=0.5)
+        return (await watcher.detect_actions(asked, CALL)).seen
+
+    chunks = window_chunks(0.0, 16.0, 5.0, 2.0, 0.5)
+    assert len(chunks) == 4 and any(chunk.start_s < 6.0 < chunk.end_s for chunk in chunks)
+    (together,) = put_together([await seen(chunk.start_s, chunk.end_s) for chunk in chunks])
+    at_once = await seen(0.0, None)
+    assert list(together.spans) == list(at_once.spans)
+    assert together.scores == {"bright": pytest.approx(at_once.scores["bright"])}
 
 
 async def test_windows_are_the_deployments_own_unless_asked(checkpoints: dict[str, Path]) -> None:

@@ -1,17 +1,18 @@
-"""The pure parts of watching a video: chunks, what becomes of their texts, answers and actions, and the pace."""
+"""The pure parts of watching a video: chunks, what becomes of their texts and answers, and the pace."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.video_classifier.actions import Action
-from serve.videos.merge import Vote, decide, joined, without_repeats
+from deployments.video_classifier.actions import windows
+from serve.videos.merge import Vote, decide, without_repeats
 from serve.videos.pace import Pace
-from serve.videos.plan import Chunk, chunk_count, plan
+from serve.videos.plan import Chunk, chunk_count, plan, window_chunks
 from serve.videos.types import clock
 
 LENGTHS = st.floats(0.1, 4000)
@@ -80,34 +81,22 @@ def test_who_has_not_seen_it_has_no_vote(blind: str) -> None:
     assert decide([Vote(blind), Vote(blind)])[0] == blind  # unless nobody has
 
 
-def test_an_action_across_a_border_is_one() -> None:
-    found = joined(
-        [
-            Action("left", 20.0, 30.0, 0.9),
-            Action("grow", 25.0, 27.0, 0.5),
-            Action("left", 29.0, 34.0, 0.6),
-            Action("left", 36.0, 40.0, 0.8),
-        ],
-        merge_gap_s=0.5,
-    )
-    assert [(action.label, action.start_s, action.end_s) for action in found] == [
-        ("left", 20.0, 34.0),
-        ("grow", 25.0, 27.0),
-        ("left", 36.0, 40.0),
-    ]
-    assert found[0].score == pytest.approx(0.8)  # by length: 10 s at 0.9, 5 s at 0.6
-
-
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 100), st.floats(0.1, 20)), max_size=20), st.floats(0, 5))
-def test_joined_actions_of_a_label_lie_apart(spans: list[tuple[str, float, float]], gap: float) -> None:
-    given_ = [Action(label, start, start + length, 0.5) for label, start, length in spans]
-    found = joined(given_, gap)
-    for label in "ab":
-        own = [action for action in found if action.label == label]
-        assert all(after.start_s - before.end_s > gap for before, after in pairwise(own))
-        for action in given_:
-            if action.label == label:
-                assert any(one.start_s <= action.start_s and action.end_s <= one.end_s for one in own)
+@given(
+    start=st.floats(0, 500), length=LENGTHS, chunk_s=st.floats(1, 600), window=st.floats(0.5, 100), n=st.integers(1, 8)
+)
+def test_the_windows_of_the_chunks_are_those_of_the_whole(
+    start: float, length: float, chunk_s: float, window: float, n: int
+) -> None:
+    end, stride = start + length, window / n
+    chunks = window_chunks(start, end, chunk_s, window, stride)
+    assert (chunks[0].start_s, chunks[-1].end_s, len({chunk.key for chunk in chunks})) == (start, end, len(chunks))
+    assert len(chunks) <= chunk_count(end - start, chunk_s)
+    whole = windows(start, end, window, stride)
+    parts = [windows(chunk.start_s, chunk.end_s, window, stride) for chunk in chunks]
+    for before, after in pairwise(parts):
+        assert np.allclose(before[-1], after[0])  # the one that they share
+    assert np.allclose([*parts[0], *(span for part in parts[1:] for span in part[1:])], whole)
+    assert max(len(part) for part in parts) <= len(whole) // len(chunks) + 2
 
 
 def test_the_pace_is_learnt_and_does_not_refuse_for_ever() -> None:

@@ -85,6 +85,13 @@ async def test_key_frames_are_where_the_picture_changes_most(reader: VideoReader
     assert [frame.at_s for frame in found] == [0.0, 1.8]
 
 
+async def test_a_cut_between_pictures_as_bright_as_each_other_is_a_change(reader: VideoReader) -> None:
+    red, green = (np.full((48, 64, 3), colour, np.uint8) for colour in ((200, 40, 40), (40, 123, 40)))
+    found = await reader.sample(SampleFrames(encode([red] * 10 + [green] * 10), "keyframe", 4), CALL)
+    assert [frame.at_s for frame in found] == [0.0, 1.0]
+    assert found[1].change == pytest.approx((160 + 83) / 3 / 255, abs=0.02)
+
+
 @given(
     changes=st.lists(st.floats(0, 1), min_size=1, max_size=40),
     count=st.integers(1, 10),

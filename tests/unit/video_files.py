@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -49,12 +50,28 @@ def encode(
     container: str = "mp4",
     codec: str = "libx264",
     rotation: int = 0,
+    aspect: Fraction | None = None,
+    change: Callable[[int, av.Packet], Iterable[av.Packet]] = lambda number, packet: (packet,),
+    muxer: Mapping[str, str] | None = None,
     **options: str,
 ) -> bytes:
-    """A file in which frame i is shown from `ticks[i]` (or i) units of `base` seconds (or of 1 / `rate`) on."""
+    """A file in which frame i is shown from `ticks[i]` (or i) units of `base` seconds (or of 1 / `rate`) on.
+
+    Args:
+        aspect: width of a pixel, by its height.
+        change: what is written in place of a packet, by its number.
+        muxer: options of the container.
+    """
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container) as output:
+    with av.open(buffer, "w", format=container, options=dict(muxer or {})) as output:
         stream: Any = output.add_stream(codec, rate=rate, options={"g": "10", **options})
+        packets = itertools.count()
+
+        def write(frame: av.VideoFrame | None) -> None:
+            for packet in stream.encode(frame):
+                for written in change(next(packets), packet):
+                    output.mux(written)
+
         base = base or Fraction(1, rate)
         stream.time_base = stream.codec_context.time_base = base
         for number, pixels in enumerate(frames):
@@ -62,10 +79,12 @@ def encode(
                 stream.height, stream.width, stream.pix_fmt = *pixels.shape[:2], "yuv420p"
                 if rotation:
                     stream.set_display_rotation(rotation)
+                if aspect is not None:
+                    stream.codec_context.sample_aspect_ratio = aspect
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = number if ticks is None else ticks[number], base
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
+            write(frame)
+        write(None)
     return buffer.getvalue()
 
 

@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from deployments.generation.messages import ChatEvent, ChatRequest, ImagePart, Text, TokenLogprob, VideoPart
 from deployments.messages import Call, ModelInfo
 from deployments.video.decode import open_video
 from deployments.video.reader import VideoReader
-from deployments.video_classifier.actions import Action
+from deployments.video_classifier.actions import ActionRule, detect, window_scores, windows
 from deployments.video_classifier.messages import (
     ClassifiedClip,
     ClassifiedClips,
@@ -23,6 +25,7 @@ from deployments.video_classifier.messages import (
 )
 from serve.config.models import VideoReaderModel
 from serve.context import RequestContext
+from serve.errors import ModelFailed
 from tests.unit.fakes import FakeGenerator, Site, cluster, numbers
 from tests.unit.video_files import number_of
 
@@ -102,11 +105,18 @@ def _frames_of(request: ChatRequest) -> tuple[int, int]:
 
 
 class FakeClassifier:
-    """Finds one action from a second before the end of each part to its end, and remembers the parts."""
+    """Sees someone jump in each window, as surely as it is of `jumps`, and remembers the parts.
+
+    Attributes:
+        jumps: start and end of each jump in seconds.
+        breaks: whether a part fails, by its start.
+    """
 
     def __init__(self) -> None:
         self.parts: list[tuple[float, float | None]] = []
+        self.jumps: list[tuple[float, float]] = []
         self.fails: Exception | None = None
+        self.breaks: Callable[[float], bool] = lambda start_s: False
 
     async def call(self, method: str, context: RequestContext, request: Any, call: Call, **kwargs: Any) -> Any:
         await asyncio.sleep(0)
@@ -117,8 +127,16 @@ class FakeClassifier:
             return ClipVectors((numbers(4, request.normalize),))
         assert isinstance(request, DetectActions)
         self.parts.append((request.start_s, request.end_s))
-        end = request.end_s or 3.0
-        return DetectedActions((Action("jump", max(0.0, end - 0.5), end, 0.8),), 3.0, 4)
+        if self.breaks(request.start_s):
+            raise ModelFailed("broken")
+        spans = windows(request.start_s, request.end_s or 3.0, request.window_s or 2.0, request.stride_s or 0.5)
+        shares = np.array([[self._share(*span)] for span in spans], np.float32)
+        seen = window_scores(spans, shares, ("jump",), request.leave)
+        rule = ActionRule(request.enter, request.leave, request.merge_gap_s, request.min_action_s)
+        return DetectedActions(tuple(detect(seen, rule)), 3.0, seen)
+
+    def _share(self, start: float, end: float) -> float:
+        return sum(max(0.0, min(end, last) - max(start, first)) for first, last in self.jumps) / (end - start)
 
 
 class VideoSite(Site):
