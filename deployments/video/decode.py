@@ -263,9 +263,10 @@ class _FfmpegVideo(Video):
                     break
             else:
                 raise invalid("the video ends early, or its frames are damaged")
-            if frame.pts != time_:  # another one in its place would be shown at a wrong time
+            # Another one in its place would be shown at a wrong time. Of two fields that came apart, one frame is made.
+            if frame.pts != time_ and not frame.interlaced_frame:
                 raise invalid(f"the frame at {self.at_s(number):.3f} s cannot be decoded")
-            position = time_
+            position = frame.pts
             yield number, frame
 
     def _restart(self, at: int) -> Iterator[VideoFrame]:
