@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from benchmarks.capacity.profiles import HardwareClass, Record
@@ -20,6 +19,7 @@ from benchmarks.capacity.scenario import Flow
 from benchmarks.traffic.arrivals import Arrivals
 from serve.config.cluster import ClusterFile
 from serve.config.load import load_profile, parse
+from serve.config.strict_yaml import read_yaml
 from serve.errors import ConfigError
 
 Hardware = Literal["cpu-demo", "t4", "a10", "a100", "t4+a100"]
@@ -213,11 +213,7 @@ def load_targets(path: Path = SHIPPED) -> Targets:
         ConfigError: it cannot be read, or says something that is not right; names the key and the value.
     """
     try:
-        return Targets.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}", param="targets") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}", param="targets") from None
+        return Targets.model_validate(read_yaml(path, "targets"))
     except ValidationError as error:
         raise ConfigError("; ".join(_problems(path, error)), param="targets") from None
 

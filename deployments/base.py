@@ -18,7 +18,7 @@ from typing import Generic, ParamSpec, Protocol, TypeVar
 
 from deployments.batching import Batcher, BatchLimits, BatchObserver, being_cancelled
 from deployments.messages import Call, ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult, ModelInfo
-from deployments.windows import Windows
+from deployments.windows import Windows, places
 from serve import tracing
 from serve.errors import ArgusError, DeadlineExceeded, InvalidMedia, ModelFailed, Overloaded, Unavailable
 
@@ -162,8 +162,8 @@ class Pipeline(Generic[Item, Prepared, Raw, Result]):
         self._windows.resize(*self._places(limits))
 
     def _places(self, limits: BatchLimits) -> tuple[int, int]:
-        """Items in flight of one call, so that the next batch is prepared while one runs; and of all calls."""
-        return 2 * limits.max_items, min(limits.max_queue, self._pool.most)
+        """Items in flight of one call, and of all."""
+        return places(limits.max_items, limits.max_queue, self._pool.most)
 
     @property
     def standing_wait_s(self) -> float:

@@ -2,6 +2,9 @@
 
 A call may bring thousands of items (labels times templates), more than the queues behind it hold. Started together they
 would refuse one another on an idle model; started by the window they all get through, and the model is as busy.
+
+What is decided are the pure functions at the top: `Windows` serves by them, the simulator
+(benchmarks/capacity/simulator) compiles them and plans by them.
 """
 
 from __future__ import annotations
@@ -12,6 +15,32 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Out = TypeVar("Out")
+
+
+def places(max_items: int, max_queue: int, max_pending: int) -> tuple[int, int]:
+    """Items of one call that are worth having in flight, so that the next batch is prepared while one runs; and most of
+    all calls together, which the queues hold.
+
+    Args:
+        max_items: of a batch.
+        max_queue: of the batcher.
+        max_pending: of the pool before it.
+    """
+    most = min(max_queue, max_pending)
+    return min(2 * max_items, most), most
+
+
+def granted(taken: int, held: int, wanted: int, useful: int, most: int) -> int:
+    """Further places that a call gets.
+
+    Args:
+        taken: by all calls.
+        held: by this one; they are among the taken ones.
+        wanted: that it could fill, with those that it holds.
+        useful, most: see `Windows`.
+    """
+    left = most - taken
+    return max(min(min(wanted, useful) - held, left if taken == held else left // 2), 0 if held else 1)
 
 
 class Windows:
@@ -73,8 +102,6 @@ class Windows:
 
     def _grant(self, held: int, wanted: int) -> int:
         """Further places for a call that has `held` and could fill `wanted`; how many."""
-        alone = self._taken == held
-        left = self._most - self._taken
-        granted = max(min(min(wanted, self._useful) - held, left if alone else left // 2), 0 if held else 1)
-        self._taken += granted
-        return granted
+        more = granted(self._taken, held, wanted, self._useful, self._most)
+        self._taken += more
+        return more

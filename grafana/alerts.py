@@ -12,6 +12,7 @@ from serve.config.cluster import ClusterFile
 from serve.config.models import JobStoreModel
 
 _INGRESS: Final = 'job="argus-ingress"'
+_ROUTER: Final = 'deployment="router"'
 _EXPECTED: Final = "argus:ingress:expected"
 
 
@@ -21,6 +22,7 @@ def alerts(cluster: ClusterFile) -> Iterator[Alert]:
     bounds = cluster.objectives.alerts
     yield _target_down(of)
     yield _router_down(of)
+    yield _controller_silent(of)
     yield _replicas_missing(of)
     yield _queue_wait_high(of, bounds.queue_wait_s)
     yield _engine_died(of)
@@ -69,9 +71,7 @@ def _target_down(of: Cluster) -> Alert:
 
 def _router_down(of: Cluster) -> Alert:
     """Objectives count what routers answer; where there is none the ingress refuses everything, and nobody counts."""
-    router = 'deployment="router"'
-    wanted = f"max({of.raw('ray_serve_autoscaling_target_replicas', router)})"
-    healthy = f"sum({of.raw('ray_serve_deployment_replica_healthy', router)})"
+    wanted, healthy = _wanted(of), f"sum({of.raw('ray_serve_deployment_replica_healthy', _ROUTER)})"
     return Alert(
         "ArgusRouterDown",
         f"({healthy} or 0 * {wanted}) == 0",
@@ -79,6 +79,28 @@ def _router_down(of: Cluster) -> Alert:
         "No router is healthy",
         "For two minutes no router has been healthy: every request is refused with 503.",
         lasts="2m",
+    )
+
+
+def _wanted(of: Cluster) -> str:
+    return f"max({of.raw('ray_serve_autoscaling_target_replicas', _ROUTER)})"
+
+
+def _controller_silent(of: Cluster) -> Alert:
+    """Ray Serve's controller tells how many replicas there are and should be: without it the alerts on them are blind.
+
+    A cluster always wants routers, so nothing needs to be remembered of the time before. Where a target does not answer
+    it may be the controller's, and ArgusTargetDown speaks of it.
+    """
+    up = of.raw("up", 'job=~"argus.*",job!="argus-ingress"')
+    return Alert(
+        "ArgusControllerSilent",
+        f"min({up}) == 1 unless on () {_wanted(of)}",
+        "page",
+        "Ray Serve's controller reports nothing",
+        "For five minutes every target has answered, and none told how many routers there should be: nothing replaces "
+        "a replica that ends, and ArgusRouterDown and ArgusReplicasMissing are blind.",
+        lasts="5m",
     )
 
 

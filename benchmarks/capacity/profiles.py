@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from serve.config.checkpoints import checkpoint_label
 from serve.config.model_base import CheckpointModel, ModelBase
+from serve.config.strict_yaml import read_yaml
 from serve.errors import ConfigError
 
 HardwareClass = Literal["cpu-demo", "t4", "a10", "a100"]
@@ -244,11 +245,7 @@ def load_profile(path: Path) -> HardwareProfile:
         ConfigError: it cannot be read, or is no profile; names the key and the value.
     """
     try:
-        return HardwareProfile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}", param="profile") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not YAML: {error}", param="profile") from None
+        return HardwareProfile.model_validate(read_yaml(path, "profile"))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "file"

@@ -54,15 +54,18 @@ def checked(**values: Any) -> Settings:
         raise ConfigError(f"{where}: {first['msg']}, got {first['input']!r:.80}", param=where) from None
 
 
-def parse_seconds(text: str) -> float:
+def parse_seconds(text: str, option: str = "duration") -> float:
     """Reads `90`, `90s`, `5m`, `1h`.
+
+    Args:
+        option: that the text is of, for the error.
 
     Raises:
         ConfigError: it is none of them.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
     if match is None:
-        raise ConfigError(f"{text!r} is no length of time; write 90, 90s, 5m or 1h", param="duration")
+        raise ConfigError(f"{text!r} is no length of time; write 90, 90s, 5m or 1h", param=option)
     return float(match[1]) * _UNITS[match[2]]
 
 
@@ -98,8 +101,8 @@ def from_options(options: Namespace, host: str, workload: str) -> Settings:
         key_env=options.key_env,
         arrivals=parse_arrivals(options.arrivals),
         seconds=parse_seconds(options.duration),
-        warm_up_s=parse_seconds(options.warm_up),
-        grace_s=parse_seconds(options.grace),
+        warm_up_s=parse_seconds(options.warm_up, "warm-up"),
+        grace_s=parse_seconds(options.grace, "grace"),
         seed=int(options.seed),
         max_in_flight=int(options.max_in_flight),
     )

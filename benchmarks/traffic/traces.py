@@ -1,6 +1,6 @@
 """Recorded traffic: when requests came, and how long prompts and answers were.
 
-Three formats are read, told apart by the header:
+Three formats are read, told apart by the header, whatever its case; blank lines are none:
 
 * Azure LLM inference traces of 2023 and 2024 (https://github.com/Azure/AzurePublicDataset, CC-BY-4.0):
   `TIMESTAMP,ContextTokens,GeneratedTokens`.
@@ -12,6 +12,7 @@ Three formats are read, told apart by the header:
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -28,6 +29,14 @@ Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 T = TypeVar("T")
 
+_AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+_BURSTGPT = ("Timestamp", "Request tokens", "Response tokens")
+# Numpy would also take a year, a month or a day, and makes a warning of a time zone.
+_MOMENT = re.compile(
+    r"(?P<moment>(?P<year>\d{4})-\d\d-\d\d[ T]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)"
+    r"(?:Z|(?P<sign>[+-])(?P<hours>\d\d):(?P<minutes>\d\d))?",
+    re.ASCII,
+)
 _MOST_TOKENS = 2**31 - 1
 # Nanoseconds of these years, and those between any two of their moments, fit into 64 bits; numpy wraps others silently.
 _FIRST_YEAR, _LAST_YEAR = 1970, 2261
@@ -113,16 +122,23 @@ def load_trace(path: Path) -> Trace:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            head = file.readline()
+            head = next((line for line in file if line.strip()), "")
             file.seek(0)
             times, prompts, outputs = _reader(path, head)(path, file)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", param="trace") from None
     except UnicodeDecodeError:
+        if _gzipped(path):
+            raise ConfigError(f"{path}: is compressed with gzip; unpack it first", param="trace") from None
         raise ConfigError(f"{path}: is not text in UTF-8", param="trace") from None
     if not len(times):
         raise ConfigError(f"{path}: has no request", param="trace")
     return _trace(times, prompts, outputs)
+
+
+def _gzipped(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _trace(times: Float64, prompts: Int32, outputs: Int32) -> Trace:
@@ -140,20 +156,20 @@ Reader = Callable[[Path, Iterator[str]], Columns]
 def _reader(path: Path, head: str) -> Reader:
     if head.lstrip().startswith("{"):
         return _read_jsonl
-    names = set(_header(path, [head]))
-    if {"TIMESTAMP", "ContextTokens", "GeneratedTokens"} <= names:
+    names = {name.casefold() for name in _header(path, [head])}
+    if {name.casefold() for name in _AZURE} <= names:
         return _read_azure
-    if {"Timestamp", "Request tokens", "Response tokens"} <= names:
+    if {name.casefold() for name in _BURSTGPT} <= names:
         return _read_burstgpt
     raise ConfigError(
         f"{path}: line 1: is in no known format: expected TIMESTAMP,ContextTokens,GeneratedTokens (Azure), "
-        "Timestamp,...,Request tokens,Response tokens (BurstGPT) or JSON with time_s",
+        f"Timestamp,...,Request tokens,Response tokens (BurstGPT) or JSON with time_s, got {head.strip()!r:.80}",
         param="trace",
     )
 
 
 def _read_azure(path: Path, lines: Iterator[str]) -> Columns:
-    rows = list(_rows(path, lines, ("TIMESTAMP", "ContextTokens", "GeneratedTokens")))
+    rows = list(_rows(path, lines, _AZURE))
     at = _Place(path, "TIMESTAMP")
     # Ten digits of a fraction would be cut by numpy without a word; the traces have six or seven.
     stamps = np.array([at.value(_stamp, line, cells[0]) for line, cells in rows], dtype="datetime64[ns]")
@@ -162,14 +178,15 @@ def _read_azure(path: Path, lines: Iterator[str]) -> Columns:
 
 
 def _stamp(text: str) -> np.datetime64:
-    plain = text.strip().removesuffix("Z").removesuffix("+00:00")
-    if plain[4:5] != "-" or not _FIRST_YEAR <= int(plain[:4]) <= _LAST_YEAR:
+    found = _MOMENT.fullmatch(text.strip())
+    if found is None or not _FIRST_YEAR <= int(found["year"]) <= _LAST_YEAR:
         raise ValueError
-    return np.datetime64(plain, "ns")
+    ahead = int(found["sign"] + "1") * (60 * int(found["hours"]) + int(found["minutes"])) if found["sign"] else 0
+    return np.datetime64(found["moment"], "ns") - np.timedelta64(ahead, "m")
 
 
 def _read_burstgpt(path: Path, lines: Iterator[str]) -> Columns:
-    rows = list(_rows(path, lines, ("Timestamp", "Request tokens", "Response tokens")))
+    rows = list(_rows(path, lines, _BURSTGPT))
     at = _Place(path, "Timestamp")
     times = np.array([at.value(_seconds, line, cells[0]) for line, cells in rows], dtype=np.float64)
     prompts, outputs = _tokens(path, rows, 1, "Request tokens"), _tokens(path, rows, 2, "Response tokens")
@@ -219,11 +236,11 @@ def _object(path: Path, line: int, text: str) -> Mapping[str, Any]:
 
 def _rows(path: Path, lines: Iterator[str], names: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Line number and the named cells of each line of a CSV with a header."""
-    header = _header(path, lines)
-    places = [header.index(name) for name in names]
-    for count, (line, cells) in enumerate(_cells(path, lines, first=2)):
-        if not cells:
-            continue
+    table = _cells(path, lines)
+    _, header = next(table)
+    known = [name.strip().casefold() for name in header]
+    places = [known.index(name.casefold()) for name in names]
+    for count, (line, cells) in enumerate(table):
         if len(cells) <= max(places):
             missing = header[len(cells)]
             raise ConfigError(f"{path}: line {line}: {missing}: is missing", param="trace")
@@ -233,17 +250,18 @@ def _rows(path: Path, lines: Iterator[str], names: Sequence[str]) -> Iterator[tu
 
 def _header(path: Path, lines: Iterable[str]) -> list[str]:
     """Names of the columns."""
-    return [name.strip() for _, cells in islice(_cells(path, lines, first=1), 1) for name in cells]
+    return [name.strip() for _, cells in islice(_cells(path, lines), 1) for name in cells]
 
 
-def _cells(path: Path, lines: Iterable[str], first: int) -> Iterator[tuple[int, list[str]]]:
-    """Line number, counted from `first`, and cells of each line of a CSV."""
+def _cells(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Line number and cells of each line of a CSV that is not blank."""
     reader = csv.reader(lines, skipinitialspace=True)
     try:
         for cells in reader:
-            yield first + reader.line_num - 1, cells
+            if len(cells) > 1 or "".join(cells).strip():
+                yield reader.line_num, cells
     except csv.Error as error:
-        raise ConfigError(f"{path}: line {first + reader.line_num - 1}: is no CSV: {error}", param="trace") from None
+        raise ConfigError(f"{path}: line {reader.line_num}: is no CSV: {error}", param="trace") from None
 
 
 def _bounded(path: Path, count: int) -> None:

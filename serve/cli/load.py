@@ -96,8 +96,8 @@ def load(
             key_env=key_env,
             arrivals=process,
             seconds=seconds,
-            warm_up_s=parse_seconds(warm_up or (_SOAK_WARM_UP if soak else _WARM_UP)),
-            grace_s=parse_seconds(grace),
+            warm_up_s=parse_seconds(warm_up or (_SOAK_WARM_UP if soak else _WARM_UP), "warm-up"),
+            grace_s=parse_seconds(grace, "grace"),
             seed=seed,
             max_in_flight=max_in_flight,
         )

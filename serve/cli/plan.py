@@ -52,7 +52,7 @@ def plan(
     confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Of holding each objective.")] = 0.95,
     seeds: Annotated[int, typer.Option(min=2, max=100, help="Runs of each candidate.")] = 5,
     duration: Annotated[
-        float | None, typer.Option(min=10, help="Seconds of a run; by default as the rate asks.")
+        float | None, typer.Option(min=10, max=1e9, help="Seconds of a run; by default as the rate asks.")
     ] = None,
     max_use: Annotated[
         float, typer.Option(min=0.05, max=0.99, help="Greatest use of a stage's capacity (rho).")

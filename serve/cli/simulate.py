@@ -48,7 +48,7 @@ def simulate(
     ] = None,
     duration: Annotated[str, typer.Option(help="How long requests arrive: 90, 90s, 10m, 1h.")] = "10m",
     warm_up: Annotated[str, typer.Option(help="Part of it that does not count.")] = "0s",
-    seed: Annotated[int, typer.Option(min=0, help="Of arrivals and of all draws.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of arrivals and of all draws.")] = 1,
     hardware: Annotated[
         list[str] | None,
         typer.Option(help="A workload's place (cpu-demo, t4, ...), or POOL=CLASS for a pool of the cluster file."),

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
@@ -28,6 +27,7 @@ from serve.config.placement_checks import placement_problems
 from serve.config.provider_checks import provider_problems
 from serve.config.scene_checks import scene_problems
 from serve.config.scene_models import SceneStoreModel
+from serve.config.strict_yaml import read_yaml
 from serve.config.tracing import tracing_problems
 from serve.config.video_checks import video_problems
 from serve.errors import ConfigError
@@ -58,28 +58,6 @@ def _rebuild(message: str, problems: tuple[str, ...], code: str, param: str | No
 
 # In addresses: a user's name and password.
 _USER_INFO = re.compile(r"//[^/\s'\"]*@")
-_BOOL = "tag:yaml.org,2002:bool"
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error: the second would silently replace the first.
-
-    Booleans are those of YAML 1.2 (section 10.3.2), `true` and `false`: in 1.1 a key `on` and a label `no` are others.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"key {key!r} stands twice in one mapping, line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
-
-
-_StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_StrictLoader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 def load_profile(name: str, *, calibrations: bool = True) -> ClusterFile:
@@ -130,11 +108,9 @@ def _errors(source: str, problems: list[str]) -> ConfigErrors:
 def _read(path: Path) -> dict[str, Any]:
     """The file with its `extends` merged in: the named profile first, this file's keys over it."""
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
-    except OSError as error:
-        raise _errors(str(path), [f"cannot be read: {error.strerror}"]) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _errors(str(path), [f"is not YAML: {' '.join(str(error).split())}"]) from None
+        data = read_yaml(path)
+    except ConfigError as error:
+        raise _errors(str(path), [error.message.removeprefix(f"{path}: ")]) from None
     if not isinstance(data, dict):
         raise _errors(str(path), [f"holds a {type(data).__name__}; it must be a mapping with name, node_pools, models"])
     base = data.pop("extends", None)

@@ -104,6 +104,25 @@ CASES = [
         {},
     ),
     Case(
+        "ArgusControllerSilent",
+        "page",
+        {
+            'up{job="argus-ray",instance="a:1"}': "1x40",
+            'up{job="argus-ingress",instance="b:1"}': "0x40",
+            WANTED: "1x40",
+            WANTED.replace("clip", "router"): "2x10 _x30",
+        },
+        {'up{job="argus-ray",instance="a:1"}': "1x40", WANTED.replace("clip", "router"): "2x21 _x4 2x40"},
+        {},
+    ),
+    Case(
+        "ArgusControllerSilent",
+        "page",
+        {'up{job="argus-ray",instance="a:1"}': "1x40"},
+        {'up{job="argus-ray",instance="a:1"}': "1x40", 'up{job="argus-ray",instance="b:1"}': "1x10 0x30"},
+        {},
+    ),
+    Case(
         "ArgusReplicasMissing",
         "ticket",
         {WANTED: "3x40", HEALTHY % "a": "1x40", HEALTHY % "b": "1x5 0x40"},

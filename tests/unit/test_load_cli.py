@@ -80,6 +80,12 @@ def test_a_run_that_is_no_measurement_does_not_either(stub: Engine) -> None:
     assert "invalid the generator used 100% of its core" in text
 
 
+@pytest.mark.parametrize("option", ["duration", "warm-up", "grace"])
+def test_what_is_no_length_of_time_is_named(stub: Engine, option: str) -> None:
+    ran = CliRunner().invoke(app, ["load", "image_search", f"--{option}", "soon"])
+    assert isinstance(ran.exception, ConfigError) and ran.exception.param == option
+
+
 def test_files_are_written(stub: Engine, tmp_path: Path) -> None:
     files = ("--json", str(tmp_path / "a" / "r.json"), "--html", str(tmp_path / "a" / "r.html"))
     code, _ = said("classification", *HOST, "--duration", "5s", *files)

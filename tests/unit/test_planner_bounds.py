@@ -250,3 +250,7 @@ def test_spare_nodes_for_availability(working: int) -> None:
     assert stats.binom.sf(working - 1, count, 0.95) >= 0.999 > stats.binom.sf(working - 1, count - 1, 0.95)
     assert bought(working, 1.0, 0.999) == working
     assert bought(0, 0.9, 0.999) == 0
+
+
+def test_nodes_that_are_hardly_ever_up_are_counted_without_counting_up_to_them() -> None:
+    assert bought(2, 1e-6, 0.99) == pytest.approx(6.638e6, rel=0.01)

@@ -164,6 +164,7 @@ def test_nothing_answered_holds_nothing() -> None:
     ("text", "label"),
     [
         ("p99=200ms", "p99 <= 200 ms"),
+        ("p99.99999=200ms", "p99.99999 <= 200 ms"),
         ("p99.9=0.2s", "p99.9 <= 200 ms"),
         ("mean=0.03s", "mean <= 30 ms"),
         ("failed=0.1%", "failed <= 0.1 %"),

@@ -59,6 +59,14 @@ def test_a_rate_that_nobody_can_mean_is_refused(command: str) -> None:
     assert done.exit_code == 2 and "--rate" in done.output
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "value"), [("simulate", "--seed", str(2**64)), ("plan", "--duration", "inf")]
+)
+def test_numbers_that_nothing_can_be_done_with_are_refused(command: str, option: str, value: str) -> None:
+    done = CliRunner().invoke(app, [command, "--flow", "clip", "--rate", "1", option, value])
+    assert done.exit_code == 2 and option in done.output
+
+
 def test_a_plan_is_not_written_over_a_file(tmp_path: Path) -> None:
     (tmp_path / "plan").write_text("something")
     done = CliRunner().invoke(app, ["plan", "--flow", "clip", "--rate", "1", "--out", str(tmp_path / "plan")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,36 @@ def test_a_header_may_have_spaces_and_quotes(tmp_path: Path) -> None:
     assert (trace.prompt_tokens.tolist(), trace.output_tokens.tolist()) == ([374], [44])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        AZURE_HEAD.lower() + "2023-11-16 18:15:46,374,44\n2023-11-16 18:15:47.5000000,1,2\n",
+        "\n  \n" + AZURE_HEAD + "\n   \n2023-11-16 18:15:46,374,44\n\n2023-11-16 18:15:47.5,1,2\n\n",
+        "\ufeff" + AZURE_HEAD + '"2023-11-16T18:15:46Z","374","44"\r\n2023-11-16 19:45:47.5+01:30,1,2\r\n',
+        BURSTGPT_HEAD.upper() + "5,a,374,44,418,x\n   \n6.5,a,1,2,3,x\n",
+        '\n \n{"time_s": 1, "prompt_tokens": 374, "output_tokens": 44}\n'
+        '{"time_s": 2.5, "prompt_tokens": 1, "output_tokens": 2}',
+    ],
+    ids=["lower case", "blank lines", "marks and quotes", "upper case", "blank lines before JSON"],
+)
+def test_how_a_file_is_written_does_not_matter(tmp_path: Path, text: str) -> None:
+    trace = load_trace(written(tmp_path, text))
+    assert trace.times_s.tolist() == [0.0, 1.5]
+    assert (trace.prompt_tokens.tolist(), trace.output_tokens.tolist()) == ([374, 1], [44, 2])
+
+
+def test_the_line_of_an_error_is_that_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="line 5: ContextTokens"):
+        load_trace(written(tmp_path, "\n" + AZURE_HEAD + "\n2023-11-16 18:15:46,1,2\n2023-11-16 18:15:46,x,2\n"))
+
+
+def test_a_compressed_file_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv.gz"
+    path.write_bytes(gzip.compress(AZURE_HEAD.encode()))
+    with pytest.raises(ConfigError, match="compressed with gzip; unpack it first"):
+        load_trace(path)
+
+
 def test_burstgpt_spreads_whole_seconds(tmp_path: Path) -> None:
     rows = "5,ChatGPT,472,18,490,Conversation log\n5,GPT-4,100,10,110,API log\n7,ChatGPT,1,0,1,Conversation log\n"
     trace = load_trace(written(tmp_path, BURSTGPT_HEAD + rows))
@@ -80,6 +111,11 @@ def test_length_is_to_a_mean_gap_after_the_last(tmp_path: Path) -> None:
     [
         ("", "line 1: is in no known format"),
         ("a,b\n1,2\n", "line 1: is in no known format"),
+        ("a;b\n1;2\n", "got 'a;b'"),
+        (AZURE_HEAD + "2023-11-16,1,2\n", "line 2: TIMESTAMP: must be a date and time"),
+        (AZURE_HEAD + "2023-11,1,2\n", "line 2: TIMESTAMP: must be a date and time"),
+        (AZURE_HEAD + "2023-11-16 18:15:46 CET,1,2\n", "line 2: TIMESTAMP: must be a date and time"),
+        (AZURE_HEAD + ",,\n", "line 2: TIMESTAMP: must be a date and time"),
         (AZURE_HEAD, "has no request"),
         (AZURE_HEAD + "2023-11-16 18:15:46.68,374,44\nyesterday,1,2\n", "line 3: TIMESTAMP: must be a date and time"),
         (AZURE_HEAD + "2023-11-16 18:15:46.68,1,2\n0001-01-01 00:00:00,1,2\n", "line 3: TIMESTAMP: must be a date"),

@@ -6,11 +6,11 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 from scipy import stats
 
 from benchmarks.capacity.profiles import HardwareClass, Record
+from serve.config.strict_yaml import read_yaml
 from serve.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "catalogue.yaml"
@@ -113,11 +113,7 @@ def load_catalogue(path: Path = SHIPPED) -> Catalogue:
         ConfigError: it cannot be read or is no catalogue; names the key and the value.
     """
     try:
-        return Catalogue.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}", param="catalogue") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}", param="catalogue") from None
+        return Catalogue.model_validate(read_yaml(path, "catalogue"))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "file"
@@ -131,7 +127,5 @@ def bought(working: int, availability: float, goal: float) -> int:
     """Nodes to rent so that at least `working` of them are up with probability `goal`; nodes fail independently."""
     if not working or availability >= 1:
         return working
-    count = working
-    while float(stats.binom.sf(working - 1, count, availability)) < goal:
-        count += 1
-    return count
+    # So many more as are down, at most, before `working` are found that are up.
+    return working + int(stats.nbinom.ppf(goal, working, availability))

@@ -52,7 +52,7 @@ class Objective(Record):
         whose = f" of {self.flow}" if self.flow else ""
         if self.seconds is None:
             return f"failed <= {100 * (1 - (self.quantile or 0)):.3g} %{whose}"
-        name = "mean" if self.quantile is None else f"p{100 * self.quantile:.6g}"
+        name = "mean" if self.quantile is None else f"p{100 * self.quantile:.10g}"
         return f"{name} <= {1e3 * self.seconds:.4g} ms{whose}"
 
     def relaxed(self, factor: float) -> Objective:

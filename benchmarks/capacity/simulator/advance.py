@@ -11,14 +11,13 @@ from typing import Any
 import numba
 
 from benchmarks.capacity.simulator import draws, engines
-from benchmarks.capacity.simulator.batches import come, enqueue, next_to_prepare, pass_ended, prepare, turn
+from benchmarks.capacity.simulator.batches import come, enqueue, next_to_prepare, pass_ended, turn
 from benchmarks.capacity.simulator.events import change_pace, drop_first, end_work, next_job, next_work_s, push, served
 from benchmarks.capacity.simulator.memory import (
     arrivals,
     cpu_heap,
     heap,
     items,
-    most_tokens,
     nodes,
     ready,
     replicas,
@@ -52,10 +51,11 @@ from benchmarks.capacity.simulator.records import (
     UNPLACED,
     WRITTEN,
 )
-from benchmarks.capacity.simulator.requests import answered, arrive, back, call, enter, fail, item_done, sent, written
+from benchmarks.capacity.simulator.requests import answered, arrive, back, call, enter, fail, sent, written
 from benchmarks.capacity.simulator.rooms import ask_provider
-from benchmarks.capacity.simulator.slots import BUCKET_S, dead, free_item, new_item, turn_wheel
-from deployments import batch_policy
+from benchmarks.capacity.simulator.slots import BUCKET_S, dead, free_item, turn_wheel
+from benchmarks.capacity.simulator.windows import begin, end_items
+from deployments import batch_policy, windows
 from serve.resilience import budget, rates
 
 # Why the loop stopped.
@@ -138,7 +138,7 @@ def _on_the_way(w: Any, what: int, slot: int) -> None:
     elif what == REACH:
         _reach(w, slot)
     elif what == SUBMIT:
-        _submit(w, slot)
+        begin(w, slot)
     elif what == SENT:
         sent(w, slot)
     elif what == BACK:
@@ -174,7 +174,7 @@ def _reach(w: Any, slot: int) -> None:
     replica.ongoing += 1
     one.replica, one.phase = place, AT_REPLICA
     if target.cpu_s + target.wake_s == 0.0:
-        _submit(w, slot)
+        begin(w, slot)
     else:
         server = w.routers + place
         served(w, server, 0.5 * target.cpu_s, SUBMIT, slot, one.stamp)
@@ -216,29 +216,6 @@ def _by_affinity(w: Any, place: int, start: int) -> int:
 
 
 @part
-def _submit(w: Any, slot: int) -> None:
-    """The replica has read the call: its items go to the worker pool."""
-    one = slots(w)[slot]
-    node = nodes(w)[one.node]
-    target = targets(w)[node.target]
-    place = one.replica
-    count = 1 if target.engine else node.items
-    if replicas(w)[place].pending + count > target.max_pending:
-        fail(w, slot, REFUSED)
-        return
-    one.left = count
-    for which in range(count):
-        index = new_item(w, slot)
-        item = items(w)[index]
-        item.cost, item.deadline, item.lane = node.cost, one.own, node.lane
-        item.begun, item.held, item.images = which, 0, node.images
-        if target.engine:
-            item.prompt = max(1, one.prompt + node.images * target.image_tokens)
-            item.output = max(1, min(one.output, most_tokens(w)[one.node * w.gear_count + one.gear]))
-        prepare(w, place, index)
-
-
-@part
 def _prepared(w: Any, place: int, index: int) -> None:
     next_to_prepare(w, place)
     replica = replicas(w)[place]
@@ -270,13 +247,7 @@ def _passed(w: Any, place: int) -> None:
         engines.step(w, place)
         return
     pass_ended(w, place)
-    index = replica.batch
-    while index != NONE:
-        following = items(w)[index].next
-        if not dead(w, index):
-            item_done(w, items(w)[index].slot)
-        free_item(w, index)
-        index = following
+    end_items(w, place)
     replica.batch = NONE
     turn(w, place, False)
 
@@ -293,11 +264,12 @@ _SOURCES = (
     "requests",
     "rooms",
     "slots",
+    "windows",
 )
 
 
 # What is compiled with them of the modules that serve.
-_SERVING = [Path(file) for file in (batch_policy.__file__, budget.__file__, rates.__file__)]
+_SERVING = [Path(file) for file in (batch_policy.__file__, windows.__file__, budget.__file__, rates.__file__)]
 
 
 def _digest() -> int:

@@ -28,7 +28,7 @@ from benchmarks.capacity.simulator.memory import (
 )
 from benchmarks.capacity.simulator.parts import part
 from benchmarks.capacity.simulator.records import IDLE, NONE, PASSED, RUNNING, SHARED, SPENT
-from benchmarks.capacity.simulator.requests import item_done
+from benchmarks.capacity.simulator.requests import items_done
 from benchmarks.capacity.simulator.slots import dead, free_item
 
 
@@ -115,7 +115,7 @@ def step_ended(w: Any, place: int) -> None:
         if item.prompt == 0 and item.output <= 0:
             replica.kv -= item.held
             if not dead(w, index):
-                item_done(w, item.slot)
+                items_done(w, item.slot)
             free_item(w, index)
         else:
             if item.prompt == 0 and not dead(w, index):

@@ -16,6 +16,7 @@ from benchmarks.capacity.simulator.memory import ARRAYS, World
 from benchmarks.capacity.simulator.records import FREE, NONE, READY, SHARED
 from benchmarks.capacity.simulator.routes import Node, routes
 from benchmarks.capacity.simulator.slots import BUCKET_S
+from deployments import windows
 from serve.cascade import rules
 from serve.resilience.settings import Settings
 
@@ -28,6 +29,8 @@ STEADY: Float64 = np.zeros(0)
 PACE_S = 1.0
 # deployments/base.py: jobs that wait for a worker of the pool.
 _PENDING_PER_WORKER = 256
+# Kinds whose replicas run the items of a call through a window (`Pipeline.run_all`); others begin all at once.
+_WINDOWED = frozenset({"clip"})
 # Longer deadlines are not watched over: they would not pass within any run of ours.
 _LONGEST_S = 3600.0
 _NO_LIMIT = 2**30
@@ -130,7 +133,11 @@ def _add_queues(world: World, scenario: Scenario, targets: npt.NDArray[np.void],
     """What waits where, and the pools that it is taken from."""
     world["lane_width"] = max(1, int(targets["lanes"].max()))
     world["run_width"] = max(1, int(targets["max_sequences"].max()))
-    most = max(int(targets["max_items"].max()), int(world["run_width"]), *(flow.items for flow in scenario.flows))
+    items = max(flow.items for flow in scenario.flows)
+    # When a pass ends, each call with items in it may begin as many as its window takes.
+    begun = min(items, int(targets["useful"].max())) * int(targets["max_items"].max()) if items > 1 else 1
+    begun = min(begun, int(targets["max_pending"].max()))
+    most = max(int(targets["max_items"].max()), int(world["run_width"]), items, begun)
     world["room"] = _ROOM + 4 * most
     first = 4 * int(world["room"])
     world["heap_size"] = world["wait_size"] = first
@@ -257,7 +264,11 @@ def _fill_stage(record: np.void, stage: Stage, tables: _Tables) -> None:
     record["most"], record["ready"], record["affinity"] = most, stage.replicas, stage.affinity
     record["max_items"], record["max_queue"] = limits.max_items, limits.max_queue
     record["max_cost"], record["max_wait"] = limits.max_cost, limits.max_wait_s
-    record["workers"], record["max_pending"] = stage.preprocess_workers, _PENDING_PER_WORKER * stage.preprocess_workers
+    pending = _PENDING_PER_WORKER * stage.preprocess_workers
+    record["workers"], record["max_pending"] = stage.preprocess_workers, pending
+    record["useful"] = record["places"] = _NO_LIMIT
+    if profile.kind in _WINDOWED:
+        record["useful"], record["places"] = windows.places(limits.max_items, limits.max_queue, pending)
     record["preprocess"], record["overhead"] = tables.add(profile.preprocess), tables.add(profile.overhead)
     record["cpu_s"], record["wake_s"], record["router_cpu_s"] = profile.cpu_s, profile.wake_s, profile.router_cpu_s
     record["cores"], record["slowdown"] = profile.cores, stage.slowdown

@@ -83,6 +83,8 @@ Target = np.dtype(
         ("max_items", "i4"),
         ("max_queue", "i4"),
         ("max_pending", "i4"),
+        ("useful", "i4"),  # places of a call's window, and of all (deployments/windows.py)
+        ("places", "i4"),
         ("max_cost", "f8"),
         ("max_wait", "f8"),
         ("workers", "i4"),
@@ -147,6 +149,7 @@ Replica = np.dtype(
         ("loop_free", "f8"),
         ("working", "i4"),
         ("pending", "i4"),
+        ("taken", "i4"),  # places of windows
         ("prep_head", "i4"),
         ("prep_tail", "i4"),
         ("waiting", "i4"),
@@ -206,7 +209,10 @@ Slot = np.dtype(
         ("router", "i4"),
         ("replica", "i4"),
         ("best", "i4"),
-        ("left", "i4"),
+        ("left", "i4"),  # items that have not ended, of a call with several
+        ("begun", "i4"),
+        ("in_work", "i4"),
+        ("held", "i4"),  # places of the window
         ("phase", "i4"),
         ("failed", "i4"),
         ("attempt", "i4"),

@@ -261,12 +261,9 @@ def answered(w: Any, slot: int) -> None:
 
 
 @part
-def item_done(w: Any, slot: int) -> None:
-    """One of a call's items is done; with the last one the replica's event loop sends the answer."""
+def items_done(w: Any, slot: int) -> None:
+    """All of a call's items are done: the replica's event loop sends the answer."""
     one = slots(w)[slot]
-    one.left -= 1
-    if one.left > 0:
-        return
     leave_replica(w, slot)
     one.phase = COMING_BACK
     target = targets(w)[nodes(w)[one.node].target]

@@ -94,9 +94,12 @@ def half_overhead_s(w: Any, slot: int) -> float:
 
 @part
 def leave_replica(w: Any, slot: int) -> None:
-    """The replica has one call less."""
+    """The replica has one call less, and the places of its window."""
     one = slots(w)[slot]
-    replicas(w)[one.replica].ongoing -= 1
+    replica = replicas(w)[one.replica]
+    replica.ongoing -= 1
+    replica.taken -= one.held
+    one.held = 0
 
 
 @part

@@ -11,7 +11,7 @@ from serve.cli.bench.command import Check, JsonFile, Quick, app, finish
 
 @app.command()
 def simulator(
-    seed: Annotated[int, typer.Option(min=0, help="Of arrivals and draws.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of arrivals and draws.")] = 1,
     quick: Quick = False,
     json: JsonFile = None,
     check: Check = False,
@@ -24,7 +24,7 @@ def simulator(
 
 @app.command()
 def autoscaling(
-    seed: Annotated[int, typer.Option(min=0, help="Of arrivals and draws.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of arrivals and draws.")] = 1,
     quick: Quick = False,
     json: JsonFile = None,
     check: Check = False,
