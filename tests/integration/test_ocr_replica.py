@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
+import numpy as np
 import pytest
 import pytest_asyncio
+from PIL import Image
 from skimage import data as pictures
 
 from benchmarks.documents import PHOTOGRAPHED, cell_f1, character_error_rate, grid_of
@@ -104,6 +108,30 @@ async def test_tables_in_pictures(reader: DocumentReader, made: Made) -> None:
     (found,) = page.tables
     assert cell_f1(made.tables, [grid_of(found)]) >= 0.9
     assert character_error_rate(" ".join(made.pages[0]), " ".join(line.text for line in page.lines)) < 0.05
+
+
+async def test_a_table_that_was_scanned_askew(reader: DocumentReader) -> None:
+    made = table(203, style="lines")
+    scan = Image.open(io.BytesIO(picture(made.pdf))).convert("RGB")
+    askew = scan.rotate(-2, Image.Resampling.BICUBIC, fillcolor=(255, 255, 255))
+    (page,) = pages(await reader.read(ReadDocument(encode(np.asarray(askew), "PNG")), CALL))
+    (found,) = page.tables
+    assert cell_f1(made.tables, [grid_of(found)]) >= 0.9
+    # It is placed on the picture as it was sent: its first line falls to the right.
+    heading = next(line.quad for line in page.lines if line.text == made.pages[0][1])
+    assert heading is not None
+    (left, start), (right, end), *_ = heading
+    assert (end - start) / (right - left) == pytest.approx(math.tan(math.radians(2)), abs=0.01)
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+async def test_a_text_layer_that_is_shown_turned_is_read_as_it_stands(reader: DocumentReader, turn: int) -> None:
+    lines = ["The quick brown fox", "jumps over the lazy dog"]
+    (page,) = pages(await reader.read(ReadDocument(lines_pdf(lines, rotation=turn)), CALL))
+    assert (page.source, page.text) == ("layer", "\n".join(lines))
+    (ax, ay), (bx, by), *_ = page.lines[0].quad or ()
+    assert (bx - ax, by - ay) == pytest.approx({90: (0, by - ay), 180: (bx - ax, 0), 270: (0, by - ay)}[turn])
+    assert {90: by > ay, 180: bx < ax, 270: by < ay}[turn]
 
 
 async def test_a_photographed_page(reader: DocumentReader) -> None:
