@@ -249,7 +249,9 @@ def _unwrapped(rows: Sequence[Row], gaps: Sequence[Span], height: float) -> list
         cells = _cells(row, gaps)
         filled = sum(map(bool, cells))
         is_rest = filled == 1 and len(cells) > 2 and _white(rows[i - 1], row) <= _CLOSE * height if i else False
-        if merged and ((is_rest and not (i == 1 and cells[0])) or pitches[i - 1] <= _CLOSER * usual):
+        is_rest = (is_rest and not (i == 1 and cells[0])) or (i > 0 and pitches[i - 1] <= _CLOSER * usual)
+        # A total with its name is a row of its own, however close it stands.
+        if merged and is_rest and not (cells[-1] and any(is_label(_text(cell)) for cell in cells[:-1] if cell)):
             for above, below in zip(merged[-1], cells, strict=True):
                 above.extend(below)
         else:

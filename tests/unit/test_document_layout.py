@@ -290,6 +290,16 @@ def test_totals_are_read_name_by_name() -> None:
     assert [line.text for line in lines] == [text for pair in pairs for text in pair]
 
 
+def test_totals_that_stand_closer_than_the_rows_above_are_rows() -> None:
+    rows = [["Item", "Qty", "Price"], ["mug", "12", "4.50"], ["lamp", "1", "89.00"]]
+    totals = [["", "Net amount", "40.80"], ["", "VAT 19%", "7.75"], ["", "Amount due", "48.55"]]
+    placed = table_words(rows, pitch=20)
+    for i, (_, name, price) in enumerate(totals):
+        placed += words(name, 140, 65 + 14 * i) + right(price, 260, 65 + 14 * i)
+    (found,) = laid_out(placed, [])[1]
+    assert [list(row) for row in found.rows] == [*rows[1:], *totals]
+
+
 def test_addresses_beside_each_other_are_read_one_after_the_other() -> None:
     left = ["Bill to", "Miller and Sons", "3 Hill Road", "Leeds"]
     other = ["Ship to", "Miller Warehouse", "9 Dock Lane", "Hull"]
