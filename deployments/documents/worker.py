@@ -42,6 +42,8 @@ from serve.media.image import ImageLimits, decode_image
 _READABLE = 0.9
 _SCAN_SHARE, _SCAN_CHARS = 0.5, 200
 _JPEG_QUALITY = 90
+# Pixels this much higher than wide are taken for square: those of a fine fax, 204 by 196 an inch, among them.
+_SQUARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,20 @@ def _laid_out_upright(
 
 
 def _picture(path: Path, number: int) -> npt.NDArray[np.uint8]:
-    return np.asarray(decode_image(tiff.one_page(path.read_bytes(), number), _state.settings.images), np.uint8)
+    """A page of an image file, with square pixels."""
+    data, limits = tiff.one_page(path.read_bytes(), number), _state.settings.images
+    return np.asarray(_squared(decode_image(data, limits), tiff.pixel_aspect(data), limits), np.uint8)
+
+
+def _squared(image: Image.Image, aspect: float, limits: ImageLimits) -> Image.Image:
+    """The picture with pixels as high as wide: stretched, or shrunk the other way where that would be too large."""
+    if abs(aspect - 1) <= _SQUARE:
+        return image
+    width, height = image.size
+    tall, narrow = (width, max(1, round(height * aspect))), (max(1, round(width / aspect)), height)
+    large, small = (tall, narrow) if aspect > 1 else (narrow, tall)
+    fits = max(large) <= limits.max_side and large[0] * large[1] <= limits.max_pixels
+    return image.resize(large if fits else small, Image.Resampling.LANCZOS)
 
 
 def _recognised(

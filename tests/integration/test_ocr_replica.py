@@ -154,6 +154,22 @@ async def test_the_pages_of_a_tiff(reader: DocumentReader) -> None:
     assert [(page.number, page.width) for page in drawn.pages if isinstance(page, PageImage)] == [(2, 200), (3, 200)]
 
 
+async def test_a_fax_with_pixels_that_are_not_square_is_stretched(reader: DocumentReader) -> None:
+    lines = ["Northern Water Board", "Subject: Repair of the main pipe", "I am writing about the pipe in Mill Road"]
+    scan = Image.open(io.BytesIO(picture(lines_pdf(lines, size=(400, 200)), dpi=204))).convert("L")
+    squashed = scan.resize((scan.width, scan.height * 98 // 204), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    squashed.point(lambda value: 255 * (value > 150)).convert("1").save(
+        file, "TIFF", compression="group4", dpi=(204, 98)
+    )
+    (page,) = pages(await reader.read(ReadDocument(file.getvalue()), CALL))
+    assert (page.width, page.height) == pytest.approx(scan.size, abs=2)
+    assert character_error_rate(" ".join(lines), " ".join(page.text.split())) < 0.05
+    (drawn,) = (await reader.render(RenderPages(file.getvalue()), CALL)).pages
+    assert isinstance(drawn, PageImage)
+    assert (drawn.width, drawn.height) == (page.width, page.height)
+
+
 async def test_a_page_of_a_tiff_that_was_cut_off_hurts_no_other(reader: DocumentReader) -> None:
     data = tiff(*(lines_pdf([line], size=(400, 120)) for line in ("the first page", "and the second")))
     first, second = (await reader.read(ReadDocument(data[:-200]), CALL)).pages
@@ -216,6 +232,12 @@ async def test_what_cannot_be_read_is_refused(
     with pytest.raises(kind) as caught:
         await reader.read(request_, CALL)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("size", [(8000, 10), (12, 8000)])
+async def test_a_strip_is_a_page_without_text(reader: DocumentReader, size: tuple[int, int]) -> None:
+    (page,) = pages(await reader.read(ReadDocument(encode(np.full((size[1], size[0], 3), 255, np.uint8), "PNG")), CALL))
+    assert (page.width, page.height, page.text) == (*size, "")
 
 
 async def test_a_page_that_cannot_be_read_has_its_error_in_its_place(reader: DocumentReader) -> None:

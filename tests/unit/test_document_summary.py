@@ -144,7 +144,7 @@ def test_a_word_divided_between_lines_is_put_together(divided: tuple[str, str], 
 
 def test_a_few_words_of_thanks_do_not_sum_up_a_list() -> None:
     rows = [f"Article number {i} of the list 12.50" for i in range(8)]
-    found = summarise([page(("Invoice", 20.0), *rows, "Thank you for your business with us.")])
+    found = summarise([page(("Invoice", 20.0), *rows, ("Thank you for your business with us.", 14.0))])
     assert found.summary.startswith(rows[0])
 
 
