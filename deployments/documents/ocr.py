@@ -28,9 +28,9 @@ _MODELS = {
 # The detector's boxes stand this share of their height away from the letters on each side (its `unclip_ratio`), above
 # and below. What is layout works on the letters' own height.
 _MARGIN = 0.06
-# The engine shrinks long pictures, and fails on strips of which that leaves nothing: none is longer than so many times
-# its width when it is read.
-_LONGEST = 32
+# The engine shrinks a picture to a longest side and then enlarges it to a shortest one: of a strip that leaves nothing,
+# or it takes all memory. None is longer than so many times its width when it is read.
+_LONGEST = 8
 # ONNX Runtime has no error of its own for memory: the allocator's words end what it says.
 _OUT_OF_MEMORY = ("std::bad_alloc", "Failed to allocate memory")
 

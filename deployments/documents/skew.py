@@ -52,8 +52,8 @@ def slant_of(pixels: Pixels, words: Sequence[Word]) -> float:
         return float(np.square(np.diff(np.bincount(rows - rows.min()).astype(np.float64))).sum())
 
     def best(middle: float, reach: float, step: float) -> float:
-        angles = middle + step * np.arange(-round(reach / step), round(reach / step) + 1)
-        return max(angles.tolist(), key=contrast)
+        steps = round(reach / step)
+        return max((middle + step * i for i in range(-steps, steps + 1)), key=contrast)
 
     found = best(best(0.0, _MOST, _COARSE), _COARSE, _FINE)
     return math.radians(found) if abs(found) >= _LEAST else 0.0
