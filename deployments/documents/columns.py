@@ -2,7 +2,8 @@
 
 Rows that fall into as many pieces suggest where the columns are; rows above and below join while they leave the gaps
 between columns free. Of such suggestions, the one that explains most is the table. Columns of running text look alike,
-and so do names with their values: the first are told by how full their lines are, the second by their colons.
+and so do names with their values and two addresses beside each other: the first are told by how full their lines are,
+the second by their colons and usual names, the third by standing as close below each other as lines of a text do.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
+from deployments.documents.headings import is_figure
+from deployments.documents.labels import is_label
 from deployments.documents.messages import Box, around
 from deployments.documents.segments import Word, rows_of, split
 
 Row = list[Word]
+Cells = tuple[tuple[tuple[Word, ...], ...], ...]
 Span = tuple[float, float]
 
 # Least gap between columns, in heights of a line, and in multiples of the page's usual space between words.
@@ -27,6 +31,10 @@ _FAR, _FARTHER = 1.5, 1.8
 # A row is the second line of a wrapped cell when it holds one cell and stands this close, in heights of white space, or
 # when it stands this much closer than rows do, from middle to middle.
 _CLOSE, _CLOSER = 0.35, 0.85
+# Lines of text stand at most this far below each other, from middle to middle, in heights of a line.
+_SET = 1.4
+# Rows with something in every column are of one table up to this distance, whatever stands between them.
+_REACH = 4.0
 # A column is running text when its lines fill it to this share and have so many words, on average.
 _FULL, _WORDY = 0.7, 3.0
 
@@ -36,11 +44,11 @@ class Aligned:
     """Rows of cells, each with its words; or names with their values, which have two columns.
 
     Attributes:
-        pairs: it is the latter: lines of a form or a letter head, no table.
+        pairs: it is the latter: lines of a form or a letter head, no table. What stands beside them is left out.
     """
 
     box: Box
-    cells: tuple[tuple[tuple[Word, ...], ...], ...]
+    cells: Cells
     pairs: bool
 
 
@@ -61,34 +69,51 @@ def _search(rows: Sequence[Row], height: float, gap: float) -> list[Aligned]:
     if not candidates:
         return []
     first, last, found = max(candidates, key=lambda one: (one[1] - one[0] + 1) * len(one[2].cells[0]))
-    return [*_search(rows[:first], height, gap), found, *_search(rows[last + 1 :], height, gap)]
+    taken = {id(word) for row in found.cells for cell in row for word in cell}
+    left = [rest for row in rows[first : last + 1] if (rest := [word for word in row if id(word) not in taken])]
+    beside = _search(left, height, gap)
+    return [*_search(rows[:first], height, gap), *beside, found, *_search(rows[last + 1 :], height, gap)]
 
 
 def _candidates(rows: Sequence[Row], height: float, gap: float) -> Iterator[tuple[int, int, Aligned]]:
     """Tables that rows with as many pieces suggest, with their first and last row."""
     counts = [len(split(row)) for row in rows]
     for pieces in sorted({count for count in counts if count > 1}, reverse=True):
-        for seeds in _runs(rows, counts, pieces, height):
+        for seeds in _runs(rows, counts, pieces, height, gap):
             gaps = _gaps([rows[i] for i in seeds], gap)
             if not pieces <= len(gaps) + 1 < 2 * pieces:  # not every row has something in every column
                 continue
             first, last, left = _extent(rows, seeds, gaps, height, gap)
-            found = _table(rows[first : last + 1], left, height)
+            held = rows[first : last + 1]
+            found = _table(held, _occupied(held, left), height)
             if found is not None:
                 yield first, last, found
 
 
-def _runs(rows: Sequence[Row], counts: Sequence[int], pieces: int, height: float) -> list[list[int]]:
+def _runs(rows: Sequence[Row], counts: Sequence[int], pieces: int, height: float, gap: float) -> list[list[int]]:
     """Groups of rows near each other that have at least so many pieces; at least two in each."""
     runs: list[list[int]] = []
     for i, count in enumerate(counts):
         if count < pieces:
             continue
-        if runs and _white(rows[runs[-1][-1]], rows[i]) <= 4 * height:
+        if runs and _are_near(rows[runs[-1][-1] : i + 1], height, gap):
             runs[-1].append(i)
         else:
             runs.append([i])
     return [run for run in runs if len(run) >= 2]
+
+
+def _are_near(rows: Sequence[Row], height: float, gap: float) -> bool:
+    """Whether the first and the last row may be of one table: they are close, or the rows between have empty cells."""
+    first, *between, last = rows
+    if _white(first, last) <= _REACH * height:
+        return True
+    gaps = _gaps([first, last], gap)
+    return (
+        bool(gaps)
+        and all(_white(above, below) <= _FAR * height for above, below in pairwise(rows))
+        and all(_narrowed(gaps, row, gap) is not None for row in between)
+    )
 
 
 def _gaps(rows: Sequence[Row], least: float) -> list[Span]:
@@ -119,11 +144,28 @@ def _extent(
             break
         first, left = first - 1, narrowed
     # Above the headings stands what is no part of the table, below the last row its remarks.
-    while first < last and 2 * _filled(rows[first], left) < max(len(left) + 1, 3):
+    while first < last and not _heads(rows[first], left):
         first += 1
     while last > first and _filled(rows[last], left) < 2 and _white(rows[last - 1], rows[last]) > _CLOSE * height:
         last -= 1
     return first, last, left
+
+
+def _occupied(rows: Sequence[Row], gaps: Sequence[Span]) -> list[Span]:
+    """The gaps between columns that hold something."""
+    columns = zip(*(_cells(row, gaps) for row in rows), strict=True)
+    held = [i for i, column in enumerate(columns) if any(column)]
+    return [(gaps[one][0], gaps[other - 1][1]) for one, other in pairwise(held)]
+
+
+def _heads(row: Row, gaps: Sequence[Span]) -> bool:
+    """Whether a row can be a table's first: half of its cells hold something, and they are no line of text.
+
+    The spaces of a line of text may happen to stand above the gaps between columns.
+    """
+    filled = _filled(row, gaps)
+    is_text = len(gaps) > 1 < filled and len(split(row)) == 1
+    return 2 * filled >= max(len(gaps) + 1, 3) and not is_text
 
 
 def _narrowed(gaps: Sequence[Span], row: Row, least: float) -> list[Span] | None:
@@ -152,17 +194,44 @@ def _left_of(gap: Span, row: Row) -> Span:
 def _table(rows: Sequence[Row], gaps: Sequence[Span], height: float) -> Aligned | None:
     """Rows and columns; None when they are columns of text, or too few for a table."""
     columns = len(gaps) + 1
-    merged = _unwrapped(rows, gaps, height)
-    cells = tuple(tuple(tuple(_by_line(cell)) for cell in row) for row in merged)
     if _prose_columns(rows, gaps) >= 2:
         return None
+    if pairs := _named(rows, gaps):
+        return Aligned(around([word.box for row in pairs for cell in row for word in cell]), pairs, pairs=True)
+    merged = _unwrapped(rows, gaps, height)
+    cells = tuple(tuple(tuple(_by_line(cell)) for cell in row) for row in merged)
     box = around([word.box for row in rows for word in row])
     names = [row[0] for row in merged if row[0]]
     if columns == 2 and sum(name[-1].text.endswith(":") for name in names) * 2 > len(merged):
         return Aligned(box, cells, pairs=True)
-    if len(merged) < (2 if columns > 2 else 3):
+    if len(merged) < (2 if columns > 2 else 3) or (columns == 2 and _is_set_as_text(rows, cells, height)):
         return None
     return Aligned(box, cells, pairs=False)
+
+
+def _named(rows: Sequence[Row], gaps: Sequence[Span]) -> Cells:
+    """The last two columns where they hold usual names of fields with their values; nothing where they do not.
+
+    To the left of such names may stand an address: a line of it has nothing to do with the name beside it.
+    """
+    lines = [tuple(tuple(cell) for cell in _cells(row, gaps)[-2:]) for row in rows]
+    labels = [is_label(_text(name)) and bool(value) for name, value in lines]
+    if sum(labels) < 2 or 2 * sum(labels) <= sum(bool(name) for name, _ in lines):
+        return ()
+    named = lines[labels.index(True) : len(labels) - labels[::-1].index(True)]
+    return tuple(line for line in named if any(line))
+
+
+def _is_set_as_text(rows: Sequence[Row], cells: Cells, height: float) -> bool:
+    """Whether two columns without figures stand as close as lines of a text: addresses beside each other."""
+    if median([_middle(below) - _middle(above) for above, below in pairwise(rows)]) > _SET * height:
+        return False
+    columns = [[_text(cell) for cell in column if cell] for column in zip(*cells, strict=True)]
+    return not any(2 * sum(map(is_figure, column)) > len(column) for column in columns)
+
+
+def _text(words: Sequence[Word]) -> str:
+    return " ".join(word.text for word in words)
 
 
 def _by_line(cell: Sequence[Word]) -> list[Word]:
@@ -180,7 +249,9 @@ def _unwrapped(rows: Sequence[Row], gaps: Sequence[Span], height: float) -> list
         cells = _cells(row, gaps)
         filled = sum(map(bool, cells))
         is_rest = filled == 1 and len(cells) > 2 and _white(rows[i - 1], row) <= _CLOSE * height if i else False
-        if merged and ((is_rest and not (i == 1 and cells[0])) or pitches[i - 1] <= _CLOSER * usual):
+        is_rest = (is_rest and not (i == 1 and cells[0])) or (i > 0 and pitches[i - 1] <= _CLOSER * usual)
+        # A total with its name is a row of its own, however close it stands.
+        if merged and is_rest and not (cells[-1] and any(is_label(_text(cell)) for cell in cells[:-1] if cell)):
             for above, below in zip(merged[-1], cells, strict=True):
                 above.extend(below)
         else:

@@ -17,6 +17,11 @@ _RANGE = re.compile(r"(\d+(?:[.,:]\d+)?)\s*(?:[-–]\s*\d+(?:[.,:]\d+)?|\+)")
 _Form = Literal["year", "time", "range"]
 
 
+def is_figure(text: str) -> bool:
+    """Whether a cell holds an amount, a date in figures, a share or a count."""
+    return _FIGURE.fullmatch(text) is not None
+
+
 def has_headings(rows: Sequence[Sequence[str]]) -> bool:
     """Whether the first row names the columns: it is all words, or its figures are a scale above other figures.
 
@@ -26,7 +31,7 @@ def has_headings(rows: Sequence[Sequence[str]]) -> bool:
         rows: the texts of the table's cells.
     """
     first, *below = rows
-    columns = [column for column, text in enumerate(first) if _FIGURE.fullmatch(text)]
+    columns = [column for column, text in enumerate(first) if is_figure(text)]
     return bool(below) and (not columns or _is_scale([[row[column] for row in rows] for column in columns]))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from deployments.documents.columns import aligned
+from deployments.documents.columns import Aligned, aligned
 from deployments.documents.grids import grids
 from deployments.documents.headings import has_headings
 from deployments.documents.messages import Box, Cell, Table, TextLine, around
@@ -42,7 +43,7 @@ def laid_out(
         found.append(_table(grid.cells, ruled=True))
         blocks.append(_block(grid.cells))
         free = _without(free, grid.cells)
-    for piece in aligned(free, height):
+    for piece in (part for whole in aligned(free, height) for part in _apart(whole, rules, height)):
         if not piece.pairs:
             found.append(_table(piece.cells, ruled=False))
         blocks.append(_block(piece.cells))
@@ -51,6 +52,27 @@ def laid_out(
     ordered = reading_order(blocks, height)
     lines = tuple(segment.line() for segment in _read(ordered))
     return lines, tuple(sorted(found, key=lambda table: table.box or ())) if tables else ()
+
+
+def _apart(piece: Aligned, rules: Sequence[Rule], height: float) -> list[Aligned]:
+    """Tables that stand beside each other row by row, told by ruling lines none of which reaches across both."""
+    left, top, right, bottom = piece.box
+    bounds = [left]  # where lines begin and end, by turns
+    reach = left
+    for rule in sorted((rule for rule in rules if rule.horizontal), key=lambda rule: rule.start):
+        if top - height <= rule.at <= bottom + height and rule.start < right and rule.end > left:
+            if rule.start - reach > height:
+                bounds += [reach, rule.start]
+            reach = max(reach, rule.end)
+    if piece.pairs or len(bounds) == 1:
+        return [piece]
+    parts: dict[int, list[Word]] = {}
+    for word in (word for row in piece.cells for cell in row for word in cell):
+        begins, ends = bisect_right(bounds, word.box.left), bisect_right(bounds, word.box.right)
+        if begins != ends or begins % 2 == 0:  # it stands where no line is
+            return [piece]
+        parts.setdefault(begins, []).append(word)
+    return [part for words in parts.values() for part in aligned(words, height)]
 
 
 def _read(ordered: Sequence[_Block]) -> list[Segment]:

@@ -1,7 +1,8 @@
 """What the router asks of a document reader and what comes back; imports neither a PDF nor an OCR library.
 
 Pages are counted from 1. A place on a page is given from its upper left corner as it is shown, y downward: in points
-(1/72 inch) on a page of a PDF, in pixels of the upright image otherwise.
+(1/72 inch) on a page of a PDF, in pixels of the upright image otherwise: square ones, to which a fax is stretched whose
+resolutions across and down differ.
 """
 
 from __future__ import annotations

@@ -28,6 +28,9 @@ _MODELS = {
 # The detector's boxes stand this share of their height away from the letters on each side (its `unclip_ratio`), above
 # and below. What is layout works on the letters' own height.
 _MARGIN = 0.06
+# The engine shrinks a picture to a longest side and then enlarges it to a shortest one: of a strip that leaves nothing,
+# or it takes all memory. None is longer than so many times its width when it is read.
+_LONGEST = 8
 # ONNX Runtime has no error of its own for memory: the allocator's words end what it says.
 _OUT_OF_MEMORY = ("std::bad_alloc", "Failed to allocate memory")
 
@@ -69,6 +72,10 @@ class OcrEngine:
         Raises:
             MemoryError: a forward pass found too little.
         """
+        short = -(-max(pixels.shape[:2]) // _LONGEST)
+        height, width = (max(0, short - side) for side in pixels.shape[:2])
+        if height or width:
+            pixels = np.pad(pixels, ((0, height), (0, width), (0, 0)), constant_values=255)
         try:
             found = self._engine(np.ascontiguousarray(pixels[:, :, ::-1]))  # it was trained on BGR, as OpenCV reads
         except ONNXRuntimeError as error:

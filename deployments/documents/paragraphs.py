@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import pairwise
 from statistics import median
 
@@ -13,6 +13,20 @@ from deployments.documents.messages import Box, TextLine
 _NAMED = re.compile(r"\s*[^\W\d_a-z][^\s:]*(?: [^\s:]+){0,3}\s*:\s+\S.*")
 _ITEM = re.compile(r"\s*(?:[•·▪◦‣*–—-]|\(?(?:\d{1,2}|[a-z])[.)])\s")
 _ENDS_SENTENCE = re.compile(r"[.!?][\"')\]]*\s*$")
+# The first part of a word that is divided at the end of a line, and what the next line begins with.
+_DIVIDED = re.compile(r"(?:^|[\s(\"'])([^\W\d_]+(?:-[^\W\d_]+)*)-$")
+_REST = re.compile(r"[^\W\d_A-Z]+")
+# Words within a line, compounds as one.
+_WHOLE = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*(?![\w-])")
+# Parts of words that are written with a hyphen wherever they stand.
+_FIRST = frozenset((
+    "well", "self", "half", "long", "short", "high", "low", "non", "all", "ex", "old", "new", "full", "part",
+    "two", "three", "first", "second", "year", "day", "so", "cost", "world",
+))  # fmt: skip
+_SECOND = frozenset((
+    "based", "free", "like", "wide", "known", "term", "time", "up", "off", "in", "to", "of", "and", "speaking",
+    "effective", "specific", "related", "level", "old", "made",
+))  # fmt: skip
 # Lines of a paragraph are as high as each other up to this factor, and so much white is between them at most: in
 # heights of a line, and in multiples of the page's usual white.
 _HIGHER, _WHITE, _WIDER = 1.2, 0.7, 1.6
@@ -31,17 +45,39 @@ def paragraphs(lines: Sequence[TextLine]) -> list[str]:
         lines: in reading order.
     """
     found: list[str] = []
+    known = {word.casefold() for line in lines for word in _WHOLE.findall(line.text)}
     before: Sequence[TextLine] = ()
     for run in _runs(lines):
         edge = max(_place(line).right for line in run)
         for above, line in zip([None, *run[:-1]], run, strict=True):
             goes_on = _goes_on(before, line) if above is None else not _ends(above, line, edge)
             if goes_on:
-                found[-1] += f" {line.text}"
+                found[-1] = _continued(found[-1], line.text, known)
             else:
                 found.append(line.text)
         before = run
     return found
+
+
+def _continued(text: str, line: str, known: Container[str]) -> str:
+    """A text and the line that goes on with it; a word that was divided between them is put together.
+
+    Without a dictionary, a hyphen is taken for that of a division unless the document or the word itself says else.
+    """
+    divided = _DIVIDED.search(text)
+    rest = _REST.match(line)
+    if divided is None or rest is None:
+        return f"{text} {line}"
+    first, second = divided[1], rest[0]
+    is_compound = (
+        "-" in first
+        or not first.islower()
+        or first in _FIRST
+        or second in _SECOND
+        or f"{first}-{second}" in known
+        or (first in known and f"{first}{second}" not in known)
+    )
+    return text + line if is_compound else text[:-1] + line
 
 
 def _runs(lines: Sequence[TextLine]) -> list[list[TextLine]]:
@@ -81,6 +117,8 @@ def _ends(above: TextLine, line: TextLine, edge: float) -> bool:
         return True
     if _NAMED.fullmatch(above.text) and not line.text.lstrip()[:1].islower():
         return True
+    if _DIVIDED.search(above.text) and _REST.match(line.text):
+        return False
     if above.quad is None or line.quad is None:
         return len(above.text) <= _SHORT * len(line.text)
     word = len(line.text.split(maxsplit=1)[0]) + 1

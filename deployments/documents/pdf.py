@@ -7,6 +7,7 @@ PDFium reads files of strangers in C++ and is not safe in threads, so this modul
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from ctypes import c_float
@@ -25,10 +26,12 @@ from serve.errors import ArgusError, InvalidMedia
 # Beyond this a page is no text for people; each character is a few calls into PDFium.
 _MOST_CHARS = 200_000
 _MOST_PATHS = 20_000
+# Characters that are asked how they stand.
+_ANGLES = 1000
 # Characters of the private use areas stand for glyphs whose meaning only the font knows.
 _PRIVATE = ((0xE000, 0xF8FF), (0xF0000, 0x10FFFF))
-# PDF 1.7, table 3.20: hyphens that PDFium puts at the end of a line where a word is divided.
-_SOFT_HYPHEN = "\x02"
+# What PDFium makes of a hyphen at the end of a line that goes on in the next one.
+_LINE_END_HYPHEN = 2
 
 
 class PdfPage:
@@ -88,7 +91,8 @@ class PdfPage:
 
         for i in range(count):
             code = raw.FPDFText_GetUnicode(page, i)
-            character = "-" if chr(code) == _SOFT_HYPHEN else chr(code)
+            code = ord("-") if code == _LINE_END_HYPHEN else code
+            character = chr(code)
             if character.isspace() or code < 32 or 0xD800 <= code <= 0xDFFF:
                 end()
                 continue
@@ -98,6 +102,17 @@ class PdfPage:
             letters.append((character, box))
         end()
         return words
+
+    def quarters(self) -> int:
+        """By how many quarters, counter-clockwise, the page as shown is to be turned so that most text is upright."""
+        page = self._page.get_textpage()
+        count = page.count_chars()
+        turns = Counter(
+            round(self._turn / 90 - raw.FPDFText_GetCharAngle(page, i) / (math.pi / 2)) % 4
+            for i in range(0, count, count // _ANGLES + 1)
+            if raw.FPDFText_GetUnicode(page, i) > ord(" ")
+        )
+        return turns.most_common(1)[0][0] if turns else 0
 
     def rules(self) -> list[Rule]:
         """Straight horizontal and vertical lines that the page draws: borders of tables, among others."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from deployments.documents.messages import Point
@@ -29,6 +30,14 @@ class Rule(NamedTuple):
     def length(self) -> float:
         """From end to end."""
         return self.end - self.start
+
+    def placed(self, place: Callable[[Point], Point]) -> Rule:
+        """The same on the page that is turned by quarters."""
+        ends = ((at, self.at) if self.horizontal else (self.at, at) for at in (self.start, self.end))
+        (x0, y0), (x1, y1) = map(place, ends)
+        if y0 == y1:
+            return Rule(True, y0, min(x0, x1), max(x0, x1))
+        return Rule(False, x0, min(y0, y1), max(y0, y1))
 
 
 def rule(first: Point, last: Point) -> Rule | None:

@@ -63,14 +63,24 @@ def rows_of(words: Sequence[Word]) -> list[list[Word]]:
     for word in sorted(words, key=lambda word: word.box.top + word.box.bottom):
         for i in range(len(rows) - 1, max(-1, len(rows) - 4), -1):
             box, row = rows[i]
-            shared = min(box.bottom, word.box.bottom) - max(box.top, word.box.top)
-            if shared >= _SAME_LINE * min(box.height, word.box.height):
+            # The row stays as high as its first word: a tall one would swallow its neighbours. What follows a word of
+            # the row closely is of its line, even if that first word, far off, stands a little higher.
+            if _level(box, word.box) or any(_level(one.box, word.box) and _close(one.box, word.box) for one in row):
                 row.append(word)
-                # The row stays as high as its first word: a tall one would swallow its neighbours.
                 break
         else:
             rows.append((word.box, [word]))
     return [sorted(row, key=lambda word: word.box.left) for _, row in rows]
+
+
+def _level(one: Box, other: Box) -> bool:
+    shared = min(one.bottom, other.bottom) - max(one.top, other.top)
+    return shared >= _SAME_LINE * min(one.height, other.height)
+
+
+def _close(one: Box, other: Box) -> bool:
+    apart = max(one.left, other.left) - min(one.right, other.right)
+    return apart <= _GAP * min(one.height, other.height)
 
 
 def segments_of(words: Sequence[Word]) -> list[Segment]:

@@ -17,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.documents.dates import date_in
+from deployments.documents.labels import TOTAL, is_label, stated
 from deployments.documents.messages import DocumentType, KeyFact, Page, Summary, TextLine
 from deployments.documents.paragraphs import paragraphs
+from deployments.documents.skew import level_lines
 
 # Words by which a type is known, and how much each says.
 _TYPES: dict[DocumentType, dict[str, float]] = {
@@ -51,23 +53,25 @@ _DAMPING = 0.85
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[A-Z0-9\"'(])")
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _NAMED = re.compile(r"\s*([^\W\d][^:]{1,38}[^\s:]|[^\W\d]\w?)\s*:\s+(\S.{0,118})\s*")
-_NAME = re.compile(r"\s*([^\W\d][^:]{1,38}[^\s:])\s*:\s*")
-_TOTAL = re.compile(
-    r"\s*((?:sub|grand )?\s*total(?: [a-z]+)?|amount due|balance due|vat.{0,12}|tax)\s+(\D{0,4}\d[\d.,' ]*\D{0,4})\s*",
-    re.I,
-)
-_AMOUNT = re.compile(r"\D{0,4}\d[\d.,' ]*\D{0,4}")
+_NAME = re.compile(r"\s*([^\W\d](?:[^:]{0,38}[^\s:])?)\s*:\s*")
+_TOTAL = re.compile(rf"\s*({TOTAL}|total [a-z]+)\s+([^\d%]{{0,4}}\d[\d.,' ]*[^\d%]{{0,4}})\s*", re.I)
+_SUBJECT = re.compile(r"\s*(?:subject|re|regarding|betreff|objet)\s*:\s*(\S.*)", re.I)
+_SALUTATION = re.compile(r"\s*(?:dear|sehr geehrte\w*|to whom it may concern)\b", re.I)
+# A subject stands this far below what is above it, in heights of a line, and has so many words at least.
+_ALONE, _SUBJECT_WORDS = 0.8, 2
+# Sentences that are less of a document's text than this do not speak for it.
+_SPEAKING = 0.25
 
 
 def summarise(pages: Sequence[Page]) -> Summary:
     """What can be said of the pages by looking at them."""
-    lines = [line for page in pages for line in page.lines]
-    texts = [line.text for line in lines]
-    title = _title(pages[0].lines) if pages else None
-    kind = _type(texts)
+    levels = [level_lines(page.lines) for page in pages]
+    lines = [line for level in levels for line in level]
+    kind = _type([line.text for line in lines])
     if kind == "other" and _mostly_tables(pages):
         kind = "table"
-    rows = [row for page in pages for row in _rows(page)]
+    rows = [row for level in levels for row in _rows(level)]
+    title = _title(kind, levels[0]) if levels else None
     return Summary(kind, title, date_in(rows), _summary(lines, title) or _opening(rows, title), _facts(rows))
 
 
@@ -93,15 +97,34 @@ def _mostly_tables(pages: Sequence[Page]) -> bool:
     return 2 * inside > sum(len(page.text) for page in pages)
 
 
-def _title(lines: Sequence[TextLine]) -> str | None:
-    """The largest lines of the page that are text; the first line when all are of one size."""
+def _title(kind: DocumentType, lines: Sequence[TextLine]) -> str | None:
+    """What the first page says it is about: of a letter its subject, which is seldom its largest line."""
+    subject = next((match[1] for row in _rows(lines) if (match := _SUBJECT.fullmatch(" ".join(row)))), None)
+    if kind == "letter":
+        return subject or _above_salutation(lines)
     named = [line for line in lines if _WORD.search(line.text) and len(line.text) <= _TITLE_CHARS]
+    return _largest(named, lines) or subject or (named[0].text if named else None)
+
+
+def _above_salutation(lines: Sequence[TextLine]) -> str | None:
+    """The line alone above "Dear ...", unless it is the date or the end of an address."""
+    at = next((i for i, line in enumerate(lines) if _SALUTATION.match(line.text)), 0)
+    if at < 1 or len(_WORD.findall(lines[at - 1].text)) < _SUBJECT_WORDS or date_in([[lines[at - 1].text]]):
+        return None
+    above, line = lines[at - 2 : at] if at > 1 else (None, lines[0])
+    if above is None or above.quad is None or line.quad is None:
+        return None
+    return line.text if line.quad[0][1] - above.quad[3][1] >= _ALONE * line.height else None
+
+
+def _largest(named: Sequence[TextLine], lines: Sequence[TextLine]) -> str | None:
+    """The largest lines of the page that are text; None when all are of one size."""
     if not named:
         return None
     usual = float(np.median([line.height for line in lines]))
     largest = max(named, key=lambda line: line.height)
     if largest.height < _TITLE_HEIGHT * usual:
-        return named[0].text
+        return None
     start = named.index(largest)
     title = [largest]
     for before, after in pairwise(named[start:]):
@@ -125,10 +148,10 @@ def _beside(before: TextLine, after: TextLine) -> bool:
     return abs(after.quad[0][1] - before.quad[0][1]) < 0.5 * before.height and after.quad[0][0] >= before.quad[1][0]
 
 
-def _rows(page: Page) -> list[list[str]]:
-    """The page's lines, those that stand beside each other together."""
+def _rows(lines: Sequence[TextLine]) -> list[list[str]]:
+    """A page's lines, those that stand beside each other together."""
     rows: list[list[TextLine]] = []
-    for line in page.lines:
+    for line in lines:
         if rows and _beside(rows[-1][-1], line):
             rows[-1].append(line)
         else:
@@ -137,7 +160,7 @@ def _rows(page: Page) -> list[list[str]]:
 
 
 def _facts(rows: Sequence[Sequence[str]]) -> tuple[KeyFact, ...]:
-    """Names with values: `name: value` in a line or in two beside each other, and totals."""
+    """Names with values: `name: value` in a line or in two beside each other, usual names without a colon, totals."""
     facts: dict[str, KeyFact] = {}
     for name, value in (fact for row in rows for fact in _row_facts(row)):
         facts.setdefault(name.casefold(), KeyFact(name, value))
@@ -152,15 +175,19 @@ def _row_facts(row: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield match[1], match[2]
         elif following and (match := _NAME.fullmatch(text)):
             yield match[1], following
+        elif is_label(text) and any(map(str.isdigit, following)):  # the headings of a table are names too
+            yield text, following
+        elif fact := stated(text):
+            yield fact
     if match := _TOTAL.fullmatch(" ".join(row)):
         yield match[1], match[2].strip()
 
 
 def _summary(lines: Sequence[TextLine], title: str | None) -> str:
-    """The most central sentences in their order; empty when there are none."""
+    """The most central sentences in their order; empty when there are none, or hardly any beside all the rest."""
     split = (s for text in paragraphs(lines) if text != title for s in _SENTENCE_END.split(text))
     sentences = [s for s in split if len(_WORD.findall(s)) >= 5 and s[-1:] in ".!?\"')"]
-    if not sentences:
+    if not sentences or sum(map(len, sentences)) < _SPEAKING * sum(len(line.text) for line in lines):
         return ""
     sentences = sentences[:_MOST_SENTENCES]
     ranks = _ranks(sentences)

@@ -29,7 +29,9 @@ from deployments.documents.messages import (
     TextLine,
 )
 from deployments.documents.ocr import OcrEngine
+from deployments.documents.rules import Rule
 from deployments.documents.segments import Word
+from deployments.documents.skew import level_picture, level_words, slant_of, turning
 from deployments.documents.upright import read_upright, turned_back
 from deployments.worker_process import bound_memory, end_with_parent
 from serve.errors import InvalidMedia
@@ -40,6 +42,8 @@ from serve.media.image import ImageLimits, decode_image
 _READABLE = 0.9
 _SCAN_SHARE, _SCAN_CHARS = 0.5, 200
 _JPEG_QUALITY = 90
+# Pixels this much higher than wide are taken for square: those of a fine fax, 204 by 196 an inch, among them.
+_SQUARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ def read_page(path: Path, kind: DocumentKind, number: int, layer: TextLayer, dpi
         shown = (round(width_pt * scale), round(height_pt * scale))
         words = page.words() if layer != "never" else []
         if layer == "always" or (words and _trusted(page, words)):
-            lines, found = laid_out(words, page.rules(), tables=tables)
+            lines, found = _laid_out_upright(words, page.rules(), page.quarters(), page.size, tables=tables)
             return Page(number, width_pt, height_pt, "point", shown, "layer", lines, found)
         pixels = page.picture(scale)
     lines, found = _recognised(pixels, 1 / scale, tables=tables)
@@ -155,8 +159,35 @@ def _trusted(page: pdf.PdfPage, words: list[Word]) -> bool:
     return sum(len(word.text) for word in words) >= _SCAN_CHARS or page.image_share() < _SCAN_SHARE
 
 
+def _laid_out_upright(
+    words: list[Word], rules: list[Rule], quarters: int, size: Point, *, tables: bool
+) -> tuple[tuple[TextLine, ...], tuple[Table, ...]]:
+    """Lines and tables of a page that is to be turned by so many quarters to be read, in places as it is shown."""
+    if not quarters:
+        return laid_out(words, rules, tables=tables)
+    width, height = size
+    turn = turned_back(4 - quarters, *(size if quarters == 2 else (height, width)))
+    upright = [Word(word.text, _placed_box(word.box, turn), word.score) for word in words]
+    lines, found = laid_out(upright, [rule.placed(turn) for rule in rules], tables=tables)
+    back = turned_back(quarters, width, height)
+    return tuple(_placed_line(line, back, 1.0) for line in lines), tuple(_placed_table(one, back) for one in found)
+
+
 def _picture(path: Path, number: int) -> npt.NDArray[np.uint8]:
-    return np.asarray(decode_image(tiff.one_page(path.read_bytes(), number), _state.settings.images), np.uint8)
+    """A page of an image file, with square pixels."""
+    data, limits = tiff.one_page(path.read_bytes(), number), _state.settings.images
+    return np.asarray(_squared(decode_image(data, limits), tiff.pixel_aspect(data), limits), np.uint8)
+
+
+def _squared(image: Image.Image, aspect: float, limits: ImageLimits) -> Image.Image:
+    """The picture with pixels as high as wide: stretched, or shrunk the other way where that would be too large."""
+    if abs(aspect - 1) <= _SQUARE:
+        return image
+    width, height = image.size
+    tall, narrow = (width, max(1, round(height * aspect))), (max(1, round(width / aspect)), height)
+    large, small = (tall, narrow) if aspect > 1 else (narrow, tall)
+    fits = max(large) <= limits.max_side and large[0] * large[1] <= limits.max_pixels
+    return image.resize(large if fits else small, Image.Resampling.LANCZOS)
 
 
 def _recognised(
@@ -166,13 +197,16 @@ def _recognised(
     height, width = pixels.shape[:2]
     try:
         words, turned, quarters = read_upright(_state.engine.words, pixels)
+        centre = (turned.shape[1] / 2, turned.shape[0] / 2)
+        if slant := slant_of(turned, words):
+            words, turned = level_words(words, slant, centre), level_picture(turned, slant)
         lines, found = laid_out(words, rules_in(turned), tables=tables)
     except (MemoryError, cv2.error) as error:
         raise InvalidMedia("The page needs more memory than a page may take.", code="page_too_large") from error
-    back = turned_back(quarters, width, height)
+    askew, back = turning(slant, centre), turned_back(quarters, width, height)
 
     def place(point: Point) -> Point:
-        x, y = back(point)
+        x, y = back(askew(point))
         return x * unit, y * unit
 
     return tuple(_placed_line(line, place, unit) for line in lines), tuple(_placed_table(one, place) for one in found)
@@ -191,5 +225,5 @@ def _placed_table(table: Table, place: Callable[[Point], Point]) -> Table:
 
 
 def _placed_box(box: Box, place: Callable[[Point], Point]) -> Box:
-    (x0, y0), (x1, y1) = place((box.left, box.top)), place((box.right, box.bottom))
-    return Box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+    xs, ys = zip(*map(place, box.quad), strict=True)
+    return Box(min(xs), min(ys), max(xs), max(ys))

@@ -17,6 +17,11 @@ _MOST_DIRECTORIES = 10_000
 _ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 # TIFF 6.0 section 8: the lowest tag, so it stands first; bit 0 is a smaller copy of another page, bit 2 a mask of it.
 _SUBFILE_TAG, _BESIDE_A_PAGE = 254, 0b101
+_ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION = 274, 282, 283
+_SHORT, _RATIONAL = 3, 5
+# Orientations from this one on exchange width and height.
+_FIRST_TURNED = 5
+_MOST_ASPECT = 4.0
 
 
 def page_count(data: bytes) -> int:
@@ -34,6 +39,39 @@ def one_page(data: bytes, number: int) -> bytes:
         return data
     offset = next(islice(_pages(data), number - 1, None))
     return b"".join((data[:4], struct.pack(_ORDERS[data[:4]] + "I", offset), memoryview(data)[8:]))
+
+
+def pixel_aspect(data: bytes) -> float:
+    """How high the pixels of the first page of an image file are, in multiples of their width, as it is displayed.
+
+    A fax of standard resolution has 204 pixels an inch across and 98 down (ITU-T T.4), so its pixels are 2.08 high.
+
+    Returns:
+        1 for any other format, without both resolutions (TIFF 6.0 section 8), and where they differ beyond belief.
+    """
+    order = _ORDERS.get(data[:4])
+    if order is None or len(data) < 8:
+        return 1.0
+    values = _values(data, order, struct.unpack_from(order + "I", data, 4)[0])
+    across, down = values.get(_X_RESOLUTION, 0.0), values.get(_Y_RESOLUTION, 0.0)
+    if not across or not down or not 1 / _MOST_ASPECT <= across / down <= _MOST_ASPECT:
+        return 1.0
+    is_turned = values.get(_ORIENTATION, 1.0) >= _FIRST_TURNED
+    return down / across if is_turned else across / down
+
+
+def _values(data: bytes, order: str, offset: int) -> dict[int, float]:
+    """Single short and rational values of a directory by their tags, as far as they lie in the file."""
+    values: dict[int, float] = {}
+    entries: int = struct.unpack_from(order + "H", data, offset)[0] if offset + 2 <= len(data) else 0
+    for at in range(offset + 2, min(offset + 2 + 12 * entries, len(data) - 11), 12):
+        tag, form, count, place = struct.unpack_from(order + "HHII", data, at)
+        if count == 1 and form == _SHORT:
+            values[tag] = float(struct.unpack_from(order + "H", data, at + 8)[0])
+        elif count == 1 and form == _RATIONAL and place + 8 <= len(data):
+            above, below = struct.unpack_from(order + "II", data, place)
+            values[tag] = above / below if below else 0.0
+    return values
 
 
 def _pages(data: bytes) -> Iterator[int]:

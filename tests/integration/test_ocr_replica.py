@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
+import numpy as np
 import pytest
 import pytest_asyncio
+from PIL import Image
 from skimage import data as pictures
 
 from benchmarks.documents import PHOTOGRAPHED, cell_f1, character_error_rate, grid_of
@@ -106,6 +110,30 @@ async def test_tables_in_pictures(reader: DocumentReader, made: Made) -> None:
     assert character_error_rate(" ".join(made.pages[0]), " ".join(line.text for line in page.lines)) < 0.05
 
 
+async def test_a_table_that_was_scanned_askew(reader: DocumentReader) -> None:
+    made = table(203, style="lines")
+    scan = Image.open(io.BytesIO(picture(made.pdf))).convert("RGB")
+    askew = scan.rotate(-2, Image.Resampling.BICUBIC, fillcolor=(255, 255, 255))
+    (page,) = pages(await reader.read(ReadDocument(encode(np.asarray(askew), "PNG")), CALL))
+    (found,) = page.tables
+    assert cell_f1(made.tables, [grid_of(found)]) >= 0.9
+    # It is placed on the picture as it was sent: its first line falls to the right.
+    heading = next(line.quad for line in page.lines if line.text == made.pages[0][1])
+    assert heading is not None
+    (left, start), (right, end), *_ = heading
+    assert (end - start) / (right - left) == pytest.approx(math.tan(math.radians(2)), abs=0.01)
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+async def test_a_text_layer_that_is_shown_turned_is_read_as_it_stands(reader: DocumentReader, turn: int) -> None:
+    lines = ["The quick brown fox", "jumps over the lazy dog"]
+    (page,) = pages(await reader.read(ReadDocument(lines_pdf(lines, rotation=turn)), CALL))
+    assert (page.source, page.text) == ("layer", "\n".join(lines))
+    (ax, ay), (bx, by), *_ = page.lines[0].quad or ()
+    assert (bx - ax, by - ay) == pytest.approx({90: (0, by - ay), 180: (bx - ax, 0), 270: (0, by - ay)}[turn])
+    assert {90: by > ay, 180: bx < ax, 270: by < ay}[turn]
+
+
 async def test_a_photographed_page(reader: DocumentReader) -> None:
     (page,) = pages(await reader.read(ReadDocument(encode(pictures.page(), "PNG")), CALL))
     assert (page.width, page.height, page.unit) == (384, 191, "pixel")
@@ -124,6 +152,22 @@ async def test_the_pages_of_a_tiff(reader: DocumentReader) -> None:
     assert (some.total, [page.text for page in pages(some)]) == (3, [lines[0], lines[2]])
     drawn = await reader.render(RenderPages(data, pages=((2, None),), side=200), CALL)
     assert [(page.number, page.width) for page in drawn.pages if isinstance(page, PageImage)] == [(2, 200), (3, 200)]
+
+
+async def test_a_fax_with_pixels_that_are_not_square_is_stretched(reader: DocumentReader) -> None:
+    lines = ["Northern Water Board", "Subject: Repair of the main pipe", "I am writing about the pipe in Mill Road"]
+    scan = Image.open(io.BytesIO(picture(lines_pdf(lines, size=(400, 200)), dpi=204))).convert("L")
+    squashed = scan.resize((scan.width, scan.height * 98 // 204), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    squashed.point(lambda value: 255 * (value > 150)).convert("1").save(
+        file, "TIFF", compression="group4", dpi=(204, 98)
+    )
+    (page,) = pages(await reader.read(ReadDocument(file.getvalue()), CALL))
+    assert (page.width, page.height) == pytest.approx(scan.size, abs=2)
+    assert character_error_rate(" ".join(lines), " ".join(page.text.split())) < 0.05
+    (drawn,) = (await reader.render(RenderPages(file.getvalue()), CALL)).pages
+    assert isinstance(drawn, PageImage)
+    assert (drawn.width, drawn.height) == (page.width, page.height)
 
 
 async def test_a_page_of_a_tiff_that_was_cut_off_hurts_no_other(reader: DocumentReader) -> None:
@@ -188,6 +232,12 @@ async def test_what_cannot_be_read_is_refused(
     with pytest.raises(kind) as caught:
         await reader.read(request_, CALL)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("size", [(8000, 10), (12, 8000)])
+async def test_a_strip_is_a_page_without_text(reader: DocumentReader, size: tuple[int, int]) -> None:
+    (page,) = pages(await reader.read(ReadDocument(encode(np.full((size[1], size[0], 3), 255, np.uint8), "PNG")), CALL))
+    assert (page.width, page.height, page.text) == (*size, "")
 
 
 async def test_a_page_that_cannot_be_read_has_its_error_in_its_place(reader: DocumentReader) -> None:

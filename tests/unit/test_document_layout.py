@@ -222,6 +222,100 @@ def test_other_figures_are_no_headings(rows: list[list[str]]) -> None:
     assert found.headers == ()
 
 
+def table_of(rows: list[list[str]], edges: tuple[float, ...], top: float) -> list[Word]:
+    """A name at the left of each row, the other cells ending at the edges."""
+    placed: list[Word] = []
+    for i, (name, *cells) in enumerate(rows):
+        placed += words(name, 5, top + 16 * i)
+        for cell, edge in zip(cells, edges, strict=True):
+            placed += right(cell, edge, top + 16 * i)
+    return placed
+
+
+def test_a_table_may_be_mostly_empty() -> None:
+    rows = [["Day", "Noon", "Late", "Night"]]
+    rows += [["mon", "", "4", ""], ["tue", "3", "", ""], ["wed", "", "", "7"], ["thu", "1", "2", "3"]]
+    (found,) = laid_out(table_of(rows, (120, 180, 240), 0), [])[1]
+    assert found.headers == tuple(rows[0])
+    assert found.rows == tuple(map(tuple, rows[1:]))
+
+
+def test_a_line_whose_spaces_stand_above_the_gaps_is_not_of_the_table() -> None:
+    caption = [
+        Word(text, Box(left, -12, end, -2)) for text, left, end in (("a", 10, 90), ("b", 96, 200), ("c", 206, 258))
+    ]
+    text = words("Some words that introduce the table below and run on", 0, -60)
+    (found,) = laid_out(text + caption + table_words(ROWS), [])[1]
+    assert found.headers == tuple(ROWS[0])
+
+
+def test_a_wider_table_below_leaves_no_empty_column() -> None:
+    above = [["Item", "Qty", "Price"], ["mug", "12", "4.50"], ["lamp", "1", "89.00"], ["cable", "3", "1.00"]]
+    below = [["Name", "Qty", "Price", "Sum"], ["nut", "1", "2.00", "2.00"], ["bolt", "3", "1.00", "3.00"]]
+    placed = table_of(above, (120, 180), 0) + words("Another one", 5, 75) + table_of(below, (120, 180, 240), 92)
+    assert [[list(one.headers), *map(list, one.rows)] for one in laid_out(placed, [])[1]] == [above, below]
+
+
+@pytest.mark.parametrize("ruled", [True, False])
+def test_ruling_lines_tell_tables_beside_each_other_apart(ruled: bool) -> None:
+    left = [["Month", "Sales"], ["January", "1,200"], ["May", "980"], ["June", "14"]]
+    other = [["Item", "Units"], ["chairs", "34"], ["lamps", "107"], ["mugs", "5"]]
+    placed: list[Word] = []
+    for x, rows in ((0.0, left), (220.0, other)):
+        for i, (name, count) in enumerate(rows):
+            placed += words(name, x + 5, 5 + 16 * i) + right(count, x + 150, 5 + 16 * i)
+    ends = [(0.0, 155.0), (220.0, 375.0)] if ruled else [(0.0, 375.0)]
+    rules = [Rule(True, y, start, end) for y in (0.0, 18.0, 70.0) for start, end in ends]
+    tables = laid_out(placed, rules)[1]
+    read_ = [[list(found.headers), *map(list, found.rows)] for found in tables]
+    assert read_ == ([left, other] if ruled else [[one + two for one, two in zip(left, other, strict=True)]])
+
+
+def test_usual_names_without_colons_are_no_table_and_an_address_beside_them_is_read_on_its_own() -> None:
+    address = ["Miller and Sons", "12 Long Street", "York"]
+    pairs = [("Invoice no.", "2026/04"), ("Date", "12 March 2026"), ("Due date", "11 April 2026")]
+    placed = [w for i, line in enumerate(address) for w in words(line, 0, 13 * i)]
+    placed += [w for i, (name, value) in enumerate(pairs) for w in words(name, 250, 13 * i)]
+    placed += [w for i, (name, value) in enumerate(pairs) for w in right(value, 420, 13 * i)]
+    lines, tables = laid_out(placed, [])
+    assert not tables
+    assert [line.text for line in lines] == [*address, *(text for pair in pairs for text in pair)]
+
+
+def test_totals_are_read_name_by_name() -> None:
+    pairs = [("Net amount", "40.80"), ("VAT (19%)", "7.75"), ("Amount due", "EUR 48.55")]
+    placed = [w for i, (name, value) in enumerate(pairs) for w in words(name, 0, 16 * i) + right(value, 200, 16 * i)]
+    lines, tables = laid_out(placed, [])
+    assert not tables
+    assert [line.text for line in lines] == [text for pair in pairs for text in pair]
+
+
+def test_totals_that_stand_closer_than_the_rows_above_are_rows() -> None:
+    rows = [["Item", "Qty", "Price"], ["mug", "12", "4.50"], ["lamp", "1", "89.00"]]
+    totals = [["", "Net amount", "40.80"], ["", "VAT 19%", "7.75"], ["", "Amount due", "48.55"]]
+    placed = table_words(rows, pitch=20)
+    for i, (_, name, price) in enumerate(totals):
+        placed += words(name, 140, 65 + 14 * i) + right(price, 260, 65 + 14 * i)
+    (found,) = laid_out(placed, [])[1]
+    assert [list(row) for row in found.rows] == [*rows[1:], *totals]
+
+
+def test_addresses_beside_each_other_are_read_one_after_the_other() -> None:
+    left = ["Bill to", "Miller and Sons", "3 Hill Road", "Leeds"]
+    other = ["Ship to", "Miller Warehouse", "9 Dock Lane", "Hull"]
+    placed = [
+        w for i, (a, b) in enumerate(zip(left, other, strict=True)) for w in words(a, 0, 13 * i) + words(b, 200, 13 * i)
+    ]
+    lines, tables = laid_out(placed, [])
+    assert not tables
+    assert [line.text for line in lines] == left + other
+
+
+def test_words_of_one_line_stay_in_its_row_beside_a_line_that_stands_higher() -> None:
+    placed = words("a street", 0, 0) + words("Invoice", 200, 4.9) + words("no.", 238, 5.1)
+    assert [s.text for s in segments_of(placed)] == ["a street", "Invoice no."]
+
+
 def test_wrapped_cells_are_one_row() -> None:
     placed = table_words([["Item", "Qty", "Price"], ["a blue mug", "1", "2.00"]], pitch=18)
     placed += words("with handle", 5, 33)  # close under the mug

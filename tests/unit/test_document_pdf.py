@@ -64,6 +64,20 @@ def test_a_rotated_page_is_measured_as_it_is_shown(file: Path, turn: int) -> Non
     assert not ink.any()
 
 
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_how_the_text_of_a_page_stands(file: Path, turn: int) -> None:
+    file.write_bytes(lines_pdf(["some words on a page that is shown turned"], rotation=turn))
+    with pdf.opened(file, 0) as page:
+        assert page.quarters() == turn // 90
+
+
+def test_a_hyphen_at_the_end_of_a_line_is_kept(file: Path) -> None:
+    file.write_bytes(lines_pdf(["the recon-", "struction of a well-", "known bridge"]))
+    with pdf.opened(file, 0) as page:
+        lines, _ = laid_out(page.words(), page.rules())
+    assert [line.text for line in lines] == ["the recon-", "struction of a well-", "known bridge"]
+
+
 @pytest.mark.parametrize("drawn", [True, False])
 @pytest.mark.parametrize("turn", [0, 90])
 def test_what_was_filled_into_a_form_is_read_and_drawn(file: Path, drawn: bool, turn: int) -> None:

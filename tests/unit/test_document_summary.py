@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from deployments.documents.dates import date_in
 from deployments.documents.messages import KeyFact, Page, Table, TextLine
+from deployments.documents.skew import turning
 from deployments.documents.summary import summarise
 
 
@@ -71,6 +74,91 @@ def test_key_facts_are_names_with_values() -> None:
 
 def test_a_value_may_stand_beside_its_name() -> None:
     assert summarise([beside("Invoice number:", "INV-7")]).key_facts == (KeyFact("Invoice number", "INV-7"),)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "fact"),
+    [
+        ("Invoice no.", "2026/0417", ("Invoice no.", "2026/0417")),
+        ("Due date", "11 April 2026", ("Due date", "11 April 2026")),
+        ("To:", "All staff", ("To", "All staff")),
+        ("VAT (19%)", "7.75", ("VAT (19%)", "7.75")),
+        ("Amount due", "EUR 48.55", ("Amount due", "EUR 48.55")),
+        ("Date", "Description", None),  # headings of a table
+        ("Blue mug", "12", None),
+    ],
+)
+def test_usual_names_need_no_colon(left: str, right: str, fact: tuple[str, str] | None) -> None:
+    expected = (KeyFact(*fact),) if fact else ()
+    assert summarise([beside(left, right)]).key_facts == expected
+
+
+def test_usual_names_may_stand_before_their_value_in_one_line() -> None:
+    found = summarise([page("Invoice no. 2026/0417", "Date March 12, 2026", "VAT (19%)", "date the man of 40 years")])
+    assert found.key_facts == (KeyFact("Invoice no.", "2026/0417"), KeyFact("Date", "March 12, 2026"))
+
+
+def letter(*head: str, gap: float = 30.0) -> Page:
+    """Lines set closely, the last of them `gap` below the others, then the salutation and a sentence."""
+    lines, top = [], 0.0
+    for i, text in enumerate((*head, "Dear Mr. Smith,", "we have looked at the pipe in your street.", "Kind regards,")):
+        top += gap if i == len(head) - 1 else 12.0
+        quad = ((0.0, top), (300.0, top), (300.0, top + 10), (0.0, top + 10))
+        lines.append(TextLine(text, quad, 1.0, 10.0))
+    return Page(1, 595, 842, "point", (1240, 1754), "layer", tuple(lines))
+
+
+@pytest.mark.parametrize(
+    ("found", "title"),
+    [
+        (letter("Northern Water Board", "York", "Subject: Repair of the main pipe"), "Repair of the main pipe"),
+        (letter("Northern Water Board", "York", "Re: Your claim"), "Your claim"),
+        (letter("Northern Water Board", "York", "Repair of the main pipe"), "Repair of the main pipe"),
+        (letter("Northern Water Board", "York", "12 March 2026"), None),
+        (letter("Northern Water Board", "Long Station Street", gap=12), None),
+        (page(("Northern Water Board", 20.0), "Dear Mr. Smith,", "the pipe is closed.", "Kind regards,"), None),
+    ],
+)
+def test_the_title_of_a_letter_is_its_subject(found: Page, title: str | None) -> None:
+    got = summarise([found])
+    assert (got.type, got.title) == ("letter", title)
+
+
+@pytest.mark.parametrize(
+    ("divided", "whole"),
+    [
+        (("paid for the recon-", "struction of the bridge"), "paid for the reconstruction of the bridge"),
+        (("was a well-", "known landmark of the town"), "was a well-known landmark of the town"),
+        (("was done by an English-", "speaking firm in the town"), "was done by an English-speaking firm in the town"),
+        (("is a state-of-the-", "art bridge of the town"), "is a state-of-the-art bridge of the town"),
+        (("took the sea-", "side road, for the sea was calm"), "took the sea-side road, for the sea was calm"),
+        (("found it between 1990-", "1995 in many of the towns"), "found it between 1990- 1995 in many of the towns"),
+    ],
+)
+def test_a_word_divided_between_lines_is_put_together(divided: tuple[str, str], whole: str) -> None:
+    first, second = divided
+    assert (
+        summarise([set_page(("Report", 24.0), f"The council {first}", f"{second}.")]).summary == f"The council {whole}."
+    )
+
+
+def test_a_few_words_of_thanks_do_not_sum_up_a_list() -> None:
+    rows = [f"Article number {i} of the list 12.50" for i in range(8)]
+    found = summarise([page(("Invoice", 20.0), *rows, ("Thank you for your business with us.", 14.0))])
+    assert found.summary.startswith(rows[0])
+
+
+@pytest.mark.parametrize("degrees", [90.0, 2.0])
+def test_values_beside_their_names_are_found_on_a_turned_page(degrees: float) -> None:
+    turned = turning(math.radians(degrees), (0.0, 0.0))
+    (flat,) = [beside("Invoice no.", "2026/0417")]
+    lines = []
+    for one in flat.lines:
+        assert one.quad is not None
+        a, b, c, d = map(turned, ((x * 4, y) for x, y in one.quad))
+        lines.append(TextLine(one.text, (a, b, c, d), 1.0, 10.0))
+    found = summarise([Page(1, 595, 842, "point", (1240, 1754), "ocr", tuple(lines))])
+    assert found.key_facts == (KeyFact("Invoice no.", "2026/0417"),)
 
 
 def test_the_summary_takes_the_central_sentences_in_their_order() -> None:

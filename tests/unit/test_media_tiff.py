@@ -65,10 +65,30 @@ def test_pages_of_a_fax() -> None:
     assert [page.getpixel((9, 9)) for page in found] == [(0,) * 3, (255,) * 3, (0,) * 3]
 
 
+@pytest.mark.parametrize(
+    ("dpi", "orientation", "aspect"),
+    [
+        ((204, 98), 1, 204 / 98),
+        ((204, 98), 6, 98 / 204),
+        ((150, 150), 1, 1.0),
+        ((150, 1), 1, 1.0),  # nobody scans so
+        ((0, 98), 1, 1.0),
+        (None, 1, 1.0),
+    ],
+)
+def test_how_high_pixels_are(dpi: tuple[int, int] | None, orientation: int, aspect: float) -> None:
+    options = {"dpi": dpi} if dpi else {}
+    data = scanned(FRAMES[:1], tiffinfo={274: orientation}, **options)
+    assert tiff.pixel_aspect(data) == pytest.approx(aspect)
+    for end in range(0, len(data), 7):  # a file that was cut says what it can
+        assert tiff.pixel_aspect(data[:end]) in (pytest.approx(aspect), 1.0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_images_have_one_page(kind: str) -> None:
     assert tiff.page_count(FILES[kind]) == 1
     assert tiff.one_page(FILES[kind], 1) == FILES[kind]
+    assert tiff.pixel_aspect(FILES[kind]) == 1.0
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
