@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from deployments.documents.dates import date_in
 from deployments.documents.labels import TOTAL, is_label, stated
-from deployments.documents.messages import DocumentType, KeyFact, Page, Summary, TextLine
+from deployments.documents.messages import Box, DocumentType, KeyFact, Page, Summary, TextLine
 from deployments.documents.paragraphs import paragraphs
 from deployments.documents.skew import level_lines
 
@@ -71,7 +71,7 @@ def summarise(pages: Sequence[Page]) -> Summary:
     if kind == "other" and _mostly_tables(pages):
         kind = "table"
     rows = [row for level in levels for row in _rows(level)]
-    title = _title(kind, levels[0]) if levels else None
+    title = _title(kind, levels[0], _outside_tables(pages[0])) if levels else None
     return Summary(kind, title, date_in(rows), _summary(lines, title) or _opening(rows, title), _facts(rows))
 
 
@@ -97,12 +97,30 @@ def _mostly_tables(pages: Sequence[Page]) -> bool:
     return 2 * inside > sum(len(page.text) for page in pages)
 
 
-def _title(kind: DocumentType, lines: Sequence[TextLine]) -> str | None:
-    """What the first page says it is about: of a letter its subject, which is seldom its largest line."""
+def _outside_tables(page: Page) -> list[bool]:
+    """Of each line, whether it stands in no table."""
+    boxes = [table.box for table in page.tables if table.box is not None]
+    return [not any(_holds(box, line) for box in boxes) for line in page.lines]
+
+
+def _holds(box: Box, line: TextLine) -> bool:
+    if line.quad is None:
+        return False
+    x, y = (sum(places) / 4 for places in zip(*line.quad, strict=True))
+    return box.left <= x <= box.right and box.top <= y <= box.bottom
+
+
+def _title(kind: DocumentType, lines: Sequence[TextLine], may_be: Sequence[bool]) -> str | None:
+    """What the first page says it is about: of a letter its subject, which is seldom its largest line.
+
+    Args:
+        may_be: of each line, whether it can be a title: a cell is none.
+    """
     subject = next((match[1] for row in _rows(lines) if (match := _SUBJECT.fullmatch(" ".join(row)))), None)
     if kind == "letter":
         return subject or _above_salutation(lines)
-    named = [line for line in lines if _WORD.search(line.text) and len(line.text) <= _TITLE_CHARS]
+    free = [line for line, is_free in zip(lines, may_be, strict=True) if is_free]
+    named = [line for line in free if _WORD.search(line.text) and len(line.text) <= _TITLE_CHARS]
     return _largest(named, lines) or subject or (named[0].text if named else None)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.documents import cell_f1
 from tests.e2e.cluster import Cluster
-from tests.support.documents import invoice, picture
+from tests.support.documents import invoice, lined_table, picture
 
 pytestmark = pytest.mark.cluster
 # Reading a picture of a page takes seconds of a core.
@@ -28,6 +28,11 @@ def test_documents_over_http(cluster: Cluster) -> None:
         assert cell_f1(made.tables, [[read["headers"], *read["rows"]]]) >= 0.9
         summary = http.post("/v1/documents/summary", content=made.pdf, headers={"content-type": "application/pdf"})
         assert summary.json()["type"] == "invoice"
+        prices = [["Part", "Count", "Price"], *[[f"Part {n}", str(3 * n), f"{n}.50"] for n in range(1, 9)]]
+        listed = http.post(
+            "/v1/documents/summary", content=lined_table(prices), headers={"content-type": "application/pdf"}
+        )
+        assert listed.json()["type"] == "table"
         broken = http.post("/v1/documents/text", content=b"%PDF-1.7 ?", headers={"content-type": "application/pdf"})
         assert (broken.status_code, broken.json()["error"]["code"]) == (400, "invalid_document")
         assert http.get("/v1/readyz").status_code == 200

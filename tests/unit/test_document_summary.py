@@ -7,7 +7,7 @@ import math
 import pytest
 
 from deployments.documents.dates import date_in
-from deployments.documents.messages import KeyFact, Page, Table, TextLine
+from deployments.documents.messages import Box, KeyFact, Page, Table, TextLine
 from deployments.documents.skew import turning
 from deployments.documents.summary import summarise
 
@@ -55,6 +55,14 @@ def test_words_inside_other_words_tell_nothing() -> None:
 def test_the_title_is_the_largest_text() -> None:
     found = summarise([page("Acme Ltd", ("Plan of the", 24.0), ("new building", 24.0), "1 May 2024", "text of it")])
     assert found.title == "Plan of the new building"
+
+
+def test_a_cell_is_no_title() -> None:
+    lines = ("Part Count", "Bolt 3", "Nut 4")
+    table = Table(("Part", "Count"), (("Bolt", "3"), ("Nut", "4")), box=Box(0.0, 0.0, 300.0, 60.0))
+    assert summarise([page(*lines, tables=(table,))]).title is None
+    below = Table(table.headers, table.rows, box=Box(0.0, 15.0, 300.0, 90.0))
+    assert summarise([page("What is in stock", *lines, tables=(below,))]).title == "What is in stock"
 
 
 def test_without_a_larger_line_the_first_is_the_title() -> None:
