@@ -85,7 +85,7 @@ def _glb(mesh: trimesh.Trimesh, up: Vector) -> Any:
     axis, side = np.array(up) / np.linalg.norm(up), side_of(up)
     turn = np.eye(4)
     turn[:3, :3] = np.cross(axis, side), axis, side
-    scene = trimesh.Scene()
+    scene: Any = trimesh.Scene()
     scene.add_geometry(linear, transform=turn)
     return scene.export(file_type="glb")
 
