@@ -20,6 +20,8 @@ UInt8 = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 LONGEST_FILM_SIDE: Final = 16_384
 """In pixels; x264 takes no more."""
+NEAR: Final = 0.01
+"""gsplat's near plane, in the scene's unit; it suits scenes that are about 1 or more across."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class RasterOptions:
     antialiased: bool = False
     sh_degree: int | None = None
     radius_clip: float = 0.0
-    near: float = 0.01
+    near: float = NEAR
     far: float = 1e10
 
 
@@ -181,6 +183,7 @@ class CoverRequest(TaskRequest[CoverResult]):
 
     Attributes:
         masks: one a camera: (height, width) bool.
+        near: see `RasterOptions`.
     """
 
     method: ClassVar[str] = "cover"
@@ -189,3 +192,4 @@ class CoverRequest(TaskRequest[CoverResult]):
     cameras: tuple[Camera, ...]
     masks: tuple[Mask, ...]
     time_s: float = 0.0
+    near: float = NEAR

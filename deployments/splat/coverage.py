@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.rendering.camera import Camera
-from deployments.rendering.messages import RasterOptions
+from deployments.rendering.messages import NEAR, RasterOptions
 from deployments.splat.cpu import CpuRasteriser, CpuScene, gradient, see
 from deployments.splat.cpu_jit import Threads
 from deployments.splat.cpu_project import GREEN, RED, Float32
@@ -25,6 +25,7 @@ def weights(
     masks: npt.NDArray[np.bool_] | Float32,
     *,
     time_s: float = 0.0,
+    near: float = NEAR,
     threads: int = 1,
 ) -> tuple[Float32, Float32]:
     """Blending weights summed over pixels and cameras, where the scene is: Gaussians are loaded on the CPU.
@@ -32,6 +33,7 @@ def weights(
     Args:
         masks: (cameras, height, width): true, or a weight from 0 to 1, where it counts as inside; the size is that of
             each camera's picture.
+        near: see `RasterOptions`.
         threads: on the CPU.
 
     Returns:
@@ -40,7 +42,7 @@ def weights(
     if not isinstance(scene, Gaussians | CpuScene):
         from deployments.splat.gsplat_cuda import coverage
 
-        return coverage(scene, cameras, masks, time_s)  # type: ignore[arg-type]
+        return coverage(scene, cameras, masks, time_s, near)  # type: ignore[arg-type]
     pool = Threads(threads)
     loaded = scene if isinstance(scene, CpuScene) else CpuRasteriser(threads).load(scene)
     if loaded.gaussians.motion is not None:
@@ -48,7 +50,7 @@ def weights(
     count = len(loaded.gaussians)
     inside, everywhere = np.zeros(count, np.float32), np.zeros(count, np.float32)
     for camera, mask in zip(cameras, masks, strict=True):
-        ellipses = see(loaded, camera, RasterOptions(), pool)
+        ellipses = see(loaded, camera, RasterOptions(near=near), pool)
         # A picture is linear in colours, and a weight is its slope: red counts the mask, green counts all.
         slopes = np.zeros((5, camera.height, camera.width), np.float32)
         slopes[0], slopes[1] = mask, 1

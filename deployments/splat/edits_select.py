@@ -78,4 +78,4 @@ def _in_box(means: Float32, least: npt.NDArray[np.float64], most: npt.NDArray[np
 
 
 def _invalid(message: str) -> InvalidRequest:
-    return InvalidRequest(message, code="invalid_selection")
+    return InvalidRequest(message, code="invalid_selection", param="where")

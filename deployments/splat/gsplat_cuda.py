@@ -132,7 +132,7 @@ def _render(
 
 
 def coverage(
-    scene: GsplatScene, cameras: Sequence[Camera], masks: np.ndarray[Any, Any], time_s: float
+    scene: GsplatScene, cameras: Sequence[Camera], masks: np.ndarray[Any, Any], time_s: float, near: float
 ) -> tuple[Float32, Float32]:
     """See `deployments.splat.coverage.weights`: the slope of two colours that count, one the mask and one all."""
     means, quats = scene.at(time_s)
@@ -148,6 +148,7 @@ def coverage(
             _stacked([camera.intrinsics]),
             camera.width,
             camera.height,
+            near_plane=near,
         )
         inside = torch.from_numpy(mask.astype(np.float32)).cuda()
         picture.backward(torch.stack([inside, torch.ones_like(inside), torch.zeros_like(inside)], dim=-1)[None])

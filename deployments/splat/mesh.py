@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ import trimesh
 from scipy.ndimage import map_coordinates
 from skimage.measure import marching_cubes
 
-from deployments.rendering.camera import Camera, Vector, look_at
+from deployments.rendering.camera import Camera, Vector, look_at, side_of
 from deployments.rendering.messages import Rendered
 from deployments.splat.mesh_volume import Volume
 from serve.errors import InvalidRequest
@@ -65,11 +65,34 @@ def extract_mesh(
     return _surface(volume)
 
 
-def to_bytes(mesh: trimesh.Trimesh, format: MeshFormat) -> bytes:
-    """A file of the mesh."""
-    data = mesh.export(file_type=format)
+def to_bytes(mesh: trimesh.Trimesh, format: MeshFormat, up: Vector = (0.0, 1.0, 0.0)) -> bytes:
+    """A file of the mesh.
+
+    GLB files are as glTF 2.0 wants them: their node is turned so that `up` is y, and z points to who looks from azimuth
+    0; colours are linear.
+
+    Args:
+        up: of the scene; any length but 0.
+    """
+    data = _glb(mesh, up) if format == "glb" else mesh.export(file_type=format)
     assert isinstance(data, bytes)
     return data
+
+
+def _glb(mesh: trimesh.Trimesh, up: Vector) -> Any:
+    linear: Any = mesh.copy()
+    linear.visual.vertex_colors = np.rint(_linear(linear.visual.vertex_colors[:, :3] / 255) * 255).astype(np.uint8)
+    axis, side = np.array(up) / np.linalg.norm(up), side_of(up)
+    turn = np.eye(4)
+    turn[:3, :3] = np.cross(axis, side), axis, side
+    scene: Any = trimesh.Scene()
+    scene.add_geometry(linear, transform=turn)
+    return scene.export(file_type="glb")
+
+
+def _linear(srgb: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Of colours as screens show them (IEC 61966-2-1), light."""
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
 
 def cameras_around(

@@ -190,7 +190,7 @@ class SplatReplica:
             known = scene if self._device == "cpu" else await self._readers.run(self._read, request.scene.digest)
             sums: tuple[Float32, Float32] | None = None
             for camera, mask in zip(request.cameras, request.masks, strict=True):
-                sums = await self._readers.run(_add_weights, sums, known, camera, mask, request.time_s)
+                sums = await self._readers.run(_add_weights, sums, known, camera, mask, request)
         assert sums is not None, "there is at least one camera"
         return CoverResult(*sums, self._wait_s)
 
@@ -255,9 +255,9 @@ class SplatReplica:
 
 
 def _add_weights(
-    sums: tuple[Float32, Float32] | None, scene: Any, camera: Camera, mask: Mask, time_s: float
+    sums: tuple[Float32, Float32] | None, scene: Any, camera: Camera, mask: Mask, request: CoverRequest
 ) -> tuple[Float32, Float32]:
     from deployments.splat.coverage import weights
 
-    inside, total = weights(scene, [camera], mask[None], time_s=time_s)
+    inside, total = weights(scene, [camera], mask[None], time_s=request.time_s, near=request.near)
     return (inside, total) if sums is None else (sums[0] + inside, sums[1] + total)

@@ -12,7 +12,7 @@ from deployments.rendering.messages import Output, RasterOptions
 from serve.errors import InvalidRequest
 from serve.protocol.bodies import AS_TUPLE, Fields, TextList
 from serve.scenes import cameras
-from serve.scenes.cameras import Calibrated, LookAt, Orbit, View, check_pose, from_camera
+from serve.scenes.cameras import Calibrated, LookAt, Orbit, View, from_camera, rigid
 from serve.scenes.rendering import Shot
 
 Picture = Literal["png", "jpeg", "webp", "exr", "npy"]
@@ -102,8 +102,7 @@ class CameraFields(Fields):
             return Orbit(given.azimuth_deg, given.elevation_deg, given.radius, given.target, given.fov_deg)
         pose = np.asarray(self.world_to_camera or self.camera_to_world, np.float64)
         if self.camera_to_world is not None:
-            check_pose(pose, f"{param}.camera_to_world")
-            pose = from_camera(pose)
+            pose = from_camera(rigid(pose, f"{param}.camera_to_world"))
         return Calibrated(np.asarray(self.intrinsics, np.float64), pose)
 
 

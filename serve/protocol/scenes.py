@@ -117,7 +117,7 @@ def _add_versions(router: APIRouter, service: SceneService) -> None:
         context = context_of(request)
         fields = await read_json(request, most, EditsFields)
         texts = texts_in(fields.edits)
-        info, base = await service.version(name, fields.base_version, context)
+        info, base = await service.base(name, fields.base_version, context)
         found = await service.named(texts, info, base, context)
         # In a thread, as below: a mask, or several pictures, are megabytes of base64.
         edits = await asyncio.to_thread(_edits, fields, found)

@@ -118,21 +118,33 @@ def from_camera(camera_to_world: Matrix) -> Matrix:
     return pose
 
 
-def check_pose(pose: Matrix, param: str) -> None:
-    """Raises `InvalidRequest` (`invalid_camera`) when a (4, 4) matrix is no rotation and translation."""
+def rigid(pose: Matrix, param: str) -> Matrix:
+    """The rotation and translation that a (4, 4) matrix of few digits stands for.
+
+    Its rotation is the nearest one (Schönemann 1966, orthogonal Procrustes): what is inverted by transposing must be a
+    rotation to the last digit, else a camera far from the origin stands somewhere else than was said.
+
+    Raises:
+        InvalidRequest: `invalid_camera`: it is further from one than rounding explains.
+    """
     rotation = pose[:3, :3]
-    rigid = np.allclose(rotation @ rotation.T, np.eye(3), atol=_RIGID) and np.linalg.det(rotation) > 0
-    if not (np.isfinite(pose).all() and rigid and np.allclose(pose[3], (0, 0, 0, 1), atol=_RIGID)):
+    close = np.allclose(rotation @ rotation.T, np.eye(3), atol=_RIGID) and np.linalg.det(rotation) > 0
+    if not (np.isfinite(pose).all() and close and np.allclose(pose[3], (0, 0, 0, 1), atol=_RIGID)):
         raise InvalidRequest(
             "The matrix must be a rotation and a translation: three orthogonal unit rows of determinant 1, and a last "
             "row of 0, 0, 0, 1.",
             code="invalid_camera",
             param=param,
         )
+    left, _, right = np.linalg.svd(rotation)
+    found = np.eye(4)
+    found[:3, :3] = left @ right
+    found[:3, 3] = pose[:3, 3]
+    return found
 
 
 def _calibrated(view: Calibrated, width: int, height: int, param: str) -> Camera:
-    check_pose(view.world_to_camera, f"{param}.world_to_camera")
+    pose = rigid(view.world_to_camera, f"{param}.world_to_camera")
     k = view.intrinsics
     plain = np.array([[k[0, 0], 0, k[0, 2]], [0, k[1, 1], k[1, 2]], [0, 0, 1]])
     if not (np.isfinite(k).all() and np.allclose(k, plain, atol=1e-6) and k[0, 0] > 0 and k[1, 1] > 0):
@@ -142,4 +154,4 @@ def _calibrated(view: Calibrated, width: int, height: int, param: str) -> Camera
             param=f"{param}.intrinsics",
         )
     fx, fy, cx, cy = (float(value) for value in (k[0, 0], k[1, 1], k[0, 2], k[1, 2]))
-    return Camera(width, height, fx, fy, cx, cy, view.world_to_camera)
+    return Camera(width, height, fx, fy, cx, cy, pose)

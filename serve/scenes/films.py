@@ -17,7 +17,7 @@ from serve.errors import InvalidRequest
 from serve.jobs.operation import Report
 from serve.scenes.cameras import Orbit, View, placed
 from serve.scenes.paths import Keyframe, interpolated
-from serve.scenes.rendering import SceneRenderer, Shot
+from serve.scenes.rendering import SceneRenderer, Shot, sized
 
 MOST_FRAMES: Final = 7200
 # Segments in work at once, and what one holds at most: enough to be worth a call, little enough to be lost.
@@ -127,6 +127,7 @@ class FilmMaker:
             ArgusError: a frame could not be drawn.
         """
         model = self._renderer.pick(info.kind, film.model)
+        options = sized(film.options, version.bounds.radius)
         # In threads: thousands of cameras, and the files of as many frames.
         cameras = await asyncio.to_thread(cameras_of, film, info, version)
         step = max(
@@ -142,7 +143,7 @@ class FilmMaker:
         async def one(start: int) -> None:
             some = tuple(cameras[start : start + step])
             moments = tuple(film.time_s + film.speed * number / film.fps for number in range(start, start + len(some)))
-            request = FilmRequest(version.ref, some, film.fps, moments, film.options, film.quality, film.effort)
+            request = FilmRequest(version.ref, some, film.fps, moments, options, film.quality, film.effort)
             segment = (await self._renderer.film(model, request, soon(context))).data
             finished[str(start)] = segment
             await tell(str(start), base64.b64encode(segment).decode())

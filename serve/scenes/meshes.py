@@ -6,6 +6,7 @@ has not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -15,14 +16,14 @@ import numpy.typing as npt
 
 from deployments.jobs.types import Progress
 from deployments.rendering.camera import Camera, Vector
-from deployments.rendering.messages import Rendered, RenderRequest, ViewFiles
+from deployments.rendering.messages import RasterOptions, Rendered, RenderRequest, ViewFiles
 from deployments.scenes.types import Bounds, SceneInfo, Version
 from deployments.worker_pool import Subject, WorkerPool
 from deployments.worker_process import bound_memory, end_with_parent
 from serve.context import RequestContext
 from serve.errors import ArgusError, InvalidRequest
 from serve.jobs.operation import Report
-from serve.scenes.rendering import SceneRenderer, blamed
+from serve.scenes.rendering import SceneRenderer, blamed, sized
 
 if TYPE_CHECKING:
     from deployments.splat.mesh import MeshFormat
@@ -98,6 +99,7 @@ class MeshMaker:
         """
         model = self._renderer.pick(info.kind, wanted.model)
         least, most = box_of(wanted, version.bounds)
+        options = sized(RasterOptions(), math.dist(least, most) / 2)
         pool = WorkerPool(_SCENES, 1, _SECONDS, 1, _start, _MEMORY_BYTES)
         try:
             cameras = await pool.run(_cameras, least, most, wanted.resolution)
@@ -106,7 +108,7 @@ class MeshMaker:
             step = min(_AT_ONCE, self._renderer.most_views(model))
             for start in range(0, len(cameras), step):
                 some = tuple(cameras[start : start + step])
-                request = RenderRequest(version.ref, some, ("rgb", "depth", "alpha"), "raw", time_s=wanted.time_s)
+                request = RenderRequest(version.ref, some, ("rgb", "depth", "alpha"), "raw", options, wanted.time_s)
                 result = await self._renderer.ask(model, request, soon(context))
                 for view in blamed(result.views, ["scene"] * len(some)):
                     if isinstance(view, ArgusError):
@@ -115,7 +117,7 @@ class MeshMaker:
                 await report(Progress("drawing", len(views), len(cameras)))
             await report(Progress("meshing", 0, 1))
             files = [view.files for view in views]
-            return await pool.run(_mesh, least, most, wanted.resolution, files, wanted.format)
+            return await pool.run(_mesh, least, most, wanted.resolution, files, wanted.format, info.up)
         except InvalidRequest as error:
             if error.param != "bounds":
                 raise
@@ -160,7 +162,7 @@ def _cameras(least: Vector, most: Vector, resolution: int) -> list[Camera]:
 
 
 def _mesh(
-    least: Vector, most: Vector, resolution: int, files: Sequence[dict[Any, Any]], format: MeshFormat
+    least: Vector, most: Vector, resolution: int, files: Sequence[dict[Any, Any]], format: MeshFormat, up: Vector
 ) -> tuple[bytes, str]:
     """In the process: the file and its media type."""
     from deployments.splat.mesh import MEDIA_TYPES, extract_mesh, to_bytes
@@ -173,7 +175,7 @@ def _mesh(
         return drawn
 
     mesh = extract_mesh(render, least, most, resolution=resolution, views=VIEWS)
-    return to_bytes(mesh, format), MEDIA_TYPES[format]
+    return to_bytes(mesh, format, up), MEDIA_TYPES[format]
 
 
 def _rendered(files: dict[Any, Any]) -> Rendered:

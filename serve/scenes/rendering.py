@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from deployments.rendering.camera import Camera
+from deployments.rendering.encode import check_size
 from deployments.rendering.messages import (
     Encoding,
     FilmRequest,
@@ -134,6 +135,10 @@ class SceneRenderer:
         if shot.encoding in ("jpeg", "webp") and "depth" in shot.outputs:
             message = f"Depth is not written as {shot.encoding}; png, exr and npy hold it."
             raise InvalidRequest(message, code="invalid_field", param="format")
+        try:
+            check_size(shot.width, shot.height, shot.encoding)
+        except InvalidRequest as error:
+            raise error.at("format") from None
 
     async def draw(
         self, shot: Shot, info: SceneInfo, version: Version, context: RequestContext, *, whole: bool = False
@@ -156,7 +161,7 @@ class SceneRenderer:
             cameras,
             shot.outputs,
             shot.encoding,
-            shot.options,
+            sized(shot.options, version.bounds.radius),
             shot.time_s,
             shot.quality,
             shot.effort,
@@ -180,6 +185,15 @@ class SceneRenderer:
     async def ask(self, model: str, request: RenderRequest, context: RequestContext) -> RenderResult:
         """What a renderer answers; a scene goes where it was drawn before."""
         return (await self._calls.task(model, request, context, affinity=request.scene.digest)).value
+
+
+def sized(options: RasterOptions, radius: float) -> RasterOptions:
+    """For what is so large: before something small, cameras stand nearer than the near plane is by default.
+
+    Args:
+        radius: of the sphere around what is looked at.
+    """
+    return replace(options, near=options.near * min(1.0, radius or 1.0))
 
 
 def blamed(views: Sequence[ViewFiles | Exception], params: Sequence[str]) -> tuple[ViewFiles | ArgusError, ...]:

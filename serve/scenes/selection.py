@@ -29,7 +29,7 @@ from serve.dataplane import CLASSIFY, VISION, DataPlane
 from serve.errors import ArgusError, InvalidRequest, NotFound
 from serve.scenes.cameras import FOV_DEG, Orbit, View, fitting_radius, placed
 from serve.scenes.centres import Centres, Float32
-from serve.scenes.rendering import SceneRenderer, blamed
+from serve.scenes.rendering import SceneRenderer, blamed, sized
 
 Bools = npt.NDArray[np.bool_]
 UInt8 = npt.NDArray[np.uint8]
@@ -161,9 +161,10 @@ class TextSelector:
     ) -> list[tuple[Camera, ViewFiles | ArgusError]]:
         drawn: list[tuple[Camera, ViewFiles | ArgusError]] = []
         step = self._renderer.most_views(model)
+        options = sized(_WHITE, version.bounds.radius)
         for start in range(0, len(cameras), step):
             some = tuple(cameras[start : start + step])
-            request = RenderRequest(version.ref, some, encoding="raw", options=_WHITE)
+            request = RenderRequest(version.ref, some, encoding="raw", options=options)
             result = await self._renderer.ask(model, request, context)
             drawn += zip(some, blamed(result.views, ["scene"] * len(some)), strict=True)
         return drawn
@@ -177,9 +178,10 @@ class TextSelector:
         centres = await self._centres.of(version.ref, context)
         inside, total = np.zeros(len(centres), np.float32), np.zeros(len(centres), np.float32)
         step = self._renderer.most_views(model)
+        near = sized(_WHITE, version.bounds.radius).near
         for start in range(0, len(found), step):
             cameras, marks = zip(*found[start : start + step], strict=True)
-            request = CoverRequest(version.ref, cameras, marks)
+            request = CoverRequest(version.ref, cameras, marks, near=near)
             called = await self._calls.task(model, request, context, affinity=version.ref.digest)
             inside, total = inside + called.value.inside, total + called.value.total
         return await asyncio.to_thread(_voted, centres, inside, total)

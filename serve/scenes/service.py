@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any, Final, Literal
 
 from deployments.rendering.camera import Vector
+from deployments.scenes.history import conflict
 from deployments.scenes.types import Artifact, Bounds, SceneInfo, Version
 from deployments.splat.edits_select import mask_of, selected
 from deployments.splat.edits_types import Edit, Mask, Selection
@@ -183,6 +184,21 @@ class SceneService:
         """
         found: tuple[SceneInfo, Version] = await self._store.call("resolve", context, check_name(name), number)
         return found
+
+    async def base(self, name: str, number: int | None, context: RequestContext) -> tuple[SceneInfo, Version]:
+        """The same for an edit of the version that a client has seen, which may be kept no more.
+
+        Raises:
+            NotFound: `scene_not_found`, `version_not_found`.
+            Conflict: `version_conflict`.
+        """
+        try:
+            return await self.version(name, number, context)
+        except NotFound as error:
+            if number is None or error.code != "version_not_found":
+                raise
+            info = await self.get(name, context)
+            raise conflict(number, info) if number < info.current else error.at("base_version") from None
 
     async def export(self, name: str, version: int, format: ExportName, context: RequestContext) -> Artifact:
         """A file of a version, kept for a while.

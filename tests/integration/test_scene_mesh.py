@@ -99,6 +99,18 @@ async def test_a_ball_becomes_a_ball(site: SceneSite, format: str, kind: str) ->
     assert told[-2].done == told[-2].total == 48
 
 
+async def test_the_cameras_of_a_small_box_see_it(site: SceneSite) -> None:
+    """They stand a few of its sizes away, nearer than the near plane is otherwise."""
+    site.more["splat"].radius = 5e-4
+    made, _ = await mesh(site, box={"min": [-1e-3] * 3, "max": [1e-3] * 3})
+    _, data = site.scenes.files[made["artifact"]["id"]]
+    found: Any = trimesh.load(io.BytesIO(data), file_type="glb", force="mesh")
+    assert np.abs(np.linalg.norm(found.vertices, axis=1) - 5e-4).max() < 1.5 * 2e-3 / 48
+    for request in site.more["splat"].requests:
+        for camera in request.cameras:
+            assert request.options.near < 0.1 * (np.linalg.norm(camera.position) - math.sqrt(3) * 1e-3)
+
+
 def bounded(site: SceneSite, least: Vector, most: Vector, radius: float) -> None:
     """Gives the scene's centres another box."""
     info = site.scenes.scenes["ball"]

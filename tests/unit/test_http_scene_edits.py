@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -155,6 +156,17 @@ async def test_an_edit_of_a_version_that_has_passed(client: httpx.AsyncClient, s
     assert error_of(await edit(client, step, base_version=9), 404)["code"] == "version_not_found"
 
 
+async def test_an_edit_of_a_version_that_is_kept_no_more(client: httpx.AsyncClient, site: SceneSite) -> None:
+    step = {"op": "translate", "where": ALL, "offset": [1, 0, 0]}
+    body_of(await edit(client, step))
+    room = site.scenes.scenes["room"]
+    site.scenes.scenes["room"] = replace(room, versions=room.versions[1:])  # the store keeps so many
+    error = error_of(await edit(client, step, base_version=1), 409)
+    assert (error["code"], error["param"]) == ("version_conflict", "base_version")
+    error = error_of(await edit(client, step, base_version=9), 404)
+    assert (error["code"], error["param"]) == ("version_not_found", "base_version")
+
+
 def nested(depth: int) -> dict[str, Any]:
     return ALL if depth == 0 else {"none_of": nested(depth - 1)}
 
@@ -232,7 +244,8 @@ async def test_only_the_centres_are_read(client: httpx.AsyncClient, site: SceneS
 
 
 async def test_selections_that_are_none(client: httpx.AsyncClient) -> None:
-    assert error_of(await select(client, {"mask": {"bits": "AA==", "count": 5}}), 400)["code"] == "invalid_selection"
+    error = error_of(await select(client, {"mask": {"bits": "AA==", "count": 5}}), 400)
+    assert (error["code"], error["param"]) == ("invalid_selection", "where")
     assert error_of(await select(client, ALL, "field"), 400)["code"] == "unsupported_edit"
     assert error_of(await select(client, ALL, "hall"), 404)["code"] == "scene_not_found"
 
@@ -253,6 +266,21 @@ async def test_a_text_names_gaussians(client: httpx.AsyncClient, site: SceneSite
     assert outline[10, 50] and not outline[150, 150]
     drawn = [one for one in site.splat.requests if type(one).method == "render"]
     assert {camera.width for one in drawn for camera in one.cameras} == {384}
+
+
+async def test_a_text_names_gaussians_of_a_small_scene(
+    client: httpx.AsyncClient, site: SceneSite, fake: FakeFlorence2
+) -> None:
+    fake.seen = [BOX, BOX]
+    site.splat.cover = (np.ones(COUNT), np.ones(COUNT))
+    room = site.scenes.scenes["room"]
+    bounds = replace(room.shown.bounds, radius=1e-4)
+    site.scenes.scenes["room"] = replace(room, versions=(replace(room.shown, bounds=bounds),))
+    assert body_of(await select(client, {"text": "a hat"}))["gaussians"] == COUNT
+    for one in site.splat.requests:
+        near = one.near if type(one).method == "cover" else one.options.near
+        for camera in one.cameras:
+            assert near < 0.1 * (np.linalg.norm(camera.position) - 1e-4)
 
 
 async def test_what_no_picture_shows_goes_with_what_is_around_it(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
+from deployments.rendering.camera import orbit
 from serve.errors import InvalidMedia, ModelFailed
 from tests.unit.fakes import KEYS, Site
-from tests.unit.scene_site import SceneSite, put
+from tests.unit.scene_site import BOX, MODELS, SceneSite, put
 from tests.unit.test_http_skins import body_of, error_of
 
 
@@ -126,6 +128,38 @@ async def test_the_camera_that_is_not_said_sees_all_of_it(client: httpx.AsyncCli
     assert camera.world_to_camera[1, :3] @ np.array([0.0, -1.0, 0.0]) < 0  # the scene's up is up in the picture
 
 
+@pytest.mark.parametrize("way", ["world_to_camera", "camera_to_world"])
+async def test_a_pose_of_few_digits_is_a_camera(client: httpx.AsyncClient, site: SceneSite, way: str) -> None:
+    """Far from the origin, what three digits leave out of a rotation is more than a pixel."""
+    exact = orbit((70.0, -40.0, 25.0), 4.0, 33.0, 20.0, (0.0, -1.0, 0.0), 50.0, 40, 30)
+    pose = exact.world_to_camera if way == "world_to_camera" else np.linalg.inv(exact.world_to_camera)
+    pose[:3, :3] = pose[:3, :3].round(3)
+    body_of(await put(client), 201)
+    response = await draw(client, camera={"intrinsics": exact.intrinsics.tolist(), way: pose.tolist()})
+    assert response.status_code == 200
+    [camera] = site.splat.requests[0].cameras
+    rotation = camera.world_to_camera[:3, :3]
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(rotation, exact.world_to_camera[:3, :3], atol=1e-3)
+    # The place that was said, in whichever way, stays as it was said.
+    said = camera.world_to_camera if way == "world_to_camera" else np.linalg.inv(camera.world_to_camera)
+    np.testing.assert_allclose(said[:3, 3], pose[:3, 3], atol=1e-9)
+
+
+@pytest.mark.parametrize("radius", [1e-4, 0.3, 50.0])
+async def test_the_near_plane_is_before_the_scene(client: httpx.AsyncClient, site: SceneSite, radius: float) -> None:
+    await put(client)
+    room = site.scenes.scenes["room"]
+    bounds = replace(BOX, radius=radius)
+    site.scenes.scenes["room"] = replace(room, versions=(replace(room.shown, bounds=bounds),))
+    await draw(client)
+    [request] = site.splat.requests
+    [camera] = request.cameras
+    distance = float(np.linalg.norm(camera.position - bounds.centre))
+    assert 0 < request.options.near < 0.1 * (distance - radius)
+    assert request.options.near == pytest.approx(0.01 * min(1, radius))
+
+
 CAMERAS: list[tuple[dict[str, Any], str]] = [
     ({}, "camera"),
     ({"orbit": {}, "look_at": {"eye": [0, 0, 1], "target": [0, 0, 0]}}, "camera"),
@@ -189,6 +223,15 @@ async def test_pictures_that_are_not_drawn(
     await put(client)
     error = error_of(await draw(client, **fields), 400)
     assert (error["param"], error["code"]) == (param, code)
+    assert site.splat.requests == []
+
+
+async def test_a_side_that_a_format_cannot_hold() -> None:
+    site = SceneSite(models={**MODELS, "splat": {"kind": "splat", "scenes": "scenes", "max_pixels": 100_000}})
+    async with site.client() as client:
+        await put(client)
+        error = error_of(await draw(client, width=16_384, height=1, format="webp"), 400)
+    assert (error["param"], error["code"]) == ("format", "invalid_field")
     assert site.splat.requests == []
 
 

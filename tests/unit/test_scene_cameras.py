@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.rendering.camera import Camera, orbit
+from deployments.rendering.messages import RasterOptions
 from deployments.scenes.types import Bounds
+from deployments.scenes.work import bounds_of
+from deployments.splat.rasteriser import make_rasteriser
 from serve.errors import InvalidRequest
 from serve.scenes.cameras import Calibrated, LookAt, Orbit, fitting_radius, from_camera, placed
 from serve.scenes.paths import Keyframe, evenly, interpolated, rising
+from serve.scenes.rendering import sized
+from tests.support.splat_reference import psnr
+from tests.support.splat_scenes import cloud
 
 BOX = Bounds((-1.0, 0.0, -2.0), (3.0, 2.0, 2.0), (1.0, 1.0, 0.0), 3.0)
 UPS = [(0.0, 1.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (1.0, 2.0, -3.0)]
@@ -65,6 +73,23 @@ def test_matrices_hold_numbers(number: float) -> None:
     k[0, 0] = number
     with pytest.raises(InvalidRequest, match="intrinsics"):
         placed(Calibrated(k, np.eye(4)), BOX, (0, 1, 0), 4, 4, "camera")
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1e5])
+def test_a_scene_looks_the_same_whatever_its_unit(unit: float) -> None:
+    scene = cloud(300)
+    larger = replace(scene, means=scene.means * np.float32(unit), scales=scene.scales * np.float32(unit))
+    rasteriser = make_rasteriser("cpu")
+    pictures = []
+    for one in (scene, larger):
+        bounds = bounds_of(one)
+        camera = placed(Orbit(), bounds, (0, 1, 0), 64, 48, "camera")
+        pictures += rasteriser.render(rasteriser.load(one), [camera], sized(RasterOptions(), bounds.radius))
+    assert pictures[0].alpha.max() > 0.5
+    assert psnr(pictures[0].rgb, pictures[1].rgb) > 60
+    covered = pictures[0].alpha > 0.05
+    depths = [picture.depth[covered] for picture in pictures]
+    assert np.quantile(np.abs(depths[1] / unit / depths[0] - 1), 0.99) < 1e-3
 
 
 def around(count: int = 4) -> list[Camera]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,16 @@ async def test_a_turntable(site: SceneSite) -> None:
     steps = np.linalg.norm(places - np.roll(places, 1, axis=0), axis=1)
     np.testing.assert_allclose(steps, steps[0])  # a full turn, whose end meets its beginning
     assert site.splat.affinities == [asked[0].scene.digest] * 3
+
+
+async def test_a_film_of_a_small_scene_shows_it(site: SceneSite) -> None:
+    room = site.scenes.scenes["room"]
+    bounds = replace(room.shown.bounds, radius=1e-4)
+    site.scenes.scenes["room"] = replace(room, versions=(replace(room.shown, bounds=bounds),))
+    await film(site)
+    for one in requests(site):
+        for camera in one.cameras:
+            assert one.options.near < 0.1 * (np.linalg.norm(camera.position) - 1e-4)
 
 
 async def test_keyframes(site: SceneSite) -> None:

@@ -93,6 +93,45 @@ def test_spz_refuses_gaussians_that_it_would_make_smaller() -> None:
     assert (caught.value.code, caught.value.param) == ("scene_too_wide", "format")
 
 
+def test_spz_refuses_gaussians_that_it_would_make_larger_to_be_seen() -> None:
+    scene = random_scene(300, 0)
+    dust = replace(scene, scales=scene.scales * np.float32(1e-6))
+    assert len(read(formats.write(dust, "spz"))) == 300  # as large as 1/40,000 of the scene, nobody sees it
+    small = replace(scene, means=scene.means * np.float32(0.01), scales=scene.scales * np.float32(0.01))
+    assert len(read(formats.write(small, "spz"))) == 300
+    small.scales[7:9, 2] = 1e-9
+    with pytest.raises(Unsupported, match="2 Gaussians are smaller") as caught:
+        formats.write(small, "spz")
+    assert (caught.value.code, caught.value.param) == ("scene_too_small", "format")
+
+
+@pytest.mark.parametrize("format", ["sog", "compressed_ply"])
+def test_places_far_from_the_origin_are_as_exact_as_their_numbers(format: FormatName) -> None:
+    scene = random_scene(300, 0)
+    scene = replace(scene, means=scene.means + np.float32(1e4))
+    found = read(formats.write(scene, format))
+    distance, _ = cKDTree(found.means).query(scene.means)
+    # A step of float32 on each axis, or of the format's own bits.
+    assert distance.max() <= max(2 * float(np.spacing(np.float32(1e4))), PRECISION[format].means)
+
+
+def test_sog_keeps_the_few_scales_and_colours_that_are_not_as_all_others() -> None:
+    scene = random_scene(4000, 0)
+    scene.scales[:] = 0.01
+    scene.scales[:8] = np.linspace(0.2, 2, 24, dtype=np.float32).reshape(8, 3)
+    found = read(formats.write(scene, "sog"))
+    _, order = cKDTree(found.means).query(scene.means)
+    np.testing.assert_allclose(found.scales[order], scene.scales, rtol=1e-3)
+
+
+@pytest.mark.parametrize("start", [b"\x1f\x8b\x00\x41", b"\x00" * 8 + b"{\x00\x00A"], ids=["gzip", "safetensors"])
+def test_a_splat_file_may_begin_like_another(start: bytes) -> None:
+    data = formats.write(random_scene(20, 0), "splat")
+    data = start + data[len(start) :]
+    assert formats.detect(data) == "splat"
+    assert len(read(data)) == 20
+
+
 @pytest.mark.parametrize(("far", "shift", "scale"), [(1e3, 0, 1), (0, 1e3, 1), (0, 0, 1e6), (0, 0, 1e-2)])
 def test_spz_places_a_wide_scene_as_finely_as_its_bits_allow(far: float, shift: float, scale: float) -> None:
     scene = random_scene(300, 0)

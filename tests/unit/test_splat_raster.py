@@ -320,6 +320,17 @@ def test_coverage_of_masks() -> None:
     assert share[seen & (x > 0.4)].mean() < 0.05
 
 
+def test_coverage_before_the_near_plane_is_not_counted() -> None:
+    small = cloud(200, size=0.1)
+    small = replace(small, means=small.means * np.float32(1e-3), scales=small.scales * np.float32(1e-3))
+    camera = before(50, 40, 4e-3)
+    picture = render(small, camera, RasterOptions(near=1e-5))
+    assert picture.alpha.max() > 0.9
+    masks = np.ones((1, 40, 50), bool)
+    assert weights(small, [camera], masks, near=1e-5)[1].sum() == pytest.approx(picture.alpha.sum(), rel=1e-3)
+    assert weights(small, [camera], masks)[1].sum() == 0
+
+
 def test_coverage_of_one_gaussian_is_its_own_alpha() -> None:
     gaussians = cloud(1, size=0.3)
     gaussians.means[:] = 0

@@ -29,13 +29,15 @@ def detect(data: bytes, filename: str | None = None) -> FormatName:
     """
     if data.startswith((b"ply\n", b"ply\r\n")):
         return "compressed_ply" if b"\nelement chunk " in data[: data.find(b"end_header", 0, 65_536)] else "ply"
-    if data.startswith((b"\x1f\x8b", b"NGSP")):
+    plausible: Callable[[bytes], bool] = _module("splat").plausible
+    # All gzip files go on with 8, for deflate; what does not may be a number of a .splat file.
+    packed = data.startswith(b"\x1f\x8b") and (data[2:3] == b"\x08" or not plausible(data))
+    if packed or data.startswith(b"NGSP"):
         return "spz"
     if data.startswith(b"PK\x03\x04"):
         return "sog"
-    if len(data) > 8 and data[8:9] == b"{" and struct.unpack_from("<Q", data)[0] <= len(data) - 8:
+    if data[8:9] == b"{" and 2 <= struct.unpack_from("<Q", data)[0] <= len(data) - 8:
         return "argus"
-    plausible: Callable[[bytes], bool] = _module("splat").plausible
     if (filename is not None and filename.lower().endswith(".splat")) or plausible(data):
         return "splat"
     extensions = ", ".join(EXTENSIONS[name] for name in FORMATS)
@@ -62,7 +64,7 @@ def write(gaussians: Gaussians, format: FormatName) -> bytes:
 
     Raises:
         Unsupported: `scene_too_wide`: its places cannot be told apart in this format, or its Gaussians are too large
-            for it (SPZ).
+            for it; `scene_too_small`: they are too small (SPZ).
     """
     writer: Callable[[Gaussians], bytes] = _module(format).write
     return writer(gaussians if format == "argus" else replace(gaussians, motion=None))

@@ -25,6 +25,8 @@ from deployments.splat.gaussians import Float32, Gaussians
 
 __all__ = ["read", "write"]
 
+Float64 = npt.NDArray[np.float64]
+
 # What zipfile raises of archives that are not as they should be, by the compression that they name.
 _DAMAGED: Final = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError, RuntimeError),
@@ -73,6 +75,7 @@ class _Reader:
     def scene(self) -> Gaussians:
         meta = self._meta
         low, high = (self._pixels(meta["means"]["files"][index]).astype(np.float32) for index in (0, 1))
+        # In float64: far from the origin a scene takes up the last digits of its logarithms.
         least, most = (_floats(meta["means"][end], 3) for end in ("mins", "maxs"))
         with np.errstate(over="ignore"):  # what is not finite is refused later
             logs = least + (most - least) * (low[:, :3] + 256 * high[:, :3]) / 65535
@@ -133,15 +136,15 @@ class _Reader:
         return found
 
 
-def _floats(values: Sequence[float], count: int) -> Float32:
+def _floats(values: Sequence[float], count: int) -> Float64:
     array = np.asarray(values, np.float64)
     if array.shape != (count,) or not (np.abs(array) <= LARGEST).all():
         raise ValueError(f"{count} numbers were expected")
-    return array.astype(np.float32)
+    return array
 
 
 def _looked_up(codebook: Sequence[float], codes: npt.NDArray[np.uint8]) -> Float32:
-    table = _floats(codebook, len(codebook))
+    table = _floats(codebook, len(codebook)).astype(np.float32)
     if codes.max() >= len(table):
         raise ValueError(f"code {codes.max()} is beyond a codebook of {len(table)}")
     return table[codes]

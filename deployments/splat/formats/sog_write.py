@@ -110,7 +110,9 @@ def _coded(values: Floats) -> tuple[list[float], UInt8]:
     flat = values.reshape(-1).astype(np.float64)
     sample = np.sort(flat[:: -(-flat.size // _CODE_SAMPLES)])
     sums = np.concatenate([[0.0], np.cumsum(sample)])
-    book = sample[np.linspace(0, len(sample) - 1, _CODES).astype(np.intp)]
+    # From different ones: where most values are one and the same, the others have the rest of the numbers.
+    distinct = np.unique(sample)
+    book = distinct[np.linspace(0, len(distinct) - 1, _CODES).astype(np.intp)]
     for _ in range(_CODE_ROUNDS):
         ends = np.concatenate([[0], np.searchsorted(sample, (book[1:] + book[:-1]) / 2), [len(sample)]])
         counts = np.diff(ends)

@@ -38,7 +38,10 @@ _MOST_EXTENSIONS: Final = 1 << 20
 _MOST_REACH: Final = (1 << 23) - 1
 _LEAST_STEPS: Final = 256
 # The logarithm of a scale is a byte's sixteenth less 10: from -10 to 5.9375, and what is rounded to that.
+_LEAST_SCALE: Final = math.exp(-0.5 / 16 - 10)
 _MOST_SCALE: Final = math.exp(255.5 / 16 - 10)
+# Of the least scale, how many the middle 99 % of a scene must measure for nobody to see what was smaller.
+_LEAST_SCALES: Final = 1024
 # Steps of a byte of harmonics by degree, as the format's own writer has them: 5 bits for degree 1, 4 beyond.
 _STEPS: Final = (8,) * 3 + (16,) * 12
 # What half a turn about x does to positions, quaternions and harmonics 1 to 15.
@@ -94,12 +97,13 @@ def write(gaussians: Gaussians) -> bytes:
     """A file of version 3.
 
     Raises:
-        Unsupported: `scene_too_wide`: see `_fraction_bits` and `_check_scales`.
+        Unsupported: `scene_too_wide`, `scene_too_small`: see `_fraction_bits` and `_check_scales`.
     """
     scene = turned(gaussians)
-    _check_scales(scene)
+    size = _size(scene)
+    fraction_bits = _fraction_bits(scene, size)
+    _check_scales(scene, size)
     count, harmonics = len(scene), scene.sh.shape[1] - 1
-    fraction_bits = _fraction_bits(scene)
     fixed = np.rint(scene.means.astype(np.float64) * (1 << fraction_bits))
     positions = fixed.astype("<i4").view(np.uint8).reshape(count, 3, 4)[:, :, :3]
     rest = np.empty((count, harmonics, 3), np.uint8)
@@ -127,9 +131,15 @@ def turned(gaussians: Gaussians) -> Gaussians:
     return Gaussians(gaussians.means * _TURN, gaussians.quats * _TURN_QUATS, gaussians.scales, gaussians.opacities, sh)
 
 
-def _check_scales(scene: Gaussians) -> None:
-    """Raises `Unsupported`, `scene_too_wide`, when a Gaussian would become smaller. One below e^-10 becomes as large as
-    that, which nobody sees."""
+def _size(scene: Gaussians) -> float:
+    """Of the middle 99 %, along the longest axis."""
+    least, most = np.percentile(scene.means.astype(np.float64), (0.5, 99.5), axis=0)
+    return max(float((most - least).max()), float(np.median(scene.scales)))
+
+
+def _check_scales(scene: Gaussians, size: float) -> None:
+    """Raises `Unsupported`: `scene_too_wide` when a Gaussian would become smaller; `scene_too_small` when one would
+    become larger, to be seen. One below e^-10 becomes as large as that, which is nothing in most scenes."""
     largest = float(scene.scales.max())
     if largest > _MOST_SCALE:
         raise Unsupported(
@@ -138,9 +148,17 @@ def _check_scales(scene: Gaussians) -> None:
             code="scene_too_wide",
             param="format",
         )
+    small = int((scene.scales < _LEAST_SCALE).any(axis=1).sum())
+    if small and size < _LEAST_SCALES * _LEAST_SCALE:
+        raise Unsupported(
+            f"SPZ holds scales from {_LEAST_SCALE:.3g} on; {small:,} Gaussians are smaller, and most of this scene is "
+            f"within {size:.3g}. Scale the scene; or use another format.",
+            code="scene_too_small",
+            param="format",
+        )
 
 
-def _fraction_bits(scene: Gaussians) -> int:
+def _fraction_bits(scene: Gaussians, size: float) -> int:
     """Bits after the point of a coordinate: as many of its 24 as the farthest Gaussian leaves.
 
     Raises:
@@ -148,8 +166,6 @@ def _fraction_bits(scene: Gaussians) -> int:
     """
     reach = float(np.abs(scene.means).max())
     bits = min(max(22 - math.frexp(reach)[1], 0), 20)
-    least, most = np.percentile(scene.means.astype(np.float64), (0.5, 99.5), axis=0)
-    size = max(float((most - least).max()), float(np.median(scene.scales)))
     if reach > _MOST_REACH or size < _LEAST_STEPS / (1 << bits):
         raise Unsupported(
             f"SPZ holds a coordinate in 24 bits: with a Gaussian at {reach:,.6g}, places are whole multiples of "

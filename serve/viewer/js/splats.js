@@ -30,7 +30,7 @@ export class SplatDrawing {
     this.renderer.setClearColor(0x000000, 1);
     this.renderer.setPixelRatio(1);
     this.scene = new THREE.Scene();
-    this.camera = new THREE.PerspectiveCamera(50, 1, NEAR, 1000);
+    this.camera = new THREE.PerspectiveCamera(50, 1, NEAR * Math.min(1, radius || 1), 1000);
     this.spark = new SparkRenderer({
       renderer: this.renderer,
       maxStdDev: Math.sqrt(-2 * Math.log(LEAST_ALPHA)),
