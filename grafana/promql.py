@@ -34,7 +34,9 @@ class Cluster:
         """
         if series not in by_series() and series not in RAYS and series != "up":
             raise ValueError(f"{series} is neither one of ours nor one of Ray's that rules read")
-        return _selector(series, f'cluster=~"{self.name}|"', *matchers)
+        # A dot is the one character of a name that means another thing in a regular expression.
+        name = self.name.replace(".", "[.]")
+        return _selector(series, f'cluster=~"{name}|"', *matchers)
 
     def recorded(self, name: str, *matchers: str) -> str:
         """A series that a rule of this cluster records."""

@@ -1,4 +1,4 @@
-"""Boundaries of the histograms of whole requests: only at one of them can Prometheus say how many were faster."""
+"""Boundaries of histograms: only at one of them can Prometheus say how many were faster."""
 
 from __future__ import annotations
 
@@ -10,3 +10,6 @@ LATENCIES_S: Final = (
     *(10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0),
 )
 """Seconds: 1 ms is a cached answer, 300 s the longest deadline; what objectives are stated in lies densest."""
+
+LONGEST_WAIT_S: Final = 10.0
+"""Seconds: the last boundary of the histograms of waits for a model (`deployments.replica.SECONDS`)."""

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from serve.config.checkpoints import checkpoint_label
 from serve.config.model_base import CheckpointModel, ModelBase
+from serve.config.section import Strict
 from serve.config.strict_yaml import read_yaml
 from serve.errors import ConfigError
 
@@ -25,10 +26,8 @@ HardwareClass = Literal["cpu-demo", "t4", "a10", "a100"]
 PROBABILITIES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
-class Record(BaseModel):
-    """A part of a profile: unknown keys are refused, and so are infinities."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class Record(Strict):
+    """A part of a profile."""
 
 
 class Distribution(Record):
@@ -231,7 +230,7 @@ class HardwareProfile(Record):
     lost_share: float | None = Field(None, ge=0, lt=1)
     router: RouterProfile
     models: dict[str, ModelProfile]
-    providers: dict[str, ProviderProfile] = {}
+    providers: dict[str, ProviderProfile] = Field({})
 
 
 _ROUTER_WORK = ("ingress_cpu_s", "client_cpu_s", "wake_s", "ingress_wake_s", "client_wake_s")

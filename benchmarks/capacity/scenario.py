@@ -39,7 +39,7 @@ class Flow(Record):
     Attributes:
         entry: name of a model, a provider or a cascade of the cluster file.
         share: of all requests; shares of a traffic add up to 1.
-        items: images or texts in one request.
+        items: images or texts in one request; 1 of a cascade, which answers about each by itself.
         cost: of an item in its model's unit (`Adapter.cost`).
         lane: items of different lanes never share a batch (`Adapter.lane`): image and text, two resolutions.
         prompt_tokens, output_tokens: for generative models, without the images' tokens; a trace's own take their place.
@@ -250,6 +250,12 @@ def _check_flow(cluster: ClusterFile, flow: Flow) -> None:
             f"flow {flow.name!r} has entry {flow.entry!r}; it must be one of {', '.join(known)}", param="entry"
         )
     cascade = cluster.cascades.get(flow.entry)
+    if cascade is not None and flow.items > 1:
+        raise ConfigError(
+            f"flow {flow.name!r} has {flow.items} items; {flow.entry!r} is a cascade, which answers about each by "
+            "itself, step for step: state items=1, and a rate that counts images",
+            param="items",
+        )
     steps = [] if cascade is None else [step.name for step in cascade.steps]
     for step, share in flow.escalated.items():
         if step not in steps:

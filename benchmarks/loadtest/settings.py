@@ -22,7 +22,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     workload: str = Field(min_length=1, description="Name of the workload; of its file, for one of your own.")
-    host: str = Field(pattern=r"^https?://", description="Base URL of what is loaded.")
+    host: str = Field(pattern=r"^https?://[^/\s]+", description="Base URL of what is loaded.")
     grpc: str = Field("", pattern=r"^$|^[^/]+:\d+$", description="host:port of its gRPC server; empty for none.")
     key_env: str = Field("", description="Environment variable, on every worker, with the API key.")
     arrivals: Arrivals = Field(description="When requests are sent in the measured part.")

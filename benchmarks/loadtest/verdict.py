@@ -96,7 +96,7 @@ def figures(record: LoadRecord) -> Figures:
 
 
 def rows(record: LoadRecord, goal: Goal | None) -> list[Row]:
-    """The table of a run; without a goal nothing is judged."""
+    """The table of a run; without a goal all that is asked is that somebody was answered."""
     return list(_rows(record, figures(record), goal))
 
 
@@ -109,10 +109,7 @@ def _rows(record: LoadRecord, found: Figures, goal: Goal | None) -> Iterator[Row
     settings = record.settings
     asked = settings.arrivals.mean_rate(settings.seconds)
     yield _offered(found, asked, settings.seconds, goal)
-    pace = _PACE - (goal.max_failed_share if goal else 0.0)
-    kept_up = found.paced_per_s >= pace * found.offered_per_s if goal else None
-    target = f">= {pace * found.offered_per_s:.2f}/s" if goal else ""
-    yield Row("answered", target, f"{found.paced_per_s:.2f}/s", kept_up)
+    yield _answered(found, goal)
     yield _at_most("failed", found.failed_share, goal.max_failed_share if goal else None, "{:.2%}")
     for key, name in _LATENCIES:
         yield _at_most(name, getattr(found, key), getattr(goal, key) if goal else None, "{:.1f} ms")
@@ -137,9 +134,20 @@ def _offered(found: Figures, asked: float, seconds: float, goal: Goal | None) ->
     return Row("offered", f">= {goal.qps:g}/s", f"{found.offered_per_s:.2f}/s (asked {asked:.2f}/s)", met)
 
 
+def _answered(found: Figures, goal: Goal | None) -> Row:
+    result = f"{found.paced_per_s:.2f}/s"
+    if goal is None:
+        dead = found.failed_share == 1
+        return Row("answered", "> 0/s" if dead else "", result, False if dead else None)
+    least = (_PACE - goal.max_failed_share) * found.offered_per_s
+    return Row("answered", f">= {least:.2f}/s", result, found.paced_per_s >= least)
+
+
 def _at_most(name: str, value: float, most: float | None, form: str) -> Row:
+    """`-` for what is not known, since nobody was answered; it is not what was promised either."""
     met = None if most is None else bool(value <= most)
-    return Row(name, "" if most is None else "<= " + form.format(most), form.format(value), met)
+    result = "-" if math.isnan(value) else form.format(value)
+    return Row(name, "" if most is None else "<= " + form.format(most), result, met)
 
 
 def _extras(found: Figures, escalation_shown: bool) -> Iterator[Row]:

@@ -6,18 +6,17 @@ from abc import abstractmethod
 from typing import Annotated, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from benchmarks.traffic.traces import MOST_REQUESTS, Float64, Int32
+from serve.config.section import Strict
 from serve.errors import ConfigError
 
 Rate = Annotated[float, Field(gt=0, le=1e6, description="Requests a second.")]
 
 
-class Process(BaseModel):
+class Process(Strict):
     """What every process can do."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def times(self, seconds: float, seed: int) -> Float64:
         """When requests arrive in a run of `seconds`: sorted, in [0, seconds).

@@ -5,16 +5,13 @@ from __future__ import annotations
 from datetime import date
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from serve.config.section import Strict
 from serve.errors import ConfigError
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class CurvePoint(_Record):
+class CurvePoint(Strict):
     """What a step would do at one threshold, measured on the calibration data.
 
     Attributes:
@@ -29,7 +26,7 @@ class CurvePoint(_Record):
     lower: float = Field(ge=0, le=1)
 
 
-class StepCalibration(_Record):
+class StepCalibration(Strict):
     """One step's threshold and its evidence.
 
     Attributes:
@@ -53,7 +50,7 @@ class StepCalibration(_Record):
     curve: tuple[CurvePoint, ...]
 
 
-class Calibration(_Record):
+class Calibration(Strict):
     """A cascade's steps, by name."""
 
     version: int = Field(1, ge=1, le=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from dataclasses import asdict
@@ -229,10 +230,15 @@ def _cells(name: str, one: Summary, answers_per_s: float) -> list[str]:
         f"{one.requests:,}",
         f"{answers_per_s:.2f}",
         f"{one.failed_share:.2%}",
-        *(f"{1e3 * value:.1f}" for value in (one.mean_s, one.p50_s, one.p95_s, one.p99_s)),
+        *(_milliseconds(value) for value in (one.mean_s, one.p50_s, one.p95_s, one.p99_s)),
         f"{one.usd_per_1000:.4f}",
         shares,
     ]
+
+
+def _milliseconds(seconds: float) -> str:
+    """`-` where no request was answered."""
+    return "-" if math.isnan(seconds) else f"{1e3 * seconds:.1f}"
 
 
 def _figures(outcome: Outcome, flow: str | None) -> dict[str, Any]:

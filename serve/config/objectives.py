@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from serve.config.model_base import Name, Section
 from serve.config.routes import ROUTES
-from serve.latencies import LATENCIES_S
+from serve.latencies import LATENCIES_S, LONGEST_WAIT_S
 
 if TYPE_CHECKING:
     from serve.config.cluster import ClusterFile
@@ -59,7 +59,11 @@ class Alerts(Section):
     """Bounds of the alerts that no objective covers."""
 
     queue_wait_s: float = Field(
-        1.0, gt=0, description="P95 of the wait for a model, in seconds, that is too long when it lasts ten minutes."
+        1.0,
+        gt=0,
+        lt=LONGEST_WAIT_S,
+        description="P95 of the wait for a model, in seconds, that is too long when it lasts ten minutes. Waits from "
+        f"{LONGEST_WAIT_S:g} s on are counted together, so that none above would be seen.",
     )
     job_queue_age_s: float = Field(600, gt=0, description="Seconds that the oldest waiting job may wait.")
     budget_left_share: float = Field(

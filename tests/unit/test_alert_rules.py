@@ -300,6 +300,17 @@ def test_another_cluster_of_the_same_prometheus_raises_nothing_here(tmp_path: Pa
 
 
 @promtool
+@pytest.mark.parametrize(("label", "fires"), [("prod.eu-1", True), ("prod-eu-1", False)])
+def test_a_dot_in_a_clusters_name_is_a_dot(label: str, fires: bool, tmp_path: Path) -> None:
+    data = everything().model_dump(mode="json", exclude_unset=True) | {"name": "prod.eu-1"}
+    series = {name.replace("{", f'{{cluster="{label}",', 1): values for name, values in CASES[0].fires.items()}
+    asked = 'count(ALERTS{alertname="ArgusErrorBudgetBurnsFast",window="1h",cluster="prod.eu-1"})'
+    samples = [{"labels": "{}", "value": 1}] if fires else []
+    test = {"series": series, "promql_expr_test": [{"expr": asked, "eval_time": "90m", "exp_samples": samples}]}
+    evaluate(tmp_path, parse(data, calibrations=False), [test])
+
+
+@promtool
 @pytest.mark.parametrize(("failed", "fires"), [(95, True), (85, False)])
 def test_an_outage_wakes_somebody_however_large_the_budget(failed: int, fires: bool, tmp_path: Path) -> None:
     """A target of 0.9: 14.4 times what is allowed is more than all requests."""

@@ -179,6 +179,7 @@ def test_a_file_of_ones_own(stub: Engine, tmp_path: Path) -> None:
         (("classification", *HOST, "--json", "/"), "/: cannot be written: Is a directory"),
         (("classification", *HOST, "--html", "/dev/null/x.html"), "x.html: cannot be written"),
         (("classification", "--host", "127.0.0.1:80"), "host"),
+        (("classification", "--host", "http://"), "host: String should match"),
         (("classification", *HOST, "--name", "demo"), "either --host or --name"),
         (("classification", "--name", "nothing-runs-under-this"), "does not run"),
         (("classification", *HOST, "--master", "5557", "--workers", "2"), "write HOST:PORT"),

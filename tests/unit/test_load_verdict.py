@@ -48,6 +48,15 @@ def test_each_figure_can_miss(name: str, goal: dict[str, object]) -> None:
     assert miss.startswith(f"{name}: ")
 
 
+def test_where_nobody_was_answered_no_latency_is_told_and_the_run_is_missed_with_a_goal_or_without() -> None:
+    refused = record(fail_every=1)
+    table = {row.name: row for row in rows(refused, None)}
+    assert [name for name, row in table.items() if row.met is False] == ["answered"]
+    assert table["P99"] == Row("P99", "", "-")
+    assert {"answered", "failed", "P99"} <= {name for name, met in judged(refused, p99_ms=200).items() if met is False}
+    assert not misses(rows(record(fail_every=2), None))
+
+
 def test_failures_miss_unless_they_are_allowed() -> None:
     made = record(fail_every=50)
     assert judged(made)["failed"] is False

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from starlette.routing import WebSocketRoute
 
+from deployments.replica import SECONDS
 from serve.config.load import PROFILES, ConfigErrors, load_profile, parse
 from serve.config.objectives import Objectives
 from serve.config.routes import PROBES, ROUTES
-from serve.latencies import LATENCIES_S
+from serve.latencies import LATENCIES_S, LONGEST_WAIT_S
 from serve.protocol.oip_grpc import GrpcSkin
 from serve.protocol.routes import PlainRoute
 from tests.unit.fakes import Site
@@ -93,7 +94,15 @@ def test_what_is_wrong_is_said_with_key_value_and_what_is_right(objective: dict[
     assert found[0].startswith("objectives.slos.it") and said in found[0]
 
 
-@pytest.mark.parametrize("section", [{"window_days": 3}, {"min_requests": -1}, {"alerts": {"budget_left_share": 2}}])
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"window_days": 3},
+        {"min_requests": -1},
+        {"alerts": {"budget_left_share": 2}},
+        {"alerts": {"queue_wait_s": LONGEST_WAIT_S}},
+    ],
+)
 def test_bounds_of_the_section(section: dict[str, Any]) -> None:
     assert problems(**section)[0].startswith("objectives.")
 
@@ -123,6 +132,11 @@ def test_routes_that_may_be_named_are_those_that_are_served(site: Site) -> None:
     methods = {name for name, method in vars(GrpcSkin).items() if name[0].isupper() and method.__name__ == name}
     assert set(ROUTES) | set(PROBES) == served | methods - {"Watch"} | {"/docs", "/openapi.json"}
     assert not set(ROUTES) & set(PROBES)
+
+
+def test_a_wait_that_nobody_could_see_cannot_be_set() -> None:
+    """Beyond the last boundary of a histogram each quantile is that boundary: an alert at 10 s or more never fired."""
+    assert SECONDS[-1] == LONGEST_WAIT_S
 
 
 def test_latencies_rise() -> None:

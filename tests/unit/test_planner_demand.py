@@ -19,7 +19,7 @@ from benchmarks.capacity.planner.demand import (
 )
 from benchmarks.capacity.planner.judge import Judge
 from benchmarks.capacity.planner.objectives import Objective, findings, objectives_of, parse_objective
-from benchmarks.capacity.scenario import Flow
+from benchmarks.capacity.scenario import Flow, check_flows
 from benchmarks.targets import Goal
 from benchmarks.traffic.arrivals import parse_arrivals
 from serve.calibration.file import CurvePoint, StepCalibration
@@ -59,6 +59,15 @@ def test_a_cascade_asks_its_second_step_about_what_the_first_hands_on() -> None:
     assert asked["llava"].calls == pytest.approx(0.025)
     assert asked["llava"].output == pytest.approx(10)
     assert [visit.target for visit in visits(cluster(), flows)] == ["clip", "llava", "clip"]
+
+
+def test_a_cascade_is_asked_about_one_item_at_a_time() -> None:
+    """It is served so: each image of a request goes its own way through the steps (`ask_each` of its routes)."""
+    many = SCREENED[0].model_copy(update={"items": 4})
+    with pytest.raises(ConfigError, match="'screened' has 4 items; 'screen' is a cascade") as error:
+        check_flows(cluster(), (many,))
+    assert error.value.param == "items"
+    check_flows(cluster(), (Flow(name="plain", entry="clip", items=4),))
 
 
 def test_escalation_comes_from_the_calibration_unless_the_flow_states_it() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from datetime import date
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.capacity.planner.catalogue import NodeType
-from benchmarks.capacity.planner.layout import Pool, _counts, layouts, least_nodes
+from benchmarks.capacity.planner.layout import Pool, _counts, every_layout, layouts, least_nodes
 from benchmarks.capacity.planner.options import Hosted, Need
 from deployments.gpu import Claim, pack
 from tests.unit.planner_cases import catalogue, cluster, encoder, engine
@@ -62,6 +63,16 @@ def test_what_does_not_fit_yields_nothing() -> None:
     assert list(layouts(cluster(), "t4", T4, 2, busy))
     cores = (hosted("clip", 1000, 4, cpu_s=0.02), need(800))
     assert not list(layouts(cluster(), "t4", T4, 1, [cores]))
+
+
+def test_a_node_without_a_gpu_holds_what_its_main_memory_holds() -> None:
+    price = {"usd_per_hour": 0.1, "source": "a test", "date": date(2026, 11, 26)}
+    given = {"hardware": "cpu-demo", "cpus": 4, "max_nodes": 1, "prices": {"on_demand": price}}
+    stages = (hosted("clip", 100, 4), need(10)), (hosted("llava", 10, 2), need(1))
+    for memory_gb, fits in ((6, True), (5.9, False)):
+        node = NodeType.model_validate({**given, "memory_gb": memory_gb})
+        assert bool(list(layouts(cluster(), "demo", node, 1, stages))) == fits
+        assert bool(every_layout(cluster(), "demo", node, 1, stages)) == fits
 
 
 def test_a_stage_that_overflows_may_be_asked_more_than_it_can_do() -> None:

@@ -281,7 +281,6 @@ def test_a_machine_without_a_gpu_is_planned_by_its_cores() -> None:
     node = {
         "hardware": "cpu-demo",
         "cpus": 2,
-        "memory_gb": 8,
         "max_nodes": 1,
         "prices": {"on_demand": {"usd_per_hour": 0.1, "source": "a test", "date": date(2026, 11, 26)}},
     }
@@ -292,11 +291,15 @@ def test_a_machine_without_a_gpu_is_planned_by_its_cores() -> None:
     mine = profile.models["encoder"].model_copy(update={"cores": 1.0})
     here = profile.model_copy(update={"hardware": "cpu-demo", "models": {"encoder": mine}})
 
-    def plan(rate: float) -> Plan:
-        asked = problem(rate, "p99=500ms", base=base, nodes=Catalogue.model_validate({"nodes": {"demo": node}}))
+    def plan(rate: float, memory_gb: float = 8) -> Plan:
+        nodes = {"demo": {**node, "memory_gb": memory_gb}}
+        asked = problem(rate, "p99=500ms", base=base, nodes=Catalogue.model_validate({"nodes": nodes}))
         return solve(replace(asked, profiles={"cpu-demo": here}), what_ifs=False).plan
 
     assert plan(20).feasible
     (stage,) = plan(20).stages
     assert stage.gpu_fraction == 0 and stage.replicas == 1
     assert not plan(400).feasible
+    small = plan(20, memory_gb=3.9)
+    assert not small.feasible
+    assert "clip: has no profile on demo, or needs more memory than it has" in small.reasons

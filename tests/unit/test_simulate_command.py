@@ -73,6 +73,15 @@ def test_a_plan_is_not_written_over_a_file(tmp_path: Path) -> None:
     assert done.exit_code == 2 and "--out" in done.output
 
 
+def test_of_a_run_without_any_request_nothing_is_told_that_nobody_knows(tmp_path: Path) -> None:
+    record = tmp_path / "run.json"
+    code, shown, _ = _run("--flow", "clip", "--rate", "1e-6", "--duration", "10s", "--json", str(record))
+    assert code == 0, shown
+    assert "nan" not in shown and "0 requests" in shown
+    whole = json.loads(record.read_text())["all"]
+    assert (whole["requests"], whole["p99_s"]) == (0, None)
+
+
 def test_the_same_seed_is_the_same_run(tmp_path: Path) -> None:
     figures = []
     for name in ("one", "two"):
@@ -96,6 +105,7 @@ def test_the_same_seed_is_the_same_run(tmp_path: Path) -> None:
         (("--flow", "clip", "--rate", "1", "--duration", "soon"), "soon"),
         (("--flow", "clip", "--rate", "1", "--duration", "1m", "--warm-up", "2m"), "shorter than the duration"),
         (("--flow", "clip", "--arrivals", "nonsense:3"), "nonsense"),
+        (("--flow", "entry=moderation,items=4", "--rate", "1"), "has 4 items"),
     ],
 )
 def test_what_cannot_be_simulated_is_said_in_one_line(arguments: tuple[str, ...], message: str) -> None:

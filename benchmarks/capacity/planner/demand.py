@@ -194,8 +194,7 @@ def _work(target: str, group: tuple[Visit, ...]) -> Work:
     return Work(
         target=target,
         calls=calls,
-        # A cascade asks about one thing at a time; `items` is of flows that enter a model.
-        items=mean([float(one.flow.items if one.step is None else 1) for one in group]),
+        items=mean([float(one.flow.items) for one in group]),
         prompt=mean([float(one.flow.prompt_tokens) for one in group]),
         output=mean([float(one.flow.output_tokens) for one in group]),
         images=mean([float(one.flow.images) for one in group]),

@@ -253,9 +253,13 @@ def _processors(cluster: ClusterFile, node: NodeType, option: Hosted, need: Need
 def _contents(
     node: NodeType, nodes: int, placed: Sequence[Placed]
 ) -> tuple[tuple[Mapping[str, int], ...], tuple[float, ...]] | None:
-    """Replicas and cores left by node, best fit decreasing within its GPUs and cores; None where one has no room."""
+    """Replicas and cores left by node, best fit decreasing within its GPUs and cores; None where one has no room.
+
+    Without GPUs their memory is the node's. What replicas on a GPU take of main memory, profiles do not say.
+    """
     gpus = [[_UNITS] * node.gpus for _ in range(nodes)]
     cores = [float(node.cpus)] * nodes
+    memory = [node.memory_gb] * nodes
     contents: list[dict[str, int]] = [{} for _ in range(nodes)]
     for one in sorted(placed, key=lambda one: -one.fraction):
         for _ in range(one.replicas):
@@ -265,9 +269,11 @@ def _contents(
             spot, gpu = at
             if one.fraction:
                 gpus[spot][gpu] -= one.fraction
+            else:
+                memory[spot] -= one.option.memory_gb
             cores[spot] -= one.num_cpus
             contents[spot][one.option.stage] = contents[spot].get(one.option.stage, 0) + 1
-    return tuple(contents), tuple(cores)
+    return None if min(memory) < -1e-9 else (tuple(contents), tuple(cores))
 
 
 def _fullest(gpus: list[list[int]], cores: list[float], one: Placed) -> tuple[int, int] | None:

@@ -30,7 +30,7 @@ class Hosted:
         node: name in the catalogue.
         capacity_per_s: calls a second of one replica that has its accelerator, or its cores, to itself.
         idle_s: mean seconds of a call that meets nobody, without the router's own.
-        memory_gb: of the accelerator that a replica needs; 0 without one.
+        memory_gb: that a replica needs: of the accelerator, or of the node where that has none.
         cpu_s: processor time of one call in the replica; on machines without an accelerator the forward pass included.
         floor_s: seconds below which no call of it ends, by the least that was measured of each part.
         overflow: name of the provider that takes what the replicas refuse; None where they must do it all.
@@ -79,7 +79,7 @@ def hosted(problem: Problem, work: Work, name: str, node: NodeType, *, every: bo
     if profile is None:
         return []
     memory = memory_gb(problem, work.target, profile, node)
-    if memory > node.gpu_memory_gb:
+    if memory > (node.gpu_memory_gb if node.gpus else node.memory_gb):
         return []
     found = []
     floor = floor_s(work, profile)
@@ -91,9 +91,10 @@ def hosted(problem: Problem, work: Work, name: str, node: NodeType, *, every: bo
 
 
 def memory_gb(problem: Problem, stage: str, profile: ModelProfile, node: NodeType) -> float:
-    """Accelerator memory of a replica, at least: the file's budget, the profile's, and what its kind needs."""
+    """Memory of a replica, at least: of the accelerator the file's budget, the profile's, and what its kind needs; on a
+    node without one the main memory of the profile."""
     if not node.gpus:
-        return 0.0
+        return profile.memory_gb
     model = problem.cluster.models[stage]
     need = NEEDS.get(model.kind)
     least = 0.0 if need is None or profile.quantization else need.minimum

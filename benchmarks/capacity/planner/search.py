@@ -202,7 +202,8 @@ def _options(problem: Problem, needs: Mapping[str, Need], found: Found, sizes: i
         for name, node in problem.catalogue.nodes.items():
             here = hosted(problem, work, name, node)[:sizes]
             if not here and node.hardware is not None:
-                found.refuse(stage, f"has no profile on {name}, or needs more memory than one of its GPUs has")
+                whose = "one of its GPUs has" if node.gpus else "it has"
+                found.refuse(stage, f"has no profile on {name}, or needs more memory than {whose}")
             options += [one for one in here if _does_enough(one, needs[stage], node, found)]
             # What a model has no room for goes to the provider that would be asked first in its place.
             options += [replace(one, overflow=api.provider) for one in here[:1] for api in stands_in[:1]]
