@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.unit.fakes import Site
+from tests.unit.scene_site import SceneSite
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +20,18 @@ def _shared_site() -> Site:
 def site(_shared_site: Site) -> Site:
     _shared_site.reset()
     return _shared_site
+
+
+@pytest.fixture(scope="session")
+def _shared_scene_site() -> SceneSite:
+    return SceneSite()
+
+
+@pytest.fixture
+def scene_site(_shared_scene_site: SceneSite) -> SceneSite:
+    """A router with scenes; a test about them calls it `site`, so that `client` is one of it."""
+    _shared_scene_site.reset()
+    return _shared_scene_site
 
 
 @pytest.fixture

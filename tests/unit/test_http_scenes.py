@@ -17,15 +17,9 @@ from tests.unit.scene_site import BOX, MODELS, SceneSite, put
 from tests.unit.test_http_skins import body_of, error_of
 
 
-@pytest.fixture(scope="module")
-def made() -> SceneSite:
-    return SceneSite()
-
-
 @pytest.fixture
-def site(made: SceneSite) -> SceneSite:
-    made.reset()
-    return made
+def site(scene_site: SceneSite) -> SceneSite:
+    return scene_site
 
 
 async def draw(client: httpx.AsyncClient, name: str = "room", **fields: Any) -> httpx.Response:

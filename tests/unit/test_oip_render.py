@@ -24,16 +24,10 @@ POSES[:, 2, 3] = (4.0, 5.0)
 K = np.array([[[30.0, 0, 20], [0, 30, 15], [0, 0, 1]]])
 
 
-@pytest.fixture(scope="module")
-def made() -> SceneSite:
-    return SceneSite()
-
-
 @pytest.fixture
-def site(made: SceneSite) -> SceneSite:
-    made.reset()
-    made.scenes.put_scene("room", b"a room")
-    return made
+def site(scene_site: SceneSite) -> SceneSite:
+    scene_site.scenes.put_scene("room", b"a room")
+    return scene_site
 
 
 @pytest.fixture

@@ -41,17 +41,11 @@ class Reports:
             self.parts[key] = value
 
 
-@pytest.fixture(scope="module")
-def made() -> SceneSite:
-    return SceneSite()
-
-
 @pytest.fixture
-def site(made: SceneSite) -> SceneSite:
-    made.reset()
-    made.scenes.put_scene("room", b"a room")
-    made.splat.segments = filmed
-    return made
+def site(scene_site: SceneSite) -> SceneSite:
+    scene_site.scenes.put_scene("room", b"a room")
+    scene_site.splat.segments = filmed
+    return scene_site
 
 
 def filmed(request: FilmRequest) -> FilmSegment:

@@ -51,17 +51,11 @@ async def served(site: SceneSite) -> AsyncIterator[str]:
         await serving
 
 
-@pytest.fixture(scope="module")
-def made() -> SceneSite:
-    return SceneSite()
-
-
 @pytest.fixture
-async def site(made: SceneSite) -> SceneSite:
-    made.reset()
-    made.scenes.put_scene("room", b"a room")
-    made.scenes.put_scene("field", b"a field", "nerf")
-    return made
+async def site(scene_site: SceneSite) -> SceneSite:
+    scene_site.scenes.put_scene("room", b"a room")
+    scene_site.scenes.put_scene("field", b"a field", "nerf")
+    return scene_site
 
 
 @pytest.fixture
