@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -25,13 +25,12 @@ from serve.protocol.body_stream import context_of, read_body
 from serve.protocol.edge import error_fields
 from serve.protocol.events import RECONNECT, RETRY, document, error_event, event_stream, server_event
 from serve.protocol.forms import read_upload_form
+from serve.protocol.job_files import Files
 from serve.protocol.native import json
 from serve.protocol.openapi import ERRORS, json_body, json_response
 
 _LISTED: Final = 100
 _KEY_HEADER: Final = "idempotency-key"
-# Milliseconds after which a reader of events, whose stream ended before the job, comes back.
-Files = Sequence[tuple[str, MediaBytes]]
 
 
 class JobFields(Fields):
