@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from serve.config.cluster import Auth, ClusterFile
 from serve.config.load import ConfigErrors, load_file
 from serve.config.model_base import Section
+from serve.config.strict_yaml import read_yaml
+from serve.errors import ConfigError
 
 _POLL_S = 1.0
 
@@ -78,9 +79,8 @@ def _digest(path: Path) -> str:
 def _keys(path: Path) -> list[dict[str, Any]]:
     """Without the file's content in any error: whoever puts the keys themselves there must not find them in a log."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        auth = Auth.model_validate(content)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, ValidationError):
+        auth = Auth.model_validate(read_yaml(path))
+    except (ConfigError, ValidationError):
         raise _wrong(
             f"{path}: must be YAML with a list `keys` of {{name, sha256}}, as `argus config hash-key`"
         ) from None

@@ -10,13 +10,28 @@ import yaml
 
 from serve.errors import ConfigError
 
-_BOOL = "tag:yaml.org,2002:bool"
+_TAG = "tag:yaml.org,2002:"
+
+#: What a plain scalar is besides text, by the characters it may begin with: what YAML 1.1, in which PyYAML and most
+#: writers quote, and 1.2's core schema (section 10.3.2) read alike. And `<<`, which 1.2 has not and everybody uses.
+_KINDS = (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"(?:[-+]?[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+][0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    ("merge", r"<<", ["<"]),
+)
 
 
 class StrictLoader(yaml.SafeLoader):
     """YAML in which a key that stands twice is an error: the second would silently replace the first.
 
-    Booleans are those of YAML 1.2 (section 10.3.2), `true` and `false`: in 1.1 a key `on` and a label `no` are others.
+    And what the versions of YAML read differently is text: in 1.1 a label `no` is false, `1:30` is 90 and `010` is 8.
+    So is a date, which PyYAML's own loader makes a date of until another library changes that for all who use it.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -27,11 +42,9 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-StrictLoader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+StrictLoader.yaml_implicit_resolvers = {}
+for _name, _pattern, _first in _KINDS:
+    StrictLoader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def read_yaml(path: Path, param: str | None = None) -> Any:
@@ -47,6 +60,6 @@ def read_yaml(path: Path, param: str | None = None) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", param=param) from None
-    # A ValueError is of bytes that are no UTF-8, or of a date that no calendar has.
+    # A ValueError is of bytes that are no UTF-8, or of a tag whose text is none of its kind (`!!int one`).
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}", param=param) from None
