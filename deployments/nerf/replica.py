@@ -112,7 +112,8 @@ class NerfReplica:
             InvalidRequest: `too_many_inputs`, `invalid_field`, `wrong_scene_kind`.
             ArgusError: the field cannot be had: see `SceneCache.use`, `Blobs.read`.
         """
-        deadline = time.monotonic() + call.timeout_s
+        arrived = time.monotonic()
+        deadline = arrived + call.timeout_s
         check_count(request.cameras, self._config.max_views)
         _check(request)
         check_outputs(request.outputs, request.encoding)
@@ -121,7 +122,7 @@ class NerfReplica:
             views = await asyncio.gather(
                 *(self._view(field, camera, request, turns, deadline) for camera in request.cameras)
             )
-        return RenderResult(tuple(views), self._turns.standing_wait_s)
+        return RenderResult(tuple(views), self._turns.standing_wait_s, time.monotonic() - arrived)
 
     async def film(self, request: FilmRequest, call: Call) -> FilmSegment:
         """See `FilmRequest`.

@@ -95,10 +95,12 @@ class RenderResult:
 
     Attributes:
         queue_wait_s: see `deployments.messages.ClassifyResult`.
+        took_s: seconds from the request's arrival at the renderer to this answer.
     """
 
     views: tuple[ViewFiles | Exception, ...]
     queue_wait_s: float = 0.0
+    took_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -127,7 +127,8 @@ class SplatReplica:
             Unavailable: `scene_damaged`, `store_io`, `out_of_memory`.
             DeadlineExceeded: it passed before the scene was loaded.
         """
-        deadline = time.monotonic() + call.timeout_s
+        arrived = time.monotonic()
+        deadline = arrived + call.timeout_s
         check_count(request.cameras, self._config.max_views)
         check_options(request.options)
         check_outputs(request.outputs, request.encoding)
@@ -139,7 +140,7 @@ class SplatReplica:
                 for camera in request.cameras
             ]
             drawn = await asyncio.gather(*(self._kept(view, request, turns, deadline) for view in views))
-        return RenderResult(tuple(drawn), self._wait_s)
+        return RenderResult(tuple(drawn), self._wait_s, time.monotonic() - arrived)
 
     async def film(self, request: FilmRequest, call: Call) -> FilmSegment:
         """See `FilmRequest`.

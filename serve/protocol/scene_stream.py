@@ -17,7 +17,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from fastapi import APIRouter
@@ -48,7 +48,7 @@ from serve.scenes.viewer_state import FULL, RISING, Draw, End, Rules, Watching, 
 
 PATH: Final = "/v1/scenes/{name}/stream"
 MOST_FPS: Final = 30
-# Viewers of one router replica: each has a picture in work, and a few on their way.
+# Viewers of one router replica: each has one or two pictures in work, and a few on their way.
 MOST_VIEWERS: Final = 64
 # Seconds without a message after which a view ends.
 IDLE_S: Final = 120.0
@@ -93,6 +93,14 @@ def build(service: SceneService, admission: Admission, recorder: Recorder) -> AP
     return router
 
 
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """Attributes: took_s: see `deployments.rendering.messages.RenderResult`."""
+
+    data: bytes
+    took_s: float
+
+
 class _View:
     """One viewer."""
 
@@ -106,7 +114,7 @@ class _View:
         self._said: dict[str, Any] = {}
         self._changed = asyncio.Event()
         self._sending = asyncio.Lock()
-        self._drawing: asyncio.Task[bytes] | None = None
+        self._drawing: dict[int, asyncio.Task[_Picture]] = {}
         self._info: SceneInfo
         self._looked = 0.0
         self._shown = ""
@@ -120,13 +128,14 @@ class _View:
         await self._look(self._soon())
         self._service.renderer.pick(self._info.kind)
         await self._socket.accept(subprotocol_of(self._socket.scope))
-        tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._show())]
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._listen()), asyncio.create_task(self._show())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             with suppress(WebSocketDisconnect, OSError):
                 for task in done:
                     task.result()
         finally:
+            tasks += self._drawing.values()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -136,16 +145,15 @@ class _View:
             message = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
                 return
-            before = self._state
-            self._state = before.told(time.monotonic())
+            self._state = self._state.told(time.monotonic())
             try:
                 self._heard(message.get("text"), len(message.get("text") or message.get("bytes") or b""))
             except InvalidRequest as error:
                 if isinstance(error, PayloadTooLarge):
                     raise
                 await self._say(error)
-            if self._drawing is not None and outdated(before, self._state):
-                self._drawing.cancel()
+            for number in outdated(self._state):
+                self._drawing[number].cancel()
             self._changed.set()
 
     def _heard(self, text: str | None, size: int) -> None:
@@ -176,45 +184,51 @@ class _View:
             if isinstance(step, End):
                 raise _ended(step)
             if isinstance(step, Draw):
-                await self._draw(step.wish, step.effort, now)
+                self._begin(step, now)
                 continue
-            self._changed.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), min(step.until - now, _LOOK_S))
+            self._changed.clear()
             await self._follow()
+            for number in [number for number, task in self._drawing.items() if task.done()]:
+                await self._finish(number)
 
-    async def _draw(self, wish: LiveFields, effort: float, now: float) -> None:
+    def _begin(self, step: Draw[LiveFields], now: float) -> None:
         self._state = self._state.began(now, self._rules)
-        self._drawing = asyncio.create_task(self._picture(wish, effort))
-        try:
-            await asyncio.wait({self._drawing})
-            if self._drawing.cancelled():
-                self._state = self._state.drew(sent=False)
-                return
-            picture = self._drawing.result()
-        except ArgusError as error:
-            if error.code == "scene_not_found":
-                raise
-            if isinstance(error, NotFound):  # what was to be drawn may have given way to a newer version
-                self._looked = 0.0
-            if error.retryable or isinstance(error, DeadlineExceeded):
-                self._state = self._state.postponed(time.monotonic() + (error.retry_after_s or 1.0))
-            else:
-                self._state = self._state.drew(sent=False)
-            await self._say(error)
-        else:
-            await self._send({"type": "websocket.send", "bytes": picture})
-            self._state = self._state.drew(sent=True)
-        finally:
-            self._drawing.cancel()
-            self._drawing = None
+        task = asyncio.create_task(self._picture(step.wish, step.effort))
+        task.add_done_callback(lambda _: self._changed.set())
+        self._drawing[self._state.begun] = task
 
-    async def _picture(self, wish: LiveFields, effort: float) -> bytes:
+    async def _finish(self, number: int) -> None:
+        task = self._drawing[number]
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, ArgusError):
+            await self._fail(number, error)
+        elif task.cancelled() or self._state.overtaken(number):
+            self._state = self._state.dropped(number)
+        else:
+            picture = task.result()
+            await self._send({"type": "websocket.send", "bytes": picture.data})
+            self._state = self._state.showed(number, picture.took_s)
+        del self._drawing[number]
+
+    async def _fail(self, number: int, error: ArgusError) -> None:
+        if error.code == "scene_not_found":
+            raise error
+        if isinstance(error, NotFound):  # what was to be drawn may have given way to a newer version
+            self._looked = 0.0
+        if error.retryable or isinstance(error, DeadlineExceeded):
+            self._state = self._state.postponed(number, time.monotonic() + (error.retry_after_s or 1.0))
+        else:
+            self._state = self._state.dropped(number)
+        await self._say(error)
+
+    async def _picture(self, wish: LiveFields, effort: float) -> _Picture:
         # A trace of its own: one of a whole view would have as many spans as its viewer likes.
         with tracing.root("picture", tracing.link_to(tracing.current()), asked=False):
             return await self._drawn(wish, effort)
 
-    async def _drawn(self, wish: LiveFields, effort: float) -> bytes:
+    async def _drawn(self, wish: LiveFields, effort: float) -> _Picture:
         context = self._soon()
         with self._admission.enter(context, lane_of(self._socket.scope["path"])):
             if time.monotonic() - self._looked > _LOOK_S:
@@ -225,12 +239,12 @@ class _View:
         view = drawn.views[0]
         if isinstance(view, ArgusError):
             raise view
-        return bytes(view.files["rgb"])
+        return _Picture(bytes(view.files["rgb"]), drawn.took_s)
 
     async def _follow(self) -> None:
         """Has what is shown drawn again when the scene has changed."""
         wish = self._state.wish
-        if wish is None or wish.effort is not None or self._state.drawing or time.monotonic() - self._looked < _LOOK_S:
+        if wish is None or wish.effort is not None or self._state.work or time.monotonic() - self._looked < _LOOK_S:
             return
         try:
             await self._look(self._soon())

@@ -60,11 +60,16 @@ class Shot:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawn:
-    """An entry of `views` is the error that this view alone met."""
+    """An entry of `views` is the error that this view alone met.
+
+    Attributes:
+        took_s: see `deployments.rendering.messages.RenderResult`.
+    """
 
     model: str
     cameras: tuple[Camera, ...]
     views: tuple[ViewFiles | ArgusError, ...]
+    took_s: float
 
 
 class SceneRenderer:
@@ -168,7 +173,7 @@ class SceneRenderer:
         )
         result = await self.ask(model, request, context)
         params = [param for param, _ in shot.views]
-        return Drawn(model, cameras, blamed(result.views, params))
+        return Drawn(model, cameras, blamed(result.views, params), result.took_s)
 
     def most_views(self, model: str) -> int:
         """Cameras that a request to it may hold."""

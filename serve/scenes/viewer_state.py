@@ -1,11 +1,14 @@
 """What a live view draws next: a pure decision from its state and the time.
 
-The latest camera wins: one that came while another was being drawn replaces whichever was waiting. One picture is drawn
-at a time. A radiance field is first drawn coarsely, then better for as long as the camera rests.
+The latest camera wins: one that came while another was being drawn replaces whichever was waiting. The next picture is
+begun when the one in work has presumably been drawn, so that its request travels while that one's picture does, and the
+renderer of a lone viewer does not wait for either. A radiance field is first drawn coarsely, then better for as long as
+the camera rests.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Generic, Literal, TypeVar
@@ -15,6 +18,11 @@ W = TypeVar("W")
 # Of a radiance field whose camera rests, one after the other.
 RISING: Final = (0.1, 0.4, 1.0)
 FULL: Final = (1.0,)
+# Pictures in work at once: one that travels back and one that is drawn.
+_AT_ONCE: Final = 2
+# Of the time that the last picture took at its renderer: a little less, since what comes early waits there, and what
+# comes late has made it wait.
+_DRAWN: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,22 @@ Step = Draw[W] | Wait | End
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """One in work.
+
+    Attributes:
+        number: among all of the view, from 1.
+        began: when.
+        refining: it is one of its wish after the first.
+    """
+
+    number: int
+    began: float
+    effort: float
+    refining: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Watching(Generic[W]):
     """A view; times are seconds on one clock.
 
@@ -67,10 +91,12 @@ class Watching(Generic[W]):
         wish: what the viewer wants to see; None before its first camera.
         efforts: at which the wish is drawn, one after the other.
         stage: of `efforts`: the next to be drawn; all are when it is their number.
-        drawing: a picture is being drawn, of this wish or of an older one.
-        refining: it is one of this wish after its first.
+        work: pictures in work, the oldest first.
+        begun: pictures so far.
+        pace: effort of the last picture that came, and the seconds that it took at its renderer.
         earliest: when the next picture may begin.
         sent, seen: pictures; `seen` is None for a viewer that does not say.
+        shown: number of the last picture sent.
         heard: the last message came then.
         second, messages: messages that came in the present second.
     """
@@ -79,11 +105,13 @@ class Watching(Generic[W]):
     wish: W | None = None
     efforts: Sequence[float] = FULL
     stage: int = 0
-    drawing: bool = False
-    refining: bool = False
+    work: tuple[Picture, ...] = ()
+    begun: int = 0
+    pace: tuple[float, float] | None = None
     earliest: float = 0.0
     sent: int = 0
     seen: int | None = None
+    shown: int = 0
     second: float = 0.0
     messages: int = 0
 
@@ -95,30 +123,49 @@ class Watching(Generic[W]):
 
     def wished(self, wish: W, efforts: Sequence[float]) -> Watching[W]:
         """The viewer wants to see something else, or the same again."""
-        return replace(self, wish=wish, efforts=efforts, stage=0, refining=False)
+        return replace(self, wish=wish, efforts=efforts, stage=0)
 
     def acknowledged(self, seen: int) -> Watching[W]:
         """The viewer has seen so many pictures in all."""
         return replace(self, seen=min(max(seen, self.seen or 0), self.sent))
 
     def began(self, now: float, rules: Rules) -> Watching[W]:
-        """A picture of the wish is being drawn."""
-        refining = self.stage > 0
-        return replace(self, stage=self.stage + 1, drawing=True, refining=refining, earliest=now + rules.gap_s)
+        """A picture of the wish is being drawn: number `begun`."""
+        picture = Picture(self.begun + 1, now, self.efforts[self.stage], refining=self.stage > 0)
+        return replace(
+            self,
+            stage=self.stage + 1,
+            work=(*self.work, picture),
+            begun=picture.number,
+            earliest=now + rules.gap_s,
+        )
 
-    def drew(self, *, sent: bool) -> Watching[W]:
-        """It is drawn, and was sent unless that failed."""
-        return replace(self, drawing=False, refining=False, sent=self.sent + sent)
+    def showed(self, number: int, took_s: float) -> Watching[W]:
+        """A picture was drawn and sent.
 
-    def postponed(self, until: float) -> Watching[W]:
-        """It could not be drawn now, and is to be tried again."""
-        return replace(self, stage=max(0, self.stage - 1), drawing=False, refining=False, earliest=until)
+        Args:
+            took_s: at its renderer, waiting included.
+        """
+        (effort,) = (picture.effort for picture in self.work if picture.number == number)
+        return replace(self.dropped(number), pace=(effort, took_s), sent=self.sent + 1, shown=number)
+
+    def dropped(self, number: int) -> Watching[W]:
+        """A picture was not sent: it failed, or was given up."""
+        return replace(self, work=tuple(picture for picture in self.work if picture.number != number))
+
+    def postponed(self, number: int, until: float) -> Watching[W]:
+        """A picture could not be drawn now, and is to be tried again."""
+        return replace(self.dropped(number), stage=max(0, self.stage - 1), earliest=until)
+
+    def overtaken(self, number: int) -> bool:
+        """Whether the viewer has a newer picture than that."""
+        return self.shown > number
 
 
-def outdated(before: Watching[W], after: Watching[W]) -> bool:
-    """Whether what is being drawn need not be finished: nobody waits for a better picture of what has passed. A first
-    picture is finished, else a camera that never rests would show nothing."""
-    return before.drawing and before.refining and after.stage == 0
+def outdated(state: Watching[W]) -> frozenset[int]:
+    """The pictures in work that need not be finished once a wish came: nobody waits for a better picture of what has
+    passed. A first picture is finished, else a camera that never rests would show nothing."""
+    return frozenset(picture.number for picture in state.work if picture.refining and state.stage == 0)
 
 
 def next_step(state: Watching[W], rules: Rules, now: float) -> Step[W]:
@@ -128,9 +175,20 @@ def next_step(state: Watching[W], rules: Rules, now: float) -> Step[W]:
     ends = state.heard + rules.idle_s
     if now >= ends:
         return End("idle")
-    full = state.seen is not None and state.sent - state.seen >= rules.window
-    if state.drawing or state.wish is None or state.stage >= len(state.efforts) or full:
+    full = state.seen is not None and state.sent + len(state.work) - state.seen >= rules.window
+    if state.wish is None or state.stage >= len(state.efforts) or full:
         return Wait(ends)
-    if now < state.earliest:
-        return Wait(min(state.earliest, ends))
+    begins = max(state.earliest, _free_at(state))
+    if now < begins:
+        return Wait(min(begins, ends))
     return Draw(state.wish, state.efforts[state.stage])
+
+
+def _free_at(state: Watching[W]) -> float:
+    """When the renderer has presumably drawn what is in work; never, as long as nobody knows how long that takes."""
+    if not state.work:
+        return -math.inf
+    newest = state.work[-1]
+    if len(state.work) >= _AT_ONCE or state.pace is None or state.pace[0] != newest.effort:
+        return math.inf
+    return newest.began + _DRAWN * state.pace[1]

@@ -180,6 +180,7 @@ class FakeRenderer:
     def reset(self) -> None:
         """Forgets what a test did."""
         self.failing: dict[int, Exception] = {}
+        self.took_s = 0.0
         self.segments: Callable[[FilmRequest], FilmSegment] = lambda request: FilmSegment(b"")
         self.padding = 0
         self.cover: tuple[Any, Any] = (np.zeros(1), np.ones(1))
@@ -210,7 +211,7 @@ class FakeRenderer:
             self.failing.get(index) or ViewFiles({name: self._file(request, index, name) for name in request.outputs})
             for index in range(len(request.cameras))
         )
-        return RenderResult(tuple(views))
+        return RenderResult(tuple(views), took_s=self.took_s)
 
     def _file(self, request: RenderRequest, index: int, output: str) -> Any:
         """A picture that follows from camera, time and output."""

@@ -149,6 +149,27 @@ async def test_cameras_that_came_too_fast_are_left_out(address: str, site: Scene
     assert len(site.splat.requests) == 2  # the one that was being drawn, and the last
 
 
+async def test_the_next_picture_is_asked_for_while_one_is_presumably_on_its_way(address: str, site: SceneSite) -> None:
+    site.splat.took_s = 0.05
+    async with websockets.connect(f"{address}/room/stream") as socket:
+        await tell(socket, **ORBIT)
+        await picture(socket)
+        site.splat.gate.clear()
+        for angle in (1, 2, 3, 4):
+            site.splat.entered.clear()
+            await tell(socket, camera={"orbit": {"azimuth_deg": angle}})
+            if angle < 3:
+                await asyncio.wait_for(site.splat.entered.wait(), 60)
+        await (await socket.ping())
+        await asyncio.sleep(0.1)
+        assert len(site.splat.requests) == 3  # two in work, and no third
+        site.splat.gate.set()
+        for _ in range(3):
+            await picture(socket)
+        await silent(socket)
+    assert len(site.splat.requests) == 4  # the latest camera was drawn, the one before it was left out
+
+
 async def test_a_wrong_message_is_told_and_the_view_goes_on(address: str) -> None:
     async with websockets.connect(f"{address}/room/stream") as socket:
         await socket.send("not JSON")
