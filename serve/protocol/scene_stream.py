@@ -147,7 +147,7 @@ class _View:
                 return
             self._state = self._state.told(time.monotonic())
             try:
-                self._heard(message.get("text"), len(message.get("text") or message.get("bytes") or b""))
+                self._heard(message.get("text"), message.get("bytes"))
             except InvalidRequest as error:
                 if isinstance(error, PayloadTooLarge):
                     raise
@@ -156,12 +156,13 @@ class _View:
                 self._drawing[number].cancel()
             self._changed.set()
 
-    def _heard(self, text: str | None, size: int) -> None:
-        if size > _MOST_MESSAGE:
+    def _heard(self, text: str | None, data: bytes | None) -> None:
+        message = (data or b"") if text is None else text.encode()
+        if len(message) > _MOST_MESSAGE:
             raise PayloadTooLarge(f"A message has at most {_MOST_MESSAGE} bytes.", param="message")
         if text is None:
             raise InvalidRequest("A message is JSON, as text.", code="invalid_json", param="message")
-        given = json_object(text.encode())
+        given = json_object(message)
         if "seen" in given:
             seen = validate({"seen": given.pop("seen")}, _SeenFields).seen
             self._state = self._state if seen is None else self._state.acknowledged(seen)

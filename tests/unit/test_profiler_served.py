@@ -108,6 +108,22 @@ def test_above_a_load_that_is_refused_nothing_more_is_asked(monkeypatch: pytest.
     assert load.rates[2:] == pytest.approx([share * 16 * 12 / 0.9 for share in build.LOADS[:2]], rel=1e-3)
 
 
+def test_below_a_load_that_is_refused_at_once_less_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Load(monkeypatch, lambda process, number: 0.75 if process == "poisson" and number < 3 else 0.0)
+    runs = served("clip", alone(0.001))
+    assert [run.sound for run in runs.loaded] == [False, False, True]
+    shares = [0.75, 0.75 * 0.75, 0.75 * 0.75**2]
+    assert load.rates[2:] == pytest.approx([share * 16 * 12 / 0.9 for share in shares], rel=1e-3)
+
+
+def test_a_model_that_refuses_under_every_load_is_said_to_and_asked_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Load(monkeypatch, lambda process, number: 0.75 if process == "poisson" else 0.0)
+    told: list[str] = []
+    runs = build._served(build.Wish(DEMO, "cpu-demo", 2.0, told.append), DEMO.models["clip"], alone(0.001))
+    assert not any(run.sound for run in runs.loaded) and len(load.rates) == 2 + 4
+    assert "too much was refused" in told[-1]
+
+
 def test_an_engine_is_not_asked_more_than_its_steps_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
     load = Load(monkeypatch)
     most = measured.capacity_per_s(stepped(0.5), DEMO.models["llava"].batching.max_items, 3.0)
@@ -141,6 +157,43 @@ def test_what_an_answer_took_inside_goes_by_its_own_length() -> None:
     assert measured.answering_s(late, stepped()) == pytest.approx(
         [0.0, 2 * (first + 20 * 0.011), 2 * (first + 10 * 0.011)]
     )
+
+
+def test_a_stream_that_ends_after_its_last_message_is_its_request_s() -> None:
+    run = idle(3)
+    later = [replace(one, ended=one.ended + 0.1, seconds=one.seconds + 0.1) for one in run.of("call")]
+    run = replace(run, events=later)
+    inside = measured.answering_s(run, stepped())
+    assert all(inside)
+    assert measured.hop(run, [one.seconds for one in later]).latency.samples == 3
+
+
+def test_an_engine_is_as_fast_as_longer_answers_say_it_is_in_its_replica() -> None:
+    run = idle(40)
+    tokens = np.where(np.arange(40) % 2, 21, 1).astype(np.int32)
+    run = replace(run, requests=replace(run.requests, tokens=tokens))
+    alone_s = measured.answering_s(run, stepped())
+    events = [
+        replace(one, seconds=0.002 + 0.8 * inside, ended=one.began + 0.002 + 0.8 * inside)
+        for one, inside in zip(run.of("call"), alone_s, strict=True)
+    ]
+    run = replace(run, events=events)
+    found = measured.engine_in_place(stepped(), run)
+    assert found.fit.step_s == pytest.approx(0.8 * 0.010)
+    assert measured.hop(run, measured.answering_s(run, found)).overhead.mean == pytest.approx(0.002)
+    assert measured.engine_in_place(stepped(), replace(run, others=1.0)) == stepped()
+    same = replace(run, requests=replace(run.requests, tokens=np.full(40, 3, np.int32)))
+    assert measured.engine_in_place(stepped(), same) == stepped()
+
+
+def test_what_a_fit_errs_by_is_no_overhead() -> None:
+    run = idle(4)
+    errors = (0.004, -0.004, 0.009, -0.001)
+    found = measured.hop(run, [one.seconds - 0.002 + error for one, error in zip(run.of("call"), errors, strict=True)])
+    assert found.overhead.mean == pytest.approx(0.0)
+    small = measured.hop(run, [one.seconds - 0.003 + error for one, error in zip(run.of("call"), errors, strict=True)])
+    assert small.overhead.mean == pytest.approx(0.001)
+    assert min(small.overhead.seconds) == 0.0
 
 
 def test_memory_of_an_accelerator_is_counted_from_the_loading_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,9 +266,10 @@ async def test_what_is_no_stream(address: str) -> None:
     assert refused.value.response.status_code == 403
 
 
-async def test_a_message_that_is_too_long(address: str) -> None:
+@pytest.mark.parametrize("message", ["x" * 70_000, b"x" * 70_000, "\N{GRINNING FACE}" * 20_000])
+async def test_a_message_that_is_too_long(address: str, message: str | bytes) -> None:
     async with websockets.connect(f"{address}/room/stream") as socket:
-        await socket.send("x" * 70_000)
+        await socket.send(message)
         assert (await error(socket))["code"] == "payload_too_large"
         assert await close_code(socket) == 4413
 

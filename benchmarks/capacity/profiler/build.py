@@ -13,6 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from benchmarks.capacity.pace import pacing
 from benchmarks.capacity.profiler import busy, engines, measured, passes, served, wakes
 from benchmarks.capacity.profiler.engines import Batched, Stepped
@@ -67,6 +69,9 @@ _REST_S = 10.0
 # Of the time between two requests of the idle run, how much one may take.
 _IDLE_SHARE = 0.2
 _FASTEST_IDLE_PER_S = 8.0
+# Requests of the idle run of which a distribution can be told, unless that takes too long.
+_IDLE_REQUESTS = 40
+_LONGEST_IDLE_S = 60.0
 _WARM_UP_S = 3.0
 # Share of right answers below which nothing was measured.
 _BROKEN = 0.5
@@ -196,17 +201,21 @@ def _served(wish: Wish, model: Model, alone: Alone | Batched | Stepped) -> Loads
 
         rest = served.rest(instance, min(_REST_S, wish.seconds))
         first = run("constant:1", min(4.0, wish.seconds))
-        took = max(float(first.requests.latency_s.mean()), 1e-3) if len(first.requests) else 1.0
-        idle = run(f"constant:{min(_FASTEST_IDLE_PER_S, _IDLE_SHARE / took):.3f}", wish.seconds)
+        # The first answer of a process takes longest, and is no measure of the others.
+        took = max(float(np.median(first.requests.latency_s)), 1e-3) if len(first.requests) else 1.0
+        per_s = min(_FASTEST_IDLE_PER_S, _IDLE_SHARE / took)
+        idle = run(f"constant:{per_s:.3f}", max(wish.seconds, min(_LONGEST_IDLE_S, _IDLE_REQUESTS / per_s)))
         _check(idle, workload)
         most = _most_per_s(model, alone, idle, rest)
-        loaded = []
-        for share in LOADS if model.kind == SHARED_KIND else LOADS[:1]:
+
+        def at(share: float) -> Served:
             wish.tell(f"{name}: served, {share:.0%} of what cores and model can do")
-            loaded.append(run(f"poisson:{max(0.2, share * most):.3f}", wish.seconds))
-            if not loaded[-1].sound:  # of more it would refuse more
-                break
-        return Loads(instance.ready_s[name], rest, idle, tuple(loaded))
+            return run(f"poisson:{max(0.2, share * most):.3f}", wish.seconds)
+
+        loaded = served.rising(at, LOADS if model.kind == SHARED_KIND else LOADS[:1])
+        if not any(one.sound for one in loaded):
+            wish.tell(f"{name}: too much was refused under every load; a request is said to cost what it does alone")
+        return Loads(instance.ready_s[name], rest, idle, loaded)
 
 
 def _most_per_s(model: Model, alone: Alone | Batched | Stepped, idle: Served, rest: Mapping[str, float]) -> float:
@@ -297,10 +306,11 @@ def _figures(model: Model, alone: Alone | Batched | Stepped, idle: Served) -> tu
         took = idle.pace * (alone.forward[0].seconds.mean + alone.preprocess.mean)
         return {"preprocess": alone.preprocess, "forward": alone.forward}, [took] * len(idle.of("call"))
     assert isinstance(model, GenerativeModel)
+    there = measured.engine_in_place(alone, idle)
     return {
-        "preprocess": scaled(alone.fit.residual, alone.fit.asked_s),
-        "generation": _generation(model, alone),
-    }, measured.answering_s(idle, alone)
+        "preprocess": scaled(there.fit.residual, there.fit.asked_s),
+        "generation": _generation(model, there),
+    }, measured.answering_s(idle, there)
 
 
 def _generation(model: GenerativeModel, alone: Stepped) -> Generation:

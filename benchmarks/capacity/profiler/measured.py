@@ -51,12 +51,19 @@ def hop(idle: Served, inside: Sequence[float] | None = None) -> Hop:
     kept = [(one, part) for one, part in zip(calls, spent, strict=True) if part > 0]
     latency = []
     for start, end in idle.spans():
-        mine = sum(one.seconds for one, _ in kept if start <= one.ended <= end)
+        mine = sum(one.seconds for one, _ in kept if start <= one.began <= end)
         latency += [max(0.0, end - start - mine)] if mine else []
     if not latency:
         raise Unavailable("No request of the idle run was answered by the model.")
-    overhead = distribution([max(0.0, one.seconds - part) for one, part in kept])
+    overhead = _around([one.seconds - part for one, part in kept])
     return Hop(scaled(distribution(latency), 1 / idle.pace), scaled(overhead, 1 / idle.pace))
+
+
+def _around(rests: Sequence[float]) -> Distribution:
+    """Of what is left of calls. Where a fit says what was spent within them, some rests are below 0, and what they lack
+    the others have too much: their mean is kept."""
+    above = distribution([max(0.0, rest) for rest in rests])
+    return scaled(above, max(0.0, sum(rests) / len(rests)) / above.mean) if above.mean else above
 
 
 def inside_calls(idle: Served, preprocess_s: float | None = None) -> list[float]:
@@ -74,13 +81,14 @@ def inside_calls(idle: Served, preprocess_s: float | None = None) -> list[float]
 
 
 def _within(inner: Event, outer: Event) -> bool:
-    return outer.ended - outer.seconds <= inner.ended - inner.seconds and inner.ended <= outer.ended
+    return outer.began <= inner.began and inner.ended <= outer.ended
 
 
 def answering_s(idle: Served, stepped: Stepped) -> list[float]:
     """What the fit says that each call's answer took in its engine, alone there, at the pace of that run.
 
-    A call belongs to the request in whose time it ended; one whose request is not known, or was not answered, has 0.
+    A call belongs to the request in whose time it began: a stream ends a moment after its last message. One whose
+    request is not known, or was not answered, has 0.
     """
     fit = stepped.fit
     step = fit.step_s + fit.sequence_s
@@ -89,10 +97,27 @@ def answering_s(idle: Served, stepped: Stepped) -> list[float]:
     answers = list(zip(idle.spans(), tokens, strict=True))
 
     def inside(call: Event) -> float:
-        count = next((count for (start, end), count in answers if start <= call.ended <= end), None)
+        count = next((count for (start, end), count in answers if start <= call.began <= end), None)
         return 0.0 if count is None else idle.pace * (fit.asked_s + prefill + step * (int(count) - 1))
 
     return [inside(call) for call in idle.of("call")]
+
+
+def engine_in_place(alone: Stepped, idle: Served) -> Stepped:
+    """An engine as it is in its replica: all of its steps by the factor by which longer answers take longer there.
+
+    On a node that others use as well, or where answers are of one length, it stays as it was alone.
+    """
+    calls = [one.seconds for one in idle.of("call")]
+    by_length: dict[float, list[float]] = {}
+    for inside, seconds in zip(answering_s(idle, alone), calls, strict=True):
+        if inside > 0:
+            by_length.setdefault(inside, []).append(seconds)
+    told = {inside: found for inside, found in by_length.items() if len(found) >= _LEAST_PASSES}
+    if idle.others > QUIET_CORES or len(told) < 2:
+        return alone
+    factor, _ = np.polyfit(list(told), [float(np.median(found)) for found in told.values()], 1)
+    return alone.at_pace(float(factor)) if factor > 0 else alone
 
 
 def in_place(alone: Sequence[ForwardPass], idle: Served) -> tuple[ForwardPass, ...]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from serve.errors import Unavailable
 _PREPARE_S = 120.0
 # Share of right answers of a sound run.
 _SOUND = 0.99
+# Of a load that was too much, what is tried next, and how often.
+_LOWER, _LOWER_TRIES = 0.75, 3
 # A replica's title, as Ray Serve writes it.
 _REPLICA = "ray::ServeReplica:argus:"
 ROUTER, INGRESS, CLIENT, REPLICA, ENGINE, BACKGROUND = "router", "ingress", "client", "replica", "engine", "background"
@@ -96,6 +98,27 @@ class Loads:
     def reference(self) -> Served:
         """The run that processor times are taken from: the lowest load that was answered, else the idle run."""
         return next((run for run in self.loaded if run.sound), self.idle)
+
+
+def rising(at: Callable[[float], Served], shares: Sequence[float]) -> tuple[Served, ...]:
+    """Runs at rising shares of what can be done, up to the first of which too much is refused.
+
+    Where that is the very first, what can be done was thought too high: then at falling shares until one is answered.
+
+    Args:
+        at: runs a load.
+        shares: at least one, rising.
+    """
+    found: list[Served] = []
+    for share in shares:
+        found.append(at(share))
+        if not found[-1].sound:
+            break
+    for number in range(1, _LOWER_TRIES + 1):
+        if any(run.sound for run in found):
+            break
+        found.append(at(shares[0] * _LOWER**number))
+    return tuple(found)
 
 
 def cores() -> int:

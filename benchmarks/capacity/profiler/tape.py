@@ -44,6 +44,11 @@ class Event:
     cost: float = 1.0
     waited_s: float = 0.0
 
+    @property
+    def began(self) -> float:
+        """On the same clock."""
+        return self.ended - self.seconds
+
 
 def hook(runtime_env: Mapping[str, Any] | None) -> dict[str, Any]:
     """See the module's text."""

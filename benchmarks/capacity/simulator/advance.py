@@ -47,13 +47,14 @@ from benchmarks.capacity.simulator.records import (
     SPENT,
     SUBMIT,
     TIMED_OUT,
+    TOLD,
     TURNED_AWAY,
     UNPLACED,
     WRITTEN,
 )
 from benchmarks.capacity.simulator.requests import answered, arrive, back, call, enter, fail, sent, written
 from benchmarks.capacity.simulator.rooms import ask_provider
-from benchmarks.capacity.simulator.slots import BUCKET_S, dead, free_item, turn_wheel
+from benchmarks.capacity.simulator.slots import BUCKET_S, dead, free_item, loop_s, turn_wheel
 from benchmarks.capacity.simulator.windows import begin, end_items
 from deployments import batch_policy, windows
 from serve.resilience import budget, rates
@@ -124,6 +125,8 @@ def _happen(w: Any, what: int, who: int, stamp: int) -> None:
             turn(w, who, True)
     elif what == SERVED:
         next_job(w, who)
+    elif what == TOLD:
+        engines.told(w, who, stamp)
     elif what == REPACED:
         change_pace(w)
     elif what != SPENT and slots(w)[who].stamp == stamp:
@@ -177,7 +180,7 @@ def _reach(w: Any, slot: int) -> None:
         begin(w, slot)
     else:
         server = w.routers + place
-        served(w, server, 0.5 * target.cpu_s, SUBMIT, slot, one.stamp)
+        served(w, server, loop_s(w, slot), SUBMIT, slot, one.stamp)
 
 
 @part

@@ -27,9 +27,12 @@ from benchmarks.capacity.simulator.memory import (
     targets,
 )
 from benchmarks.capacity.simulator.parts import part
-from benchmarks.capacity.simulator.records import IDLE, NONE, PASSED, RUNNING, SHARED, SPENT
+from benchmarks.capacity.simulator.records import IDLE, NONE, PASSED, RUNNING, SHARED, SPENT, TOLD
 from benchmarks.capacity.simulator.requests import items_done
-from benchmarks.capacity.simulator.slots import dead, free_item
+from benchmarks.capacity.simulator.slots import dead, free_item, loop_s
+
+# Who is told of a stream's message after the replica, one after the other.
+_ROUTER, _INGRESS, _CLIENT = 0, 1, 2
 
 
 @part
@@ -130,18 +133,24 @@ def _tell(w: Any, place: int, slot: int) -> None:
     """A token that is not the last: the replica is told of it, and whoever waits for it where it is streamed."""
     if w.mode != SHARED:
         return
-    _wake(w, w.routers + place)
+    router = slots(w)[slot].router
     if flows(w)[slots(w)[slot].flow].streamed:
-        _wake(w, slots(w)[slot].router)
-        _wake(w, w.ingress)
-        _wake(w, w.client)
+        served(w, w.routers + place, loop_s(w, slot), TOLD, router, _ROUTER)
+    else:
+        served(w, w.routers + place, loop_s(w, slot), SPENT, 0, 0)
 
 
 @part
-def _wake(w: Any, server: int) -> None:
-    """What a token costs is counted with its request; only that somebody must be woken for it is not. It counts as a
-    wake-up also where that costs nothing yet: what it costs is found by the count."""
-    served(w, server, 0.0, SPENT, 0, 0)
+def told(w: Any, router: int, following: int) -> None:
+    """A message goes from process to process, so that only one of them works at it at a time. What it costs beyond the
+    replica is counted with its request; only that somebody must be woken for it is not. It counts as a wake-up also
+    where that costs nothing yet: what it costs is found by the count."""
+    if following == _ROUTER:
+        served(w, router, 0.0, TOLD, router, _INGRESS)
+    elif following == _INGRESS:
+        served(w, w.ingress, 0.0, TOLD, router, _CLIENT)
+    else:
+        served(w, w.client, 0.0, SPENT, 0, 0)
 
 
 @part

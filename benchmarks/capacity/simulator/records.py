@@ -32,7 +32,8 @@ NONE = np.int64(-1)
     SENT,  # a replica's event loop has sent a slot's answer
     TURNED_AWAY,  # a slot's call waited too long for a place
     REPACED,  # the cores go on at another pace
-) = np.arange(16)
+    TOLD,  # one process has handed a stream's message on; `stamp` says who is next, `who` is the router of the stream
+) = np.arange(17)
 
 # Where a slot's call is; from ON_THE_WAY to UNPLACED it holds a place.
 AT_ROUTER, IN_ROOM, ON_THE_WAY, AT_REPLICA, COMING_BACK, AT_PROVIDER, UNPLACED, LEAVING = range(8)

@@ -57,6 +57,7 @@ from benchmarks.capacity.simulator.slots import (
     leave_replica,
     log,
     log_standing,
+    loop_s,
     new_item,
     ongoing,
     rest_s,
@@ -271,7 +272,7 @@ def items_done(w: Any, slot: int) -> None:
         push(w, w.now + half_overhead_s(w, slot), BACK, slot, one.stamp)
     else:
         server = w.routers + one.replica
-        served(w, server, 0.5 * target.cpu_s, SENT, slot, one.stamp)
+        served(w, server, loop_s(w, slot), SENT, slot, one.stamp)
 
 
 @part

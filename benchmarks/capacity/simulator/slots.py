@@ -89,7 +89,17 @@ def half_overhead_s(w: Any, slot: int) -> float:
     target = targets(w)[nodes(w)[one.node].target]
     key = one.key * 64 + one.node
     whole = draws.drawn(w, target.overhead, draws.uniform(w.seed, draws.OVERHEAD, key))
-    return max(0.0, 0.5 * (whole - target.cpu_s) - target.wake_s)
+    return max(0.0, 0.5 * whole - loop_s(w, slot) - target.wake_s)
+
+
+@part
+def loop_s(w: Any, slot: int) -> float:
+    """Processor time of a replica's event loop for one message of a call: the request, and the answer or, where an
+    engine writes it, each of its tokens."""
+    one = slots(w)[slot]
+    target = targets(w)[nodes(w)[one.node].target]
+    tokens = one.output if target.engine else 1
+    return target.cpu_s / (1 + max(1, tokens))
 
 
 @part
