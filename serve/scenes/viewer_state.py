@@ -155,7 +155,7 @@ class Watching(Generic[W]):
 
     def postponed(self, number: int, until: float) -> Watching[W]:
         """A picture could not be drawn now, and is to be tried again."""
-        return replace(self.dropped(number), stage=max(0, self.stage - 1), earliest=until)
+        return replace(self.dropped(number), stage=max(0, self.stage - 1), earliest=max(self.earliest, until))
 
     def overtaken(self, number: int) -> bool:
         """Whether the viewer has a newer picture than that."""

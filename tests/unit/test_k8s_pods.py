@@ -73,9 +73,18 @@ def test_without_keys_nothing_starts_unless_told_to(mounted: dict[str, Any], tmp
         read(mounted | {"insecure": False, "keys_file": str(path)})
 
 
-def test_a_key_in_the_wrong_place_is_not_repeated(mounted: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        "keys: [{name: app, sha256: sk-plainly-secret}]\n",
+        "keys: [{name: app, sha256: one, sha256: sk-plainly-secret}]\n",
+        "keys: []\nsk-plainly-secret: 1\nsk-plainly-secret: 2\n",
+    ],
+    ids=["no hash", "twice in a key", "a key that stands twice"],
+)
+def test_a_key_in_the_wrong_place_is_not_repeated(mounted: dict[str, Any], tmp_path: Path, content: str) -> None:
     path = tmp_path / "keys.yaml"
-    path.write_text("keys: [{name: app, sha256: sk-plainly-secret}]\n", encoding="utf-8")
+    path.write_text(content, encoding="utf-8")
     with pytest.raises(ConfigErrors, match="hash-key") as caught:
         read(mounted | {"keys_file": str(path)})
     assert "plainly" not in str(caught.value)

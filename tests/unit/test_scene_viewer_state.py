@@ -100,6 +100,8 @@ def test_what_could_not_be_drawn_is_tried_again() -> None:
     state = view().wished("a", FULL).began(0.0, RULES).postponed(1, 3.0)
     assert next_step(state, RULES, 1.0) == Wait(3.0)
     assert next_step(state, RULES, 3.0) == Draw("a", 1.0)
+    both = view().wished("a", FULL).began(0.0, RULES).wished("b", FULL).began(0.5, RULES)
+    assert next_step(both.postponed(1, 5.0).postponed(2, 3.0), RULES, 3.0) == Wait(5.0)  # the later of both
 
 
 def test_a_view_ends_when_nothing_is_heard_or_too_much() -> None:

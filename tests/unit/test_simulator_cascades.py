@@ -355,6 +355,22 @@ def test_each_token_wakes_the_replica_and_where_it_is_streamed_the_whole_way() -
     assert all(1 < crowd[whose] < 3 for whose in ("router", "replica", "ingress", "client")), "they share their steps"
 
 
+def test_what_tokens_cost_others_goes_on_beside_the_engine() -> None:
+    def latency_s(tokens: int, cores: float, cpu_s: float, wake_s: float) -> float:
+        profile = made_up.engine().model_copy(update={"cores": 1.0, "cpu_s": cpu_s, "wake_s": wake_s})
+        names = ("wake_s", "ingress_wake_s", "client_wake_s")
+        router = made_up.router(1e-4).model_copy(update=dict.fromkeys(names, wake_s))
+        flow = Flow(name="all", entry="llava", output_tokens=tokens, streamed=True)
+        made = made_up.scenario(made_up.stage("llava", profile=profile), flows=(flow,), router=router, cores=cores)
+        return float(simulate(made, np.array([1.0]), seed=1).latency_s[0])
+
+    # A message is at one process after the other: with the engine, two cores are busy and no third is missing.
+    more = latency_s(15, 2.0, 0.0, 0.002) - latency_s(5, 2.0, 0.0, 0.002)
+    assert more == pytest.approx(10 * 0.010)
+    # Of the replica's six messages, the request and the last token are waited for.
+    assert latency_s(5, 8.0, 0.006, 0.0) - latency_s(5, 8.0, 0.0, 0.0) == pytest.approx(2 * 0.001)
+
+
 def test_a_long_prompt_is_read_in_chunks_beside_those_who_write() -> None:
     stage = made_up.stage("llava", profile=made_up.engine(prompt_tokens_a_step=100, prompt_token_s=1e-4))
     flows = (Flow(name="all", entry="llava", prompt_tokens=1000, output_tokens=1),)
