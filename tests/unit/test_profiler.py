@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks.capacity.profiler import measured, tape
 from benchmarks.capacity.profiler.build import WORKLOADS, Wish, combined, profilable, profile
-from benchmarks.capacity.profiler.engines import Heard, Passes, concurrencies, hear, together
+from benchmarks.capacity.profiler.engines import Heard, Passes, concurrencies, first_tokens, hear, together
 from benchmarks.capacity.profiler.fit import Observation, fit_steps
 from benchmarks.capacity.profiler.passes import Subject, clock_of, measure, sizes_up_to
 from benchmarks.capacity.profiler.served import Served
@@ -129,14 +129,15 @@ def test_a_single_thread_is_timed_by_what_it_used() -> None:
 
 
 def observations(noise: float, seed: int = 1) -> list[Observation]:
-    """5 ms a step, 0.2 a sequence, 0.05 a prompt token, 12 an image, 3 beside."""
+    """5 ms a step, 0.2 a sequence, 0.05 a prompt token, 12 an image, 3 beside; some prompts in three steps."""
     draw = random.Random(seed)
 
-    def seconds(n: int, t: int, images: int, asked: int) -> float:
-        exact = 0.005 + 0.0002 * n + 0.00005 * t + 0.012 * images + 0.003 * asked
+    def seconds(n: int, t: int, images: int, asked: int, steps: int = 1) -> float:
+        exact = 0.005 * steps + 0.0002 * n + 0.00005 * t + 0.012 * images + 0.003 * asked
         return exact * draw.lognormvariate(0, noise) if noise else exact
 
-    shapes = [(n, 0, 0, 0) for n in (1, 2, 4, 8, 16)] + [(0, t, i, 1) for t in (20, 150, 400) for i in (0, 1)]
+    shapes: list[tuple[int, ...]] = [(n, 0, 0, 0) for n in (1, 2, 4, 8, 16)]
+    shapes += [(0, t, i, 1) for t in (20, 150, 400) for i in (0, 1)] + [(0, 640, 4, 1, 3)]
     return [Observation(seconds(*shape), *shape) for shape in shapes for _ in range(40)]
 
 
@@ -151,9 +152,7 @@ def test_a_fit_finds_the_coefficients(noise: float, near: float) -> None:
 
 def test_what_disturbs_some_steps_does_not_move_the_fit() -> None:
     disturbed = [
-        Observation(
-            each.seconds * (4 if number % 5 == 0 else 1), each.sequences, each.prompt_tokens, each.images, each.asked
-        )
+        replace(each, seconds=each.seconds * (4 if number % 5 == 0 else 1))
         for number, each in enumerate(observations(0.0))
     ]
     assert fit_steps(disturbed).step_s == pytest.approx(0.005, rel=0.01)
@@ -172,6 +171,21 @@ def test_answers_that_run_together_give_a_step() -> None:
     assert found.sequences == 4
     assert found.seconds == pytest.approx(0.1)
     assert together([Heard(0, 0.1, 0.2, 5, 20, 0), Heard(0, 0.3, 0.9, 5, 20, 0)]) == []
+
+
+def test_what_we_do_ourselves_before_the_first_token_is_not_the_engine_s() -> None:
+    (one,) = first_tokens([Heard(1.0, 1.5, 1.5, 1, 120, 20, ours_s=0.1)], image=True)
+    assert one == Observation(pytest.approx(0.4), 0, 100, 1, asked=1)
+    (quick,) = first_tokens([Heard(1.0, 1.1, 1.1, 1, 120, 0, ours_s=0.3)], image=False)
+    assert quick.seconds > 0 and quick.images == 0, "other threads work too"
+
+
+def test_prompts_that_are_asked_at_once_are_read_in_as_many_steps_as_their_answers_come_in() -> None:
+    firsts = (1.06, 1.22, 1.222, 1.225)  # the first alone, the others together
+    answers = [Heard(1.0, first, first, 1, 100, 0, ours_s=0.04 + 0.01 * n) for n, first in enumerate(firsts)]
+    (found,) = first_tokens(answers, image=True)
+    assert found == Observation(pytest.approx(0.225 - 0.04 / 4), 0, 400, 4, asked=1, steps=2)
+    assert first_tokens([*answers, Heard(1.0, 1.0, 1.0, 0, 100, 0)], image=True) == [], "one was not answered"
 
 
 def span(kind: Any, start: float, end: float, items: int = 1, waited: float = 0.0) -> Event:
@@ -333,8 +347,10 @@ async def test_answers_are_heard_token_by_token() -> None:
 
     asker = asker_of(demo.models["llava"])  # type: ignore[arg-type]
     engine: Any = ScriptedEngine(clock)
-    first, second = [await hear(engine, asker.prompt(4), 5, clock) for _ in range(2)]
+    worked = iter((1.0, 1.002, 5.0, 5.003))
+    first, second = [await hear(engine, asker.prompt(4), 5, clock, worked.__next__) for _ in range(2)]
     assert first.tokens == 5
+    assert (first.ours_s, second.ours_s) == pytest.approx((0.002, 0.003)), "until the first token, and no further"
     assert first.last - first.first == pytest.approx(0.044)
     assert first.first - first.asked == pytest.approx(0.017 + 0.0001 * first.prompt_tokens)
     assert second.asked == first.last and second.prompt_tokens >= first.prompt_tokens

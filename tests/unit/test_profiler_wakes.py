@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.capacity.profiler.busy import loaded_figures, with_works
+from benchmarks.capacity.profiler.busy import asking, loaded_figures, with_works
 from benchmarks.capacity.profiler.served import CLIENT, INGRESS, REPLICA, ROUTER
 from benchmarks.capacity.profiler.wakes import WHOSE, Spent, Work, fitted, steady, works
 from benchmarks.capacity.profiles import at_pace
@@ -68,6 +68,15 @@ def test_what_requests_and_wake_ups_cost_is_found(pace: float) -> None:
         assert found[whose].wake_s == pytest.approx(true.wake_s, rel=0.06, abs=2e-5), whose
 
 
+def test_what_requests_cost_after_long_pauses_does_not_count() -> None:
+    """Two loaded runs say what an idle one would only blur."""
+    alone = idle()
+    cold = replace(alone, seconds={whose: 1.8 * seconds for whose, seconds in alone.seconds.items()})
+    loaded = [ran(40), ran(120)]
+    assert works(asked, cold, loaded) == works(asked, alone, loaded)
+    assert works(asked, cold, loaded[1:])[ROUTER].wake_s > works(asked, alone, loaded[1:])[ROUTER].wake_s
+
+
 def test_without_loaded_runs_a_request_costs_what_it_does_alone() -> None:
     assert works(asked, idle(), []) == steady(idle())
     assert steady(idle())[ROUTER] == Work(0.004)
@@ -99,7 +108,8 @@ def test_runs_that_were_not_answered_do_not_count() -> None:
     columns = refused.run.requests
     failed = replace(columns, error=np.zeros(len(columns), np.int16), errors=("overloaded",))
     unsound = replace(refused, run=replace(refused.run, requests=failed))
-    found = loaded_figures(cluster, "clip", profile, (Flow(name="asked", entry="clip"),), idle(), [unsound], known=None)
+    asked = asking(cluster, "clip", (Flow(name="asked", entry="clip"),))
+    found = loaded_figures(asked, profile, idle(), [unsound], known=None)
     assert found == with_works(profile, steady(idle())).model_copy(update={"lost_share": None})
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.capacity.pace import pacing
-from benchmarks.capacity.profiler import busy, engines, measured, passes, served, wakes
+from benchmarks.capacity.profiler import busy, closing, engines, measured, passes, served, wakes
 from benchmarks.capacity.profiler.engines import Batched, Stepped
 from benchmarks.capacity.profiler.instance import Instance, serving
 from benchmarks.capacity.profiler.passes import Alone
@@ -32,7 +32,6 @@ from benchmarks.capacity.profiles import (
     RouterProfile,
     merged,
     profile_key,
-    scaled,
 )
 from benchmarks.capacity.scenario import Flow
 from benchmarks.loadtest.settings import Settings
@@ -62,7 +61,9 @@ WORKLOADS: Mapping[str, tuple[str, str]] = {
 # The kind that also measures what all others share: the router, and what work becomes on busy cores.
 SHARED_KIND = "clip"
 # Shares of what the cores could do at the cost of requests that do not meet. It falls as they do: 1.15 is no overload.
-LOADS = (0.75, 0.95, 1.15)
+# Two of them tell a model's costs; what becomes of work on busy cores takes them all.
+LOADS = (0.4, 0.75, 0.95, 1.15)
+_FEWER = 2
 # Bound on the tokens of a step where the cluster file names none; see `vllm_settings`.
 STEP_TOKENS = 2048
 _REST_S = 10.0
@@ -118,11 +119,10 @@ def profile(wish: Wish, name: str, known: HardwareProfile | None = None) -> Hard
     spent = partial(_spent, rest=runs.rest, alone=alone, known=found.models[profile_key(model)])
     if not found.cores:
         return busy.with_works(found, wakes.steady(spent(runs.reference)))
+    asked = busy.asking(wish.cluster, name, _flows(WORKLOADS[model.kind][0], name, wish.hardware))
     loaded = [spent(run) for run in runs.loaded]
-    flows = _flows(WORKLOADS[model.kind][0], name, wish.hardware)
-    return busy.loaded_figures(
-        wish.cluster, name, found, flows, spent(runs.idle), loaded, known=None if model.kind == SHARED_KIND else known
-    )
+    shared = None if model.kind == SHARED_KIND else known
+    return closing.closed(asked, busy.loaded_figures(asked, found, spent(runs.idle), loaded, known=shared), runs.idle)
 
 
 def _flows(workload: str, name: str, hardware: HardwareClass) -> tuple[Flow, ...]:
@@ -212,7 +212,7 @@ def _served(wish: Wish, model: Model, alone: Alone | Batched | Stepped) -> Loads
             wish.tell(f"{name}: served, {share:.0%} of what cores and model can do")
             return run(f"poisson:{max(0.2, share * most):.3f}", wish.seconds)
 
-        loaded = served.rising(at, LOADS if model.kind == SHARED_KIND else LOADS[:1])
+        loaded = served.rising(at, LOADS if model.kind == SHARED_KIND else LOADS[:_FEWER])
         if not any(one.sound for one in loaded):
             wish.tell(f"{name}: too much was refused under every load; a request is said to cost what it does alone")
         return Loads(instance.ready_s[name], rest, idle, loaded)
@@ -289,7 +289,7 @@ def _profile(wish: Wish, model: Model, alone: Alone | Batched | Stepped, runs: L
     return HardwareProfile(
         hardware=wish.hardware,
         cores=float(served.cores()) if on_cpu else 0.0,
-        background_cores=sum(runs.rest.values()),
+        background_cores=sum(runs.rest.values()) / runs.idle.pace,
         router=router,
         models={known.model: known},
     )
@@ -306,11 +306,8 @@ def _figures(model: Model, alone: Alone | Batched | Stepped, idle: Served) -> tu
         took = idle.pace * (alone.forward[0].seconds.mean + alone.preprocess.mean)
         return {"preprocess": alone.preprocess, "forward": alone.forward}, [took] * len(idle.of("call"))
     assert isinstance(model, GenerativeModel)
-    there = measured.engine_in_place(alone, idle)
-    return {
-        "preprocess": scaled(there.fit.residual, there.fit.asked_s),
-        "generation": _generation(model, there),
-    }, measured.answering_s(idle, there)
+    parts = {"preprocess": alone.beside, "generation": _generation(model, alone)}
+    return parts, measured.answering_s(idle, alone)
 
 
 def _generation(model: GenerativeModel, alone: Stepped) -> Generation:

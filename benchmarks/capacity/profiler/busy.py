@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from benchmarks.capacity.profiler import contention, measured, wakes
@@ -16,11 +16,23 @@ from serve.config.cluster import ClusterFile
 _ROUNDS = 2
 
 
+Asked = Callable[[HardwareProfile, float], Scenario]
+"""What was asked of a model with such a profile, at a pace."""
+
+
+def asking(cluster: ClusterFile, name: str, flows: tuple[Flow, ...]) -> Asked:
+    """The model `name` of a cluster, alone there, as it was asked."""
+    only = cluster.model_copy(update={"models": {name: cluster.models[name]}, "cascades": {}, "providers": {}})
+
+    def asked(profile: HardwareProfile, pace: float) -> Scenario:
+        return scenario(only, {only.pool_of(name): at_pace(profile, pace)}, flows)
+
+    return asked
+
+
 def loaded_figures(
-    cluster: ClusterFile,
-    name: str,
+    asked: Asked,
     profile: HardwareProfile,
-    flows: tuple[Flow, ...],
     idle: Spent,
     loaded: Sequence[Spent],
     *,
@@ -29,16 +41,13 @@ def loaded_figures(
     """A profile with what requests and wake-ups cost.
 
     Args:
-        cluster: with the model `name`, the only one of `profile`.
-        flows: what it was asked.
+        asked: what was, of the only model of `profile`.
         idle, loaded: its runs; those that were not answered, or not alone on the machine, do not count.
         known: what all models share is as it is there; None where it is to be fitted too.
     """
-    only = cluster.model_copy(update={"models": {name: cluster.models[name]}, "cascades": {}, "providers": {}})
 
     def losing(made: HardwareProfile, pace: float, lost: float | None) -> Scenario:
-        there = at_pace(made.model_copy(update={"lost_share": lost}), pace)
-        return scenario(only, {only.pool_of(name): there}, flows)
+        return asked(made.model_copy(update={"lost_share": lost}), pace)
 
     def costing(lost: float | None, works: Mapping[str, Work], pace: float) -> Scenario:
         return losing(with_works(profile, works), pace, lost)

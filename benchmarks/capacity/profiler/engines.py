@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -38,20 +39,23 @@ class Stepped:
     """An engine with continuous batching.
 
     Attributes:
+        beside: processor time that the process which asks takes for a prompt with an image until its first token: the
+            engine's processor of images, its tokenizer. It is no part of `fit`.
         image_tokens: prompt tokens that one image becomes.
         start_s: by stage.
         began: when observing did, on `time.monotonic()`.
     """
 
     fit: StepFit
+    beside: Distribution
     image_tokens: int
     start_s: dict[str, float]
     observations: int
     began: float = 0.0
 
     def at_pace(self, factor: float) -> Stepped:
-        """With every duration of the fit times `factor`."""
-        return replace(self, fit=self.fit.scaled(factor))
+        """With every duration but the start's times `factor`."""
+        return replace(self, fit=self.fit.scaled(factor), beside=scaled(self.beside, factor))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,11 @@ class Asker:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One answer: when it was asked for, and when its first and last tokens came; on one clock."""
+    """One answer: when it was asked for, and when its first and last tokens came; on one clock.
+
+    Attributes:
+        ours_s: processor time of this process until the first token; the engine is another.
+    """
 
     asked: float
     first: float
@@ -125,56 +133,98 @@ class Heard:
     tokens: int
     prompt_tokens: int
     cached_tokens: int
+    ours_s: float = 0.0
 
 
-async def hear(engine: Engine, prompt: Prompt, tokens: int, clock: Callable[[], float] = time.perf_counter) -> Heard:
+async def hear(
+    engine: Engine,
+    prompt: Prompt,
+    tokens: int,
+    clock: Callable[[], float] = time.perf_counter,
+    work: Callable[[], float] = time.process_time,
+) -> Heard:
     """Asks for exactly so many tokens, unless the answer ends before."""
-    asked = clock()
+    asked, begun = clock(), work()
     first = last = asked
+    ours_s = 0.0
     written = read = cached = 0
     sampling = Sampling(max_tokens=tokens, temperature=0.0)
     async with aclosing(engine.generate(prompt, sampling, "profile", math.inf)) as events:
         async for event in events:
             if event.token_ids:
                 last = clock()
-                first = last if not written else first
+                if not written:
+                    first, ours_s = last, work() - begun
                 written += len(event.token_ids)
             read, cached = event.prompt_tokens, event.cached_tokens
-    return Heard(asked, first, last, written, read, cached)
+    return Heard(asked, first, last, written, read, cached, ours_s)
 
 
 async def steps(engine: Engine, asker: Asker, concurrency: Sequence[int], effort: Effort) -> Stepped:
-    """Observes an engine: alone at several prompt lengths, with and without an image, then several answers at once.
+    """Observes an engine: prompts of several lengths alone, with and without an image, several prompts with an image at
+    once, which cost less each, and several answers at once.
 
-    A lone request gives the time to its first token; the tokens of requests that began together, between the last
-    first token and the first last one, give steps of so many sequences.
+    A lone request gives the time to its first token, without this process's part in it; the tokens of requests that
+    began together, between the last first token and the first last one, give steps of so many sequences.
     """
     info = await engine.start()
     with_image = await hear(engine, asker.prompt(_WORDS[0]), 1)
     without = await hear(engine, asker.prompt(_WORDS[0], image=False), 1)
     image_tokens = max(0, with_image.prompt_tokens - without.prompt_tokens)
     found: list[Observation] = []
+    beside: list[float] = []
+    questions = _questions(concurrency)
     began = time.monotonic()
-    for number, order in enumerate(rounds(range(2 * len(_WORDS) + len(concurrency)))):
+    for number, order in enumerate(rounds(range(len(questions)))):
         counted = number - effort.warm_up
         if counted >= effort.most or (counted >= effort.least and time.monotonic() - began >= effort.seconds):
-            return Stepped(fit_steps(found), image_tokens, info.start_s, len(found), began)
-        for what in order:
-            seen = await _observe(engine, asker, what, concurrency)
-            found += seen if counted >= 0 else []
+            return Stepped(fit_steps(found), distribution(beside), image_tokens, info.start_s, len(found), began)
+        for which in order:
+            question = questions[which]
+            prompts = [asker.prompt(question.words, image=question.image) for _ in range(question.at_once)]
+            answers = await asyncio.gather(*(hear(engine, prompt, question.tokens) for prompt in prompts))
+            if counted < 0:
+                continue
+            found += together(answers) if question.tokens > 1 else first_tokens(answers, question.image)
+            beside += [answers[0].ours_s] if question.image and question.at_once == 1 else []
     raise AssertionError("rounds never end")
 
 
-async def _observe(engine: Engine, asker: Asker, what: int, concurrency: Sequence[int]) -> list[Observation]:
-    if what < 2 * len(_WORDS):
-        image = what % 2 == 0
-        one = await hear(engine, asker.prompt(_WORDS[what // 2], image=image), 1)
-        read = one.prompt_tokens - one.cached_tokens
-        return [Observation(one.first - one.asked, 0, read, int(image), asked=1)] if one.tokens else []
-    count = concurrency[what - 2 * len(_WORDS)]
-    prompts = [asker.prompt(_WORDS[0], image=False) for _ in range(count)]
-    answers = await asyncio.gather(*(hear(engine, prompt, _TOKENS) for prompt in prompts))
-    return together(answers)
+class _Question(NamedTuple):
+    words: int
+    image: bool
+    at_once: int = 1
+    tokens: int = 1
+
+
+def _questions(concurrency: Sequence[int]) -> list[_Question]:
+    alone = [_Question(words, image) for words in _WORDS for image in (True, False)]
+    prompts = [_Question(_WORDS[0], True, size) for size in concurrency if size > 1]
+    return alone + prompts + [_Question(_WORDS[0], False, size, _TOKENS) for size in concurrency]
+
+
+def first_tokens(answers: Sequence[Heard], image: bool) -> list[Observation]:
+    """What the engine had of the time to the last first token of prompts that were asked at once.
+
+    What we do for the first prompt it waits for; for the others while it is at work, so of the time until the first
+    token only one part counts. Tokens of one step come within a moment: those that are further apart than half of what
+    a prompt takes are of different steps.
+    """
+    if not all(one.tokens for one in answers):
+        return []
+    firsts = sorted(one.first for one in answers)
+    whole = firsts[-1] - min(one.asked for one in answers)
+    apart = 0.5 * whole / len(answers)
+    return [
+        Observation(
+            max(1e-6, whole - min(one.ours_s for one in answers) / len(answers)),
+            0,
+            sum(one.prompt_tokens - one.cached_tokens for one in answers),
+            len(answers) if image else 0,
+            asked=1,
+            steps=1 + sum(after - before > apart for before, after in itertools.pairwise(firsts)),
+        )
+    ]
 
 
 def together(answers: Sequence[Heard]) -> list[Observation]:

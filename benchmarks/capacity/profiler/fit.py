@@ -18,11 +18,11 @@ class Observation:
     """One duration at an engine.
 
     Attributes:
-        seconds: of a step, or from asking to the first token.
+        seconds: of steps, or from asking to the first token, of whom it comes last where several were asked at once.
         sequences: that decoded in that step.
         prompt_tokens: that were read, images' included; only those that no cache held.
         images: that were encoded.
-        asked: 1 for a duration that includes what a request costs outside the engine's steps; 0 for a step.
+        asked: 1 for a duration that includes what a request waits for outside the engine's steps; 0 for a step.
     """
 
     seconds: float
@@ -30,11 +30,12 @@ class Observation:
     prompt_tokens: int = 0
     images: int = 0
     asked: int = 0
+    steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class StepFit:
-    """`step_s + sequence_s * sequences + prompt_token_s * prompt_tokens + encode_s * images + asked_s * asked`.
+    """`step_s * steps + sequence_s * sequences + prompt_token_s * prompt_tokens + encode_s * images + asked_s * asked`.
 
     Attributes:
         residual: observed over fitted, of steps.
@@ -68,7 +69,7 @@ def fit_steps(observations: Sequence[Observation]) -> StepFit:
         raise Unavailable(
             f"{len(observations)} observations of the engine, {len(steps)} of steps: too few to fit five coefficients."
         )
-    matrix = np.array([[1, o.sequences, o.prompt_tokens, o.images, o.asked] for o in observations], np.float64)
+    matrix = np.array([[o.steps, o.sequences, o.prompt_tokens, o.images, o.asked] for o in observations], np.float64)
     seconds = np.array([o.seconds for o in observations])
     alike, which = np.unique(matrix, axis=0, return_inverse=True)
     medians = np.array([np.median(seconds[which.ravel() == row]) for row in range(len(alike))])

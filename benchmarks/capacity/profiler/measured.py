@@ -85,7 +85,7 @@ def _within(inner: Event, outer: Event) -> bool:
 
 
 def answering_s(idle: Served, stepped: Stepped) -> list[float]:
-    """What the fit says that each call's answer took in its engine, alone there, at the pace of that run.
+    """What each call's answer took in its engine, alone there, by the fit, and beside it, at the pace of that run.
 
     A call belongs to the request in whose time it began: a stream ends a moment after its last message. One whose
     request is not known, or was not answered, has 0.
@@ -98,26 +98,9 @@ def answering_s(idle: Served, stepped: Stepped) -> list[float]:
 
     def inside(call: Event) -> float:
         count = next((count for (start, end), count in answers if start <= call.began <= end), None)
-        return 0.0 if count is None else idle.pace * (fit.asked_s + prefill + step * (int(count) - 1))
+        return 0.0 if count is None else idle.pace * (stepped.beside.mean + prefill + step * (int(count) - 1))
 
     return [inside(call) for call in idle.of("call")]
-
-
-def engine_in_place(alone: Stepped, idle: Served) -> Stepped:
-    """An engine as it is in its replica: all of its steps by the factor by which longer answers take longer there.
-
-    On a node that others use as well, or where answers are of one length, it stays as it was alone.
-    """
-    calls = [one.seconds for one in idle.of("call")]
-    by_length: dict[float, list[float]] = {}
-    for inside, seconds in zip(answering_s(idle, alone), calls, strict=True):
-        if inside > 0:
-            by_length.setdefault(inside, []).append(seconds)
-    told = {inside: found for inside, found in by_length.items() if len(found) >= _LEAST_PASSES}
-    if idle.others > QUIET_CORES or len(told) < 2:
-        return alone
-    factor, _ = np.polyfit(list(told), [float(np.median(found)) for found in told.values()], 1)
-    return alone.at_pace(float(factor)) if factor > 0 else alone
 
 
 def in_place(alone: Sequence[ForwardPass], idle: Served) -> tuple[ForwardPass, ...]:

@@ -96,8 +96,9 @@ class Loads:
 
     @property
     def reference(self) -> Served:
-        """The run that processor times are taken from: the lowest load that was answered, else the idle run."""
-        return next((run for run in self.loaded if run.sound), self.idle)
+        """The run that processor times are taken from: the highest load that was answered, else the idle run."""
+        sound = [run for run in self.loaded if run.sound]
+        return max(sound, key=lambda run: len(run.requests) / run.seconds, default=self.idle)
 
 
 def rising(at: Callable[[float], Served], shares: Sequence[float]) -> tuple[Served, ...]:

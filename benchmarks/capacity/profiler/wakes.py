@@ -3,6 +3,9 @@
 A request that meets nobody wakes everyone whom it passes. Under load a loop that has just done one request finds the
 next one there already, so that requests become cheaper the more there are. How often a loop was woken the simulator
 counts, in a run with the same arrivals; it depends on the costs themselves, so both are found in turns.
+
+Who was asked nothing for a tenth of a second costs more still, since others had the caches meanwhile. That is no
+matter of capacity, so runs in which requests do not meet count only where there are not two others.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from benchmarks.capacity.simulator import simulate
 
 WHOSE: Final = (ROUTER, REPLICA, INGRESS, CLIENT)
 _ROUNDS = 12
+# Runs that tell two figures.
+_ENOUGH = 2
 # Of the least that a request was seen to cost, what is its own at any load. Without a bound, runs that are too much
 # alike may put all of it into wake-ups, and then nobody is ever too busy.
 _OWN_SHARE = 0.5
@@ -63,12 +68,13 @@ def works(
 
     Args:
         scenario: what was asked, with such costs and at a pace.
-        loaded: none are needed; then nothing is known of waking, and a request costs what it does alone.
+        loaded: with less than two `idle` counts as well; without any nothing is known of waking, and a request costs
+            what it does alone.
         waking: seconds of a wake-up, of those of whom they are known.
     """
     if not loaded:
         return steady(idle)
-    runs = (idle, *loaded)
+    runs = tuple(loaded) if len(loaded) >= _ENOUGH else (idle, *loaded)
     found = steady(loaded[0])
     for _ in range(_ROUNDS):
         woken = [_woken(scenario(found, one.run.pace), one.run) for one in runs]
