@@ -20,7 +20,7 @@ from benchmarks.capacity.simulator import simulate
 
 _DRAWS = 4
 # Each changes a little of what the other sees.
-_ROUNDS = 3
+_ROUNDS = 6
 # Answers of a length of which a mean can be told.
 _LEAST_ANSWERS = 10
 _NO_SPREAD = Distribution(seconds=(1.0,) * len(PROBABILITIES), mean=1.0)
