@@ -236,5 +236,6 @@ def test_a_router_that_is_gone_raises_its_alert(seen: Observed, server: Promethe
                     process.kill()
         return bool(server.query('ALERTS{alertname="ArgusRouterDown",alertstate="firing",severity="page"}'))
 
-    assert not server.query('ALERTS{alertname="ArgusRouterDown"}')
+    for alert in ("ArgusRouterDown", "ArgusControllerSilent"):
+        assert not server.query(f'ALERTS{{alertname="{alert}"}}'), alert
     assert until(told, every_s=1.0)

@@ -62,7 +62,7 @@ def idle() -> Spent:
 
 @pytest.mark.parametrize("pace", [1.0, 1.3])
 def test_what_requests_and_wake_ups_cost_is_found(pace: float) -> None:
-    found = works(asked, idle(), [ran(80, pace), ran(120, pace)])
+    found = works(asked, idle(), [ran(40, pace), ran(80, pace), ran(120, pace)])
     for whose, true in TRUE.items():
         assert found[whose].request_s == pytest.approx(true.request_s, rel=0.06), whose
         assert found[whose].wake_s == pytest.approx(true.wake_s, rel=0.06, abs=2e-5), whose

@@ -19,8 +19,8 @@ from benchmarks.capacity.profiles import PROBABILITIES, Distribution, Generation
 from benchmarks.capacity.simulator import simulate
 
 _DRAWS = 4
-# Each changes a little of what the other sees.
-_ROUNDS = 6
+# Each changes a little of what the other sees, and a step is not all that a token takes.
+_ROUNDS = 20
 # Answers of a length of which a mean can be told.
 _LEAST_ANSWERS = 10
 _NO_SPREAD = Distribution(seconds=(1.0,) * len(PROBABILITIES), mean=1.0)
