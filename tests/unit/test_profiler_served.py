@@ -145,6 +145,13 @@ def test_costs_are_taken_from_the_highest_load_that_was_answered() -> None:
     assert Loads(1.0, {}, small, (refused(large, 0.1),)).reference is small
 
 
+def test_what_a_resting_cluster_uses_is_kept_at_a_pace_of_one() -> None:
+    """What it uses was seen on cores twice as slow."""
+    runs = Loads(3.0, {"background": 0.3, "router": 0.1}, replace(idle(), pace=2.0), ())
+    found = build._profile(build.Wish(DEMO, "cpu-demo", 2.0), DEMO.models["clip"], alone(0.01), runs)
+    assert found.background_cores == pytest.approx(0.2)
+
+
 def test_what_an_answer_took_inside_goes_by_its_own_length() -> None:
     run = idle(3)
     run = replace(run, pace=2.0, requests=replace(run.requests, tokens=np.array([1, 21, 11], np.int32)))

@@ -4,7 +4,7 @@ A request that meets nobody wakes everyone whom it passes. Under load a loop tha
 next one there already, so that requests become cheaper the more there are. How often a loop was woken the simulator
 counts, in a run with the same arrivals; it depends on the costs themselves, so both are found in turns.
 
-Who was asked nothing for a tenth of a second costs more still, since others had the caches meanwhile. That is no
+A request that comes after a long pause costs more than its wake-ups explain, presumably for cold caches. That is no
 matter of capacity, so runs in which requests do not meet count only where there are not two others.
 """
 
