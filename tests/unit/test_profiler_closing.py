@@ -84,5 +84,11 @@ def test_what_a_call_takes_around_its_passes_follows_from_the_whole(factor: floa
     assert found.models[key].forward == model.forward
 
 
+def test_where_the_simulation_answers_nothing_there_is_nothing_to_compare() -> None:
+    never = asking(DEMO, "clip", (Flow(name="all", entry="clip", deadline_s=1e-6),))
+    true = on_busy_cores(one())
+    assert closed(never, true, idle(true)) == true
+
+
 def test_where_others_had_the_cores_nothing_is_compared() -> None:
     assert closed(ASK_LLAVA, llava(0.013), idle(llava(), others=0.5)) == llava(0.013)

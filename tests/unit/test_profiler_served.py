@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -232,6 +233,37 @@ class Static:
 
         self.seen.batch_ran(items=1, cost=5.0, forward_s=0.1, waits_s=(0.0,))
         yield ChatEvent(0, "a", (7,), finish_reason="stop", prompt_tokens=4)
+
+
+class Stepping:
+    """An engine that writes what it is asked for, one token at a time, and keeps what that was."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[tuple[bool, int]] = Counter()
+
+    async def start(self) -> Any:
+        return SimpleNamespace(start_s={})
+
+    async def generate(self, prompt: Any, sampling: Any, request_id: str, deadline: float) -> Any:
+        from deployments.generation.messages import ChatEvent
+
+        self.asked[bool(prompt.images), sampling.max_tokens] += 1
+        for _ in range(sampling.max_tokens):
+            await asyncio.sleep(0)
+            yield ChatEvent(0, "a", (7,), prompt_tokens=10 + 50 * len(prompt.images))
+
+
+async def test_an_engine_is_asked_for_pictures_alone_and_at_once() -> None:
+    engine: Any = Stepping()
+    rounds = 4
+    effort = Effort(0.0, warm_up=0, least=rounds, most=200)
+    asker = engines.asker_of(DEMO.models["llava"])  # type: ignore[arg-type]
+    found = await engines.steps(engine, asker, (1, 2, 4), effort)
+    assert found.image_tokens == 50
+    assert found.beside.samples == 3 * rounds, "of pictures that were asked about alone, each at one of three lengths"
+    assert found.beside.mean > 0
+    assert engine.asked[True, 1] == 1 + rounds * (3 + 2 + 4), "alone, then two and four at once"
+    assert engine.asked[False, 1] == 1 + rounds * 3
 
 
 @pytest.mark.parametrize("least", [LEAST_PASSES, LEAST_PASSES - 1])

@@ -29,7 +29,9 @@ Float64 = npt.NDArray[np.float64]
 
 
 def closed(asked: Asked, profile: HardwareProfile, idle: Served) -> HardwareProfile:
-    """The profile of one model with other steps and another overhead; as it is where others had the cores as well.
+    """The profile of one model with other steps and another overhead.
+
+    As it is where others had the cores as well, or the simulation answers nothing: there is nothing to compare.
 
     Args:
         asked: what was, of the only model of `profile`.
@@ -42,6 +44,8 @@ def closed(asked: Asked, profile: HardwareProfile, idle: Served) -> HardwareProf
     shape = around if around.mean else _NO_SPREAD
     for _ in range(_ROUNDS):
         ours = _simulated(asked, profile, idle, real.tokens)
+        if not ours.ok.any():
+            return profile
         (key, model), *_ = profile.models.items()
         if model.generation is not None:
             model = model.model_copy(update={"generation": _stepping(model.generation, real, ours)})

@@ -38,6 +38,7 @@ class StepFit:
     """`step_s * steps + sequence_s * sequences + prompt_token_s * prompt_tokens + encode_s * images + asked_s * asked`.
 
     Attributes:
+        asked_s: what a lone request waits for outside its steps; a call's overhead has it, an engine's steps have not.
         residual: observed over fitted, of steps.
         error: root mean square of the medians over their fit, less one: 0.1 is 10 %.
     """
