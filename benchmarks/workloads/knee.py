@@ -8,27 +8,29 @@ A rate is held when the generator kept up, nothing failed, answers kept pace wit
 stayed within a few times of what a light load has; in one of two runs, since a slow moment of the machine says nothing
 of the server. Where the goal leaves the 95th percentile out, because it lies between two ways to an answer, the median
 stands for it. The knee is the greatest rate that was held. A goal is 70 % of it, with latency bounds of twice what a
-longer run at that rate measured: reserve for slower machines and slow minutes.
+longer run at that rate measured, as reserve for slow minutes; both are converted from the pace that the cores had to
+the one that all goals are stated for.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.console import Console
 
+from benchmarks.capacity.pace import pacing
 from benchmarks.loadtest.run import run_load
 from benchmarks.loadtest.settings import Settings
 from benchmarks.loadtest.verdict import Figures, figures
 from benchmarks.servers import ROOT
 from benchmarks.targets import SHIPPED, Goal, Workload, load_targets
-from benchmarks.workloads.goals import HARDWARE, RESERVE, goal_of, rounded, written
+from benchmarks.workloads.goals import HARDWARE, RESERVE, goal_of, written
 from benchmarks.workloads.serving import serving
 from serve.errors import ArgusError, ConfigError, Unavailable
 
@@ -115,8 +117,8 @@ def knee(measure: Measure, first: float, seconds: float, percentile: str = "p95_
     return search(is_held, first)
 
 
-def new_goal(name: str, present: Goal | None, measure: Measure, seconds: float, first: float | None) -> dict[str, Any]:
-    """The goal that a workload's knee gives, as targets.yaml has it.
+def reserved(present: Goal | None, measure: Measure, seconds: float, first: float | None) -> tuple[float, Figures]:
+    """A workload's knee, and what a longer run at `RESERVE` of it gave.
 
     Args:
         first: the light load, in requests a second; None for a share of the present goal.
@@ -127,14 +129,14 @@ def new_goal(name: str, present: Goal | None, measure: Measure, seconds: float, 
     light = first or max(_LEAST_LIGHT, _LIGHT_SHARE * (present.qps if present else 0.0))
     percentile = "p95_ms" if present is None or present.p95_ms is not None else "p50_ms"
     found = knee(measure, light, seconds, percentile)
-    rate = rounded(RESERVE * found, up=False)
+    rate = RESERVE * found
     if not rate:
         raise Unavailable(f"{light:g}/s is not held")
     for _ in range(_TRIES):
         at_goal = measure(rate, _LONG * seconds)
         if held(at_goal, at_goal, percentile):
-            return goal_of(name, present, found, rate, at_goal)
-    raise Unavailable(f"{rate:g}/s, {RESERVE:.0%} of the knee, is not held for longer")
+            return found, at_goal
+    raise Unavailable(f"{rate:.3g}/s, {RESERVE:.0%} of the knee, is not held for longer")
 
 
 def _file(name: str, workload: Workload) -> Path:
@@ -174,7 +176,11 @@ def main() -> None:
         try:
             with _target(name, workload, arguments.host, arguments.grpc) as (http, grpc):
                 measure = measure_with(name, workload, http, grpc, arguments.key_env, console.print)
-                goal = new_goal(name, workload.goal(HARDWARE), measure, arguments.seconds, arguments.first)
+                present, start = workload.goal(HARDWARE), time.monotonic()
+                with pacing() as pace:
+                    found, at_goal = reserved(present, measure, arguments.seconds, arguments.first)
+                    end = time.monotonic()
+                goal = goal_of(name, present, found, at_goal, pace.between(start, end))
         except ArgusError as error:
             console.print(f"{name}: {error.message}")
             missing += 1

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from benchmarks.loadtest import crosscheck
 from benchmarks.loadtest.verdict import Figures
 from benchmarks.targets import SHIPPED, Goal, load_targets
-from benchmarks.workloads.goals import goal_of, rounded, written
-from benchmarks.workloads.knee import held, knee, new_goal, search
+from benchmarks.workloads.goals import PACE, goal_of, rounded, written
+from benchmarks.workloads.knee import held, knee, reserved, search
 from serve.errors import ConfigError, Unavailable
 
 LIGHT = Figures(
@@ -122,25 +122,26 @@ def test_a_goal_without_a_95th_percentile_is_found_by_the_median() -> None:
     shipped = load_targets().workload("clip_api").goal("cpu-demo")
     assert shipped is not None and shipped.p95_ms is None
     server = Server(1000.0)
-    made = Goal.model_validate(new_goal("clip_api", shipped, server, 10.0, None))
+    found, at_goal = reserved(shipped, server, 10.0, None)
     assert server.asked[0] == (shipped.qps / 4, 10.0), "a quarter of the present goal is a light load"
-    assert 0.7 * 800 / 1.6**0.25 - 10 <= made.qps <= 0.7 * 810
-    assert server.asked[-1] == (made.qps, 40.0), "its latencies are a longer run's"
+    assert 800 / 1.6**0.25 - 10 <= found <= 810
+    assert server.asked[-1] == (0.7 * found, 40.0), "its latencies are a longer run's"
+    assert at_goal.offered_per_s == 0.7 * found
     usual = shipped.model_copy(update={"p95_ms": 100.0})
     with pytest.raises(Unavailable, match="is not held"):
-        new_goal("clip_api", usual, Server(1.0), 10.0, None)
-    assert Goal.model_validate(new_goal("clip_api", usual, Server(1000.0), 10.0, None)).qps < 20
+        reserved(usual, Server(1.0), 10.0, None)
+    assert reserved(usual, Server(1000.0), 10.0, None)[0] < 30
 
 
 def test_a_rate_that_is_not_held_for_long_becomes_no_goal() -> None:
     with pytest.raises(Unavailable, match="is not held for longer"):
-        new_goal("moderation", None, Server(100.0, tired=20.0), 10.0, 2.0)
+        reserved(None, Server(100.0, tired=20.0), 10.0, 2.0)
 
 
 def test_goals_are_written_into_the_file_and_nothing_else_changes() -> None:
     text = SHIPPED.read_text(encoding="utf-8")
     goals = {
-        name: goal_of(name, workload.goal("cpu-demo"), 43.0, 30.0, LIGHT)
+        name: goal_of(name, workload.goal("cpu-demo"), 43.0, LIGHT, 1.3)
         for name, workload in load_targets().workloads.items()
     }
     changed = text
@@ -159,22 +160,29 @@ def test_goals_are_written_into_the_file_and_nothing_else_changes() -> None:
 
 
 def test_goals_have_reserve_and_say_where_they_come_from() -> None:
-    goal = Goal.model_validate(goal_of("moderation", None, 43.0, rounded(0.7 * 43.0, up=False), LIGHT))
+    goal = Goal.model_validate(goal_of("moderation", None, 43.0, LIGHT, PACE))
     assert goal.qps == 30
     assert (goal.p50_ms, goal.p95_ms, goal.p99_ms) == (40, 60, 80)
     assert "measured" in goal.source and "knee moderation" in goal.source and "argus load moderation" in goal.source
 
 
+def test_goals_are_stated_for_slow_cores_whatever_they_were_measured_on() -> None:
+    goal = Goal.model_validate(goal_of("moderation", None, 43.0, LIGHT, PACE / 2))
+    assert goal.qps == 15, "cores that are half as fast do half as much"
+    assert (goal.p50_ms, goal.p95_ms, goal.p99_ms) == (80, 120, 160), "and take twice as long"
+    assert f"a pace of the cores of {PACE / 2:.2f}; stated for one of {PACE:g}" in goal.source
+
+
 def test_a_new_goal_keeps_what_no_run_measures() -> None:
     shipped = load_targets().workload("clip_api").goal("cpu-demo")
     assert shipped is not None and shipped.escalated_share is not None and shipped.p95_ms is None
-    made = Goal.model_validate(goal_of("clip_api", shipped, 43.0, 30.0, LIGHT))
+    made = Goal.model_validate(goal_of("clip_api", shipped, 43.0, LIGHT, PACE))
     assert (made.qps, made.mean_ms, made.p95_ms) == (30, 44, None)
     assert made.escalated_share == shipped.escalated_share
     assert made.source != shipped.source
     allowed = shipped.model_copy(update={"max_failed_share": 0.005})
     allowed = Goal.model_validate(allowed.model_dump(exclude_none=True))
-    assert Goal.model_validate(goal_of("clip_api", allowed, 43.0, 30.0, LIGHT)).max_failed_share == 0.005
+    assert Goal.model_validate(goal_of("clip_api", allowed, 43.0, LIGHT, PACE)).max_failed_share == 0.005
 
 
 @pytest.mark.parametrize(
