@@ -17,8 +17,6 @@ Device = Literal["cpu", "cuda"]
 
 # KV cache on a CPU, where nothing else bounds it.
 CPU_KV_CACHE_GB = 0.5
-# Preprocessed media that the engine keeps: a 336 px picture in float32 takes 1.4 MB.
-_MEDIA_CACHE_GB = 0.5
 # What vLLM schedules in one step when `batching.max_cost` does not say.
 _STEP_TOKENS = 2048
 _WORKER_EXTENSION = "deployments.generation.vllm_worker.ArgusWorker"
@@ -76,7 +74,7 @@ def engine_arguments(model: GenerativeModel, device: Device, gpu_memory_gb: floa
         "max_model_len": model.max_model_len,
         "enforce_eager": runs_eagerly(model, device),
         "limit_mm_per_prompt": media_limits(model),
-        "mm_processor_cache_gb": _MEDIA_CACHE_GB,
+        "mm_processor_cache_gb": model.media_cache_gb * 1e9 / 2**30,  # vLLM counts in GiB
         "max_num_seqs": model.batching.max_items,
         "max_num_batched_tokens": int(model.batching.max_cost or _STEP_TOKENS),
         "enable_prefix_caching": True,

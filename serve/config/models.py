@@ -119,6 +119,12 @@ class GenerativeModel(CheckpointModel):
         description="Memory of the KV cache in GB. By default, on a GPU what the budget leaves beside weights and "
         "activations; on a CPU 0.5.",
     )
+    media_cache_gb: float = Field(
+        0.5,
+        gt=0,
+        description="Main memory in GB in which vLLM keeps prepared pictures and videos, for further questions about "
+        "them; one of 336 pixels takes 1.4 MB.",
+    )
     eager: bool | None = Field(
         None,
         description="Skip compilation and CUDA graphs: starts sooner, decodes slower. By default on a CPU only.",

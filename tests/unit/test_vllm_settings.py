@@ -36,6 +36,11 @@ def test_the_cache_can_be_given_in_bytes() -> None:
     assert engine_arguments(section(), "cpu")["kv_cache_memory_bytes"] == 0.5e9
 
 
+def test_what_is_kept_of_pictures_is_bounded() -> None:
+    assert engine_arguments(section(media_cache_gb=0.05), "cpu")["mm_processor_cache_gb"] * 2**30 == pytest.approx(5e7)
+    assert engine_arguments(section(), "cuda", 80)["mm_processor_cache_gb"] * 2**30 == pytest.approx(5e8)
+
+
 def test_limits_of_a_step_and_a_prompt() -> None:
     model = section(
         kind="video_llava", max_images=3, max_videos=2, video_frames=6, batching={"max_items": 7, "max_cost": 512}
