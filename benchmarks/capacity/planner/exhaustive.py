@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from benchmarks.capacity.planner.candidate import Candidate, assemble, node_usd_per_hour, rented
+from benchmarks.capacity.planner.frontier import fixed_calls_usd, group
 from benchmarks.capacity.planner.judge import Judge, Verdict
 from benchmarks.capacity.planner.layout import every_layout
 from benchmarks.capacity.planner.options import Called, Need, Option, called, hosted
 from benchmarks.capacity.planner.problem import Problem
-from benchmarks.capacity.planner.search import fixed_calls_usd, group
 
 
 @dataclass(frozen=True, slots=True)

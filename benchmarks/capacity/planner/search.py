@@ -3,21 +3,24 @@
 A cluster's cost is known before it is simulated, up to what overflows to an API, for which there is a lower bound. So
 candidates are taken in the order of that bound, and the first that holds, once nothing cheaper is left, is the cheapest
 there is among them. Bounds keep out what cannot hold: too little capacity for the average load, or for the bursts.
+
+On many nodes that would take hundreds of simulations. Where much is missing, several nodes are added at once, of every
+kind that is short; a plan that was found so is then made leaner, and is not called proven.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 
-from benchmarks.capacity.planner.candidate import Candidate, assemble, node_usd_per_hour, rented
+from benchmarks.capacity.planner.candidate import Candidate, assemble
 from benchmarks.capacity.planner.catalogue import NodeType
+from benchmarks.capacity.planner.frontier import STRIDE, Assignment, Frontier, fixed_calls_usd, group
 from benchmarks.capacity.planner.idle import Idle, Lone
 from benchmarks.capacity.planner.judge import Judge, Verdict, over_budget, over_limit
-from benchmarks.capacity.planner.layout import Pool, layouts, least_nodes
+from benchmarks.capacity.planner.layout import Pool, layouts
 from benchmarks.capacity.planner.options import Called, Hosted, Need, Option, called, hosted, need
 from benchmarks.capacity.planner.problem import Problem
 from serve.errors import ConfigError
@@ -32,6 +35,8 @@ _MOST_ASSIGNMENTS = 50_000
 _MOST_REFUSALS = 1_000
 # Bounds on batches that are tried for a model on one kind of node: all that add capacity, fewer where stages are many.
 _SIZES = (16, 3, 2, 1)
+# What a candidate misses by this multiple of what is allowed, it misses by far.
+_FAR = 5.0
 Progress = Callable[[str], None]
 
 
@@ -83,9 +88,6 @@ def _miss(verdict: Verdict) -> float:
     return worst.bound / worst.allowed
 
 
-Assignment = tuple[Option, ...]
-
-
 def search(problem: Problem, judge: Judge, progress: Progress | None = None) -> Found:
     """The cheapest candidate that holds.
 
@@ -107,22 +109,63 @@ def search(problem: Problem, judge: Judge, progress: Progress | None = None) -> 
     # The fastest first: where an idle cluster is too slow, the first reason that is given is that of the best.
     products = sorted(itertools.product(*_choices(problem, needs, found)), key=_idle_s)
     assignments = [one for one in products if _possible(idle, one, found)]
-    heap = _Heap(problem, needs, assignments, found)
-    best: tuple[float, Candidate, Verdict] | None = None
-    while (entry := heap.pop()) is not None:
+    frontier = Frontier(problem, needs, assignments, found.refuse)
+    best: _Held | None = None
+    while (entry := frontier.pop()) is not None:
         bound, assignment, nodes = entry
-        if best is not None and bound >= best[0]:
+        if best is not None and bound >= best.usd_per_hour:
             break
         if found.tried >= problem.wishes.most_tries:
             found.proven = False
             break
-        held, more = _attempt(problem, judge, assignment, nodes, found, progress)
-        if held is not None and (best is None or held[1].usd_per_hour < best[0]):
-            best = (held[1].usd_per_hour, *held)
-        heap.grow(assignment, nodes, more)
+        tried = _attempt(problem, judge, assignment, nodes, found, progress)
+        if tried.held is not None and (best is None or tried.held.usd_per_hour < best.usd_per_hour):
+            best = tried.held
+        if frontier.grow(assignment, nodes, tried.short, tried.far):
+            found.proven = False
+    if best is not None and not found.proven:
+        made_of = best.assignment
+        best = _leaner(best, lambda nodes: _attempt(problem, judge, made_of, nodes, found, progress).held)
     if best is not None:
-        found.candidate, found.verdict = best[1], best[2]
+        found.candidate, found.verdict = best.candidate, best.verdict
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A candidate that holds, and what it was made of."""
+
+    assignment: Assignment
+    candidate: Candidate
+    verdict: Verdict
+
+    @property
+    def usd_per_hour(self) -> float:
+        return self.verdict.usd_per_hour
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """An assignment on some nodes: what holds of it, the kinds of nodes of which more are worth a try, and whether much
+    was missing."""
+
+    held: _Held | None
+    short: Set[str]
+    far: bool = False
+
+
+def _leaner(best: _Held, attempt: Callable[[Mapping[str, int]], _Held | None]) -> _Held:
+    """With fewer nodes, as long as it holds: of each kind, the most expensive one first, by ever smaller steps."""
+    nodes = dict(best.candidate.nodes)
+    for node in sorted(nodes, key=lambda name: -nodes[name]):
+        step = max(1, nodes[node] // STRIDE)
+        while step:
+            less = attempt({**nodes, node: nodes[node] - step}) if nodes[node] > step else None
+            if less is None or less.usd_per_hour >= best.usd_per_hour:
+                step //= 2
+                continue
+            best, nodes[node] = less, nodes[node] - step
+    return best
 
 
 def _attempt(
@@ -132,9 +175,10 @@ def _attempt(
     nodes: Mapping[str, int],
     found: Found,
     progress: Progress | None,
-) -> tuple[tuple[Candidate, Verdict] | None, Set[str]]:
-    """Simulates an assignment on these nodes: what holds, and the kinds of nodes of which more are worth a try."""
+) -> _Tried:
+    """Simulates an assignment on these nodes."""
     short: set[str] = set()
+    far = True
     candidates = list(itertools.islice(_candidates(problem, found, assignment, nodes), _LAYOUTS))
     for candidate in candidates:
         found.tried += 1
@@ -142,12 +186,13 @@ def _attempt(
         if progress is not None:
             progress(_said(candidate, verdict))
         if verdict.held:
-            return (candidate, verdict), set(nodes) if _pays(assignment) else set()
+            return _Tried(_Held(assignment, candidate, verdict), set(nodes) if _pays(assignment) else set())
         found.missed(candidate, verdict)
+        far &= bool(verdict.findings) and _miss(verdict) > _FAR
         short |= _short(candidate, verdict)
         if verdict.over is not None and _pays(assignment):
             short |= set(nodes)
-    return None, short if candidates else set(nodes)
+    return _Tried(None, short, far) if candidates else _Tried(None, set(nodes))
 
 
 def _short(candidate: Candidate, verdict: Verdict) -> set[str]:
@@ -266,104 +311,6 @@ def _hosted_steps(problem: Problem) -> list[str]:
 
 def _calls(problem: Problem, target: str) -> float:
     return problem.rate_per_s * problem.works[target].calls
-
-
-class _Heap:
-    """Assignments with nodes for them, by a lower bound of their cost."""
-
-    def __init__(
-        self, problem: Problem, needs: Mapping[str, Need], assignments: Sequence[Assignment], found: Found
-    ) -> None:
-        self._problem, self._needs, self._found = problem, needs, found
-        self._order = itertools.count()
-        self._entries: list[tuple[float, float, int, Assignment, tuple[tuple[str, int], ...]]] = []
-        self._seen: set[tuple[Assignment, tuple[tuple[str, int], ...]]] = set()
-        for assignment in assignments:
-            self._push(assignment, self._least(assignment))
-
-    def pop(self) -> tuple[float, Assignment, dict[str, int]] | None:
-        """The cheapest; None when all were taken."""
-        if not self._entries:
-            return None
-        bound, _, _, assignment, nodes = heapq.heappop(self._entries)
-        return bound, assignment, dict(nodes)
-
-    def grow(self, assignment: Assignment, nodes: Mapping[str, int], kinds: Set[str]) -> None:
-        """Adds the same with one node more, of each of these kinds."""
-        for node in sorted(kinds & nodes.keys()):
-            self._push(assignment, {**nodes, node: nodes[node] + 1})
-
-    def _least(self, assignment: Assignment) -> dict[str, int]:
-        grouped = group(assignment, self._needs)
-        if not grouped:
-            return {_bare_node(self._problem): 1}
-        kinds = self._problem.catalogue.nodes
-        return {
-            node: least_nodes(kinds[node], stages, self._problem.wishes.most_use) for node, stages in grouped.items()
-        }
-
-    def _push(self, assignment: Assignment, nodes: Mapping[str, int]) -> None:
-        for node, count in nodes.items():
-            most = self._problem.catalogue.nodes[node].max_nodes
-            wanted = rented(self._problem, node, count)
-            if wanted > most:
-                stages = ", ".join(o.stage for o in assignment if isinstance(o, Hosted) and o.node == node)
-                spare = f" ({wanted - count} of them spare)" if wanted > count else ""
-                self._found.refuse(
-                    stages or "router", f"would take {wanted} {node} nodes{spare}; the catalogue has {most}"
-                )
-                return
-        key = (assignment, tuple(sorted(nodes.items())))
-        if key in self._seen:
-            return
-        self._seen.add(key)
-        bound = node_usd_per_hour(self._problem, nodes) + self._calls_usd(assignment, nodes)
-        # Of equal cost the one of most capacity comes first.
-        capacity = sum(o.capacity_per_s for o in assignment if isinstance(o, Hosted))
-        heapq.heappush(self._entries, (bound, -capacity, next(self._order), *key))
-
-    def _calls_usd(self, assignment: Assignment, nodes: Mapping[str, int]) -> float:
-        """Least that providers cost in an hour."""
-        total = fixed_calls_usd(self._problem)
-        for option in assignment:
-            calls = self._needs[option.stage].calls_per_s
-            if isinstance(option, Called):
-                total += 3600.0 * calls * option.usd_per_call
-            elif option.overflow is not None:
-                kind = self._problem.catalogue.nodes[option.node]
-                most = option.capacity_per_s * nodes[option.node] * max(1, kind.gpus)
-                profile = self._problem.provider(option.overflow)
-                usd = 0.0 if profile is None else profile.usd_per_call
-                total += 3600.0 * max(0.0, calls - most) * usd
-        return total * _CERTAIN
-
-
-# Share of the expected calls that surely fall into the runs, whatever the draw.
-_CERTAIN = 0.97
-
-
-def fixed_calls_usd(problem: Problem) -> float:
-    """What the steps that are providers in the file cost in an hour, when nothing fails."""
-    total = 0.0
-    for target, work in problem.works.items():
-        if target in problem.cluster.providers and (profile := problem.provider(target)) is not None:
-            total += 3600.0 * problem.rate_per_s * work.calls * profile.usd_per_call
-    return total
-
-
-def group(assignment: Assignment, needs: Mapping[str, Need]) -> dict[str, list[tuple[Hosted, Need]]]:
-    """Hosted stages by the kind of node."""
-    grouped: dict[str, list[tuple[Hosted, Need]]] = {}
-    for option in assignment:
-        if isinstance(option, Hosted):
-            grouped.setdefault(option.node, []).append((option, needs[option.stage]))
-    return grouped
-
-
-def _bare_node(problem: Problem) -> str:
-    """The cheapest node, for a cluster that hosts no model."""
-    prices = problem.catalogue.priced(problem.wishes.price)
-    return min(prices, key=lambda name: prices[name].usd_per_hour)
 
 
 def _candidates(
