@@ -135,6 +135,8 @@ class ModelProfile(Record):
             meets nobody wakes it twice, to be read and to be answered.
         router_cpu_s: processor time of one request in the router's process beyond `RouterProfile.cpu`: what a larger
             body, or a streamed answer, costs there.
+        imbalance: of the cores that would be empty if each running thread were on one by chance, the share that is
+            while this model is asked: 0 where threads always find a free core. Fitted.
     """
 
     model: str
@@ -151,6 +153,7 @@ class ModelProfile(Record):
     cpu_s: float = Field(0, ge=0)
     wake_s: float = Field(0, ge=0)
     router_cpu_s: float = Field(0, ge=0)
+    imbalance: float = Field(0, ge=0, le=1)
     provenance: Provenance
 
     @model_validator(mode="after")
@@ -215,9 +218,6 @@ class HardwareProfile(Record):
     Attributes:
         cores: processor cores that router, ingress and replicas of one node share; 0 when they never lack any.
         background_cores: of them that are busy without any request: Ray's own processes, health checks.
-        lost_share: share of the cores' time in which none of our work gets done although some waits: for its turn on
-            one core while another is free, for its interpreter's lock, for caches to be filled again.
-            None when nobody fitted it, which counts as nothing.
         models: by `profile_key`: the checkpoint as the cluster file names it (`demo:clip`,
             `openai/clip-vit-large-patch14`), with `@4bit` or `@8bit` behind it when quantised.
         providers: by the provider's own name of the model (`gpt-4o`), as the cluster file's `model`.
@@ -227,7 +227,6 @@ class HardwareProfile(Record):
     hardware: HardwareClass
     cores: float = Field(0, ge=0)
     background_cores: float = Field(0, ge=0)
-    lost_share: float | None = Field(None, ge=0, lt=1)
     router: RouterProfile
     models: dict[str, ModelProfile]
     providers: dict[str, ProviderProfile] = Field({})
@@ -280,7 +279,6 @@ def merged(old: HardwareProfile | None, new: HardwareProfile) -> HardwareProfile
         update={
             "models": {**old.models, **new.models},
             "providers": {**old.providers, **new.providers},
-            "lost_share": old.lost_share if new.lost_share is None else new.lost_share,
         }
     )
 

@@ -116,7 +116,7 @@ class Scenario:
 
     Attributes:
         cores: that everything on the node of the first pool shares; 0 when they never lack any.
-        background_cores, lost_share: see `HardwareProfile`.
+        background_cores: see `HardwareProfile`.
         calls: how the router calls each model and provider; without an entry nothing limits its calls.
         router_places: requests in progress a router replica; more are refused.
         overload: when requests are shed; None for never.
@@ -132,7 +132,6 @@ class Scenario:
     router_replicas: int
     cores: float
     background_cores: float = 0.0
-    lost_share: float = 0.0
     calls: Mapping[str, Settings] = field(default_factory=dict)
     router_places: int = 256
     overload: Overload | None = None
@@ -207,7 +206,6 @@ def scenario(
         router_replicas=cluster.router.replicas,
         cores=home.cores,
         background_cores=home.background_cores,
-        lost_share=home.lost_share or 0.0,
         calls={name: settings[name] for name in targets},
         router_places=cluster.router.max_ongoing_requests,
         overload=cluster.overload,

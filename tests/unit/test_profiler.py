@@ -20,9 +20,10 @@ from benchmarks.capacity.profiler.build import WORKLOADS, Wish, combined, profil
 from benchmarks.capacity.profiler.engines import Heard, Passes, concurrencies, first_tokens, hear, together
 from benchmarks.capacity.profiler.fit import Observation, fit_steps
 from benchmarks.capacity.profiler.passes import Subject, clock_of, measure, sizes_up_to
-from benchmarks.capacity.profiler.served import Served
+from benchmarks.capacity.profiler.served import Loads, Served
 from benchmarks.capacity.profiler.tape import Event
 from benchmarks.capacity.profiler.timing import Effort, distribution, rounds, time_by_size
+from benchmarks.capacity.profiles import ForwardPass
 from benchmarks.loadtest.columns import Columns
 from serve.config.load import load_profile as load_cluster
 from serve.errors import ConfigError, ModelFailed, Unavailable
@@ -242,13 +243,39 @@ def test_a_run_without_answers_gives_no_hop() -> None:
         measured.hop(served([], []))
 
 
-def test_passes_are_scaled_to_what_they_take_in_a_replica_unless_others_were_busy() -> None:
-    alone = measure(scripted(Clock()), Effort(0, warm_up=1, least=5, most=5)).forward  # 5 ms for one item
-    quiet = measured.in_place(alone, idle(pass_s=0.010))
-    assert [each.seconds.mean for each in quiet] == pytest.approx([0.010, 0.016, 0.028])
-    noisy = idle(pass_s=0.010)
-    disturbed = served(noisy.events, [], others=0.5)
-    assert measured.in_place(alone, disturbed) == alone
+def alone() -> tuple[ForwardPass, ...]:
+    """5, 8 and 14 ms for 1, 2 and 4 items."""
+    return measure(scripted(Clock()), Effort(0, warm_up=1, least=5, most=5)).forward
+
+
+def computed(run: Served, *passes: tuple[int, float], pace: float = 1.0) -> Served:
+    """The run with twelve passes of each kind, (items, processor seconds), by one thread."""
+    events = [Event("forward", 100.0 + n, seconds * pace, items) for n in range(12) for items, seconds in passes]
+    return replace(run, events=[*run.events, *events], pace=pace)
+
+
+def in_place(*runs: Served, one_thread: bool) -> list[float]:
+    """Mean seconds by size."""
+    found = measured.in_place(alone(), Loads(1.0, {}, runs[0], runs[1:]), one_thread=one_thread)
+    return [each.seconds.mean for each in found]
+
+
+def test_passes_that_the_clock_tells_are_scaled_by_single_ones_unless_others_were_busy() -> None:
+    assert in_place(idle(pass_s=0.010), one_thread=False) == pytest.approx([0.010, 0.016, 0.028])
+    assert in_place(served(idle().events, [], others=0.5), one_thread=False) == pytest.approx([0.005, 0.008, 0.014])
+    assert in_place(replace(idle(pass_s=0.020), pace=2.0), one_thread=False) == pytest.approx([0.010, 0.016, 0.028])
+
+
+def test_passes_of_one_thread_are_scaled_by_its_processor_time_at_each_size() -> None:
+    """The clock says that passes took 10 ms, because they waited; what the simulator adds must not be in it."""
+    quiet = computed(idle(pass_s=0.010), (1, 0.006))
+    assert in_place(quiet, one_thread=True) == pytest.approx([0.006, 0.0096, 0.0168]), "one size stands for all"
+    loaded = computed(served([], [], others=0.5), (4, 0.014), pace=2.0)
+    both = in_place(quiet, loaded, one_thread=True)
+    assert both == pytest.approx([0.006, 0.008 * 1.1, 0.014]), "between sizes that were seen"
+    rare = served([Event("forward", 100.0, 0.9, 2)], [])
+    assert in_place(quiet, loaded, rare, one_thread=True) == pytest.approx(both), "one pass says nothing"
+    assert in_place(idle(pass_s=0.010), one_thread=True) == pytest.approx([0.005, 0.008, 0.014]), "none was seen"
 
 
 def test_passes_of_a_request_are_those_of_its_batches() -> None:
@@ -264,9 +291,6 @@ def test_what_was_measured_at_a_slow_pace_is_as_at_one() -> None:
     assert measured.each(slow, {}, "router") == pytest.approx(measured.each(calm, {}, "router") / 2)
     assert measured.hop(slow).latency.mean == pytest.approx(measured.hop(calm).latency.mean / 2)
     assert measured.hop(slow).overhead.mean == pytest.approx(measured.hop(calm).overhead.mean / 2)
-    alone = measure(scripted(Clock()), Effort(0, warm_up=1, least=5, most=5)).forward
-    there, here = measured.in_place(alone, slow), measured.in_place(alone, calm)
-    assert [one.seconds.mean for one in there] == pytest.approx([one.seconds.mean / 2 for one in here])
 
 
 def test_processor_time_of_a_request_is_without_what_is_spent_at_rest() -> None:

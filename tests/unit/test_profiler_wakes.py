@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.capacity.profiler.busy import asking, loaded_figures, with_works
+from benchmarks.capacity.profiler.busy import asking, loaded_figures, with_imbalance, with_works
 from benchmarks.capacity.profiler.served import CLIENT, INGRESS, REPLICA, ROUTER
 from benchmarks.capacity.profiler.wakes import WHOSE, Spent, Work, fitted, steady, works
 from benchmarks.capacity.profiles import at_pace
@@ -110,7 +110,7 @@ def test_runs_that_were_not_answered_do_not_count() -> None:
     unsound = replace(refused, run=replace(refused.run, requests=failed))
     asked = asking(cluster, "clip", (Flow(name="asked", entry="clip"),))
     found = loaded_figures(asked, profile, idle(), [unsound], known=None)
-    assert found == with_works(profile, steady(idle())).model_copy(update={"lost_share": None})
+    assert found == with_imbalance(with_works(profile, steady(idle())), 0.0)
 
 
 def test_costs_are_put_where_the_simulator_looks_for_them() -> None:

@@ -75,7 +75,7 @@ def test_a_file_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         ({"coers": 2}, "coers"),
         ({"router": {"cpu": {"seconds": [1, 2], "mean": 1}}}, "has 2 values; it must have 11"),
         ({"router": {"cpu": {"seconds": [2, *[1] * 10], "mean": 1}}}, "must rise"),
-        ({"lost_share": 1.0}, "lost_share"),
+        ({"models": {"demo:clip": {"imbalance": 1.1}}}, "imbalance"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -120,13 +120,6 @@ def test_a_new_measurement_replaces_its_own_entry_and_no_other() -> None:
     assert new.models["demo:clip"].forward[0].seconds.mean == 0.009
     assert new.models["demo:other"] == old.models["demo:other"]
     assert merged(None, old) == old
-
-
-def test_what_was_fitted_stays_when_the_new_measurement_has_none() -> None:
-    old = hardware(clip=one()).model_copy(update={"lost_share": 0.14})
-    assert merged(old, hardware(clip=one())).lost_share == 0.14
-    none_lost = hardware(clip=one()).model_copy(update={"lost_share": 0.0})
-    assert merged(old, none_lost).lost_share == 0.0, "nothing is a finding too"
 
 
 def test_a_pace_is_a_factor_on_everything_that_a_processor_does() -> None:

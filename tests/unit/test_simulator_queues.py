@@ -121,15 +121,35 @@ def test_shared_cores_make_work_longer_and_lose_none() -> None:
     assert np.sort(roomy.latency_s) == pytest.approx(np.sort(alone.latency_s))
 
 
-def test_what_cores_lose_is_missing_only_when_work_waits() -> None:
-    profile = made_up.model(made_up.passes((1, 0.01))).model_copy(update={"cores": 1.0})
-    stages = [made_up.stage(f"m{n}", profile=profile) for n in range(4)]
-    flows = tuple(Flow(name=one.name, entry=one.name, share=0.25) for one in stages)
-    whole, lossy = (made_up.scenario(*stages, flows=flows, cores=2.0, lost_share=lost) for lost in (0.0, 0.2))
-    crowd, single = np.zeros(64), np.array([0.0])
-    assert simulate(lossy, single, seed=6).latency_s == pytest.approx(simulate(whole, single, seed=6).latency_s)
-    slower = simulate(lossy, crowd, seed=6).latency_s.max() / simulate(whole, crowd, seed=6).latency_s.max()
-    assert slower == pytest.approx(1 / 0.8, rel=0.01)
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize(
+    ("threads", "cores", "left_empty"),
+    [(1, 2.0, 0.0), (2, 2.0, 0.5), (3, 2.0, 0.25), (4, 2.0, 0.125), (2, 1.0, 0.0), (3, 4.0, 4 * 0.75**3 - 1)],
+)
+def test_cores_are_left_empty_as_when_threads_are_put_on_them_by_chance(
+    threads: int, cores: float, left_empty: float, share: float
+) -> None:
+    """Balls in bins: of c cores, c * (1 - 1/c)^n have none of n threads; those that n cannot fill do not count."""
+    profile = made_up.model(made_up.passes((1, 0.01))).model_copy(update={"cores": float(threads), "imbalance": share})
+    done = simulate(made_up.scenario(made_up.stage(profile=profile), cores=cores), np.zeros(1), seed=6)
+    assert done.latency_s == pytest.approx(0.01 * threads / (min(threads, cores) - share * left_empty))
+
+
+def test_the_imbalance_of_several_models_is_that_of_their_work() -> None:
+    """Twice as many requests with passes three times as long count six times as much."""
+
+    def made(*shares: float) -> Scenario:
+        models = [made_up.model(made_up.passes((1, seconds))) for seconds in (0.01, 0.03)]
+        stages = [
+            made_up.stage(f"m{number}", profile=model.model_copy(update={"imbalance": share, "cores": 2.0}))
+            for number, (model, share) in enumerate(zip(models, shares, strict=True))
+        ]
+        flows = (Flow(name="few", entry="m0", share=1 / 3), Flow(name="many", entry="m1", share=2 / 3))
+        return made_up.scenario(*stages, flows=flows, cores=2.0)
+
+    times = np.arange(200) * 10.0
+    apart, together = made(0.0, 0.7), made(0.6, 0.6)
+    assert simulate(apart, times, seed=1).latency_s == pytest.approx(simulate(together, times, seed=1).latency_s)
 
 
 def test_work_goes_at_the_pace_of_its_second() -> None:

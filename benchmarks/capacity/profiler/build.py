@@ -60,10 +60,8 @@ WORKLOADS: Mapping[str, tuple[str, str]] = {
 }
 # The kind that also measures what all others share: the router, and what work becomes on busy cores.
 SHARED_KIND = "clip"
-# Shares of what the cores could do at the cost of requests that do not meet. It falls as they do: 1.15 is no overload.
-# Two of them tell a model's costs; what becomes of work on busy cores takes them all.
-LOADS = (0.4, 0.75, 0.95, 1.15)
-_FEWER = 2
+# Shares of what the cores could do at the cost of requests that do not meet, up to where work waits most of the time.
+LOADS = (0.25, 0.4, 0.55, 0.65)
 # Bound on the tokens of a step where the cluster file names none; see `vllm_settings`.
 STEP_TOKENS = 2048
 _REST_S = 10.0
@@ -122,7 +120,8 @@ def profile(wish: Wish, name: str, known: HardwareProfile | None = None) -> Hard
     asked = busy.asking(wish.cluster, name, _flows(WORKLOADS[model.kind][0], name, wish.hardware))
     loaded = [spent(run) for run in runs.loaded]
     shared = None if model.kind == SHARED_KIND else known
-    return closing.closed(asked, busy.loaded_figures(asked, found, spent(runs.idle), loaded, known=shared), runs.idle)
+    closed = partial(closing.closed, asked, idle=runs.idle)
+    return busy.loaded_figures(asked, found, spent(runs.idle), loaded, known=shared, closed=closed)
 
 
 def _flows(workload: str, name: str, hardware: HardwareClass) -> tuple[Flow, ...]:
@@ -212,7 +211,7 @@ def _served(wish: Wish, model: Model, alone: Alone | Batched | Stepped) -> Loads
             wish.tell(f"{name}: served, {share:.0%} of what cores and model can do")
             return run(f"poisson:{max(0.2, share * most):.3f}", wish.seconds)
 
-        loaded = served.rising(at, LOADS if model.kind == SHARED_KIND else LOADS[:_FEWER])
+        loaded = served.rising(at, LOADS)
         if not any(one.sound for one in loaded):
             wish.tell(f"{name}: too much was refused under every load; a request is said to cost what it does alone")
         return Loads(instance.ready_s[name], rest, idle, loaded)
@@ -270,7 +269,7 @@ def _profile(wish: Wish, model: Model, alone: Alone | Batched | Stepped, runs: L
         command=this_command(),
     )
     on_cpu = not model.gpu_memory_gb
-    parts, inside = _figures(model, alone, runs.idle)
+    parts, inside = _figures(model, alone, runs)
     around = measured.hop(runs.idle, inside)
     # Its processor time is spread as its latency is; how much it is comes last, with that of all others.
     router = RouterProfile(latency=around.latency, cpu=around.latency, provenance=provenance)
@@ -295,13 +294,17 @@ def _profile(wish: Wish, model: Model, alone: Alone | Batched | Stepped, runs: L
     )
 
 
-def _figures(model: Model, alone: Alone | Batched | Stepped, idle: Served) -> tuple[dict[str, Any], list[float]]:
+def _figures(model: Model, alone: Alone | Batched | Stepped, runs: Loads) -> tuple[dict[str, Any], list[float]]:
     """What of the profile depends on how the model runs, and the seconds of each idle call that it spent within it."""
+    idle = runs.idle
     if isinstance(alone, Alone):
         # This replica decodes before its pipeline, which then has nothing to report.
         unseen = alone.preprocess.mean if isinstance(model, VideoClassifierModel) else None
         inside = measured.inside_calls(idle, unseen)
-        return {"preprocess": alone.preprocess, "forward": measured.in_place(alone.forward, idle)}, inside
+        return {
+            "preprocess": alone.preprocess,
+            "forward": measured.in_place(alone.forward, runs, one_thread=passes.one_thread(model)),
+        }, inside
     if isinstance(alone, Batched):
         took = idle.pace * (alone.forward[0].seconds.mean + alone.preprocess.mean)
         return {"preprocess": alone.preprocess, "forward": alone.forward}, [took] * len(idle.of("call"))
@@ -346,7 +349,7 @@ def combined(old: HardwareProfile | None, new: HardwareProfile) -> HardwareProfi
         return merged(old, new)
     beyond = max(0.0, new.router.cpu.mean - old.router.cpu.mean)
     models = {key: model.model_copy(update={"router_cpu_s": beyond}) for key, model in new.models.items()}
-    shared = {name: getattr(old, name) for name in ("router", "cores", "background_cores", "lost_share")}
+    shared = {name: getattr(old, name) for name in ("router", "cores", "background_cores")}
     return merged(old, new.model_copy(update={**shared, "models": models}))
 
 

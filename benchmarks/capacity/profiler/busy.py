@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 from benchmarks.capacity.profiler import contention, measured, wakes
 from benchmarks.capacity.profiler.served import CLIENT, INGRESS, REPLICA, ROUTER
@@ -12,7 +11,7 @@ from benchmarks.capacity.profiles import HardwareProfile, at_pace, scaled
 from benchmarks.capacity.scenario import Flow, Scenario, scenario
 from serve.config.cluster import ClusterFile
 
-# Costs and what is lost depend on each other.
+# Costs and imbalance depend on each other.
 _ROUNDS = 2
 
 
@@ -37,32 +36,40 @@ def loaded_figures(
     loaded: Sequence[Spent],
     *,
     known: HardwareProfile | None,
+    closed: Callable[[HardwareProfile], HardwareProfile] = lambda profile: profile,
 ) -> HardwareProfile:
-    """A profile with what requests and wake-ups cost.
+    """A profile with what requests and wake-ups cost, and how well cores are used.
 
     Args:
         asked: what was, of the only model of `profile`.
         idle, loaded: its runs; those that were not answered, or not alone on the machine, do not count.
         known: what all models share is as it is there; None where it is to be fitted too.
+        closed: see `closing`.
     """
-
-    def losing(made: HardwareProfile, pace: float, lost: float | None) -> Scenario:
-        return asked(made.model_copy(update={"lost_share": lost}), pace)
-
-    def costing(lost: float | None, works: Mapping[str, Work], pace: float) -> Scenario:
-        return losing(with_works(profile, works), pace, lost)
-
     sound = [one for one in loaded if one.run.sound]
     quiet = [one.run for one in sound if one.run.others <= measured.QUIET_CORES]
+    waking: Mapping[str, float] = {}
     if known is not None:
         router = known.router
         waking = {ROUTER: router.wake_s, INGRESS: router.ingress_wake_s, CLIENT: router.client_wake_s}
-        return with_works(profile, wakes.works(partial(costing, known.lost_share), idle, sound, waking))
-    found, lost = profile, profile.lost_share
+
+    def costing(works: Mapping[str, Work], pace: float) -> Scenario:
+        return asked(with_works(found, works), pace)
+
+    def leaving(share: float, pace: float) -> Scenario:
+        return asked(with_imbalance(found, share), pace)
+
+    found = profile
     for _ in range(_ROUNDS):
-        found = with_works(profile, wakes.works(partial(costing, lost), idle, sound))
-        lost = contention.lost_share(partial(losing, found), quiet)
-    return found.model_copy(update={"lost_share": lost})
+        found = with_works(found, wakes.works(costing, idle, sound, waking))
+        found = closed(with_imbalance(found, contention.imbalance(leaving, quiet)))
+    return found
+
+
+def with_imbalance(profile: HardwareProfile, share: float) -> HardwareProfile:
+    """The profile of one model with it."""
+    models = {key: model.model_copy(update={"imbalance": share}) for key, model in profile.models.items()}
+    return profile.model_copy(update={"models": models})
 
 
 def with_works(profile: HardwareProfile, works: Mapping[str, Work]) -> HardwareProfile:

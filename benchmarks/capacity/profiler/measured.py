@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from benchmarks.capacity.profiler.engines import Batched, Stepped
 from benchmarks.capacity.profiler.passes import Alone
-from benchmarks.capacity.profiler.served import BACKGROUND, CLIENT, INGRESS, ROUTER, Served
+from benchmarks.capacity.profiler.served import BACKGROUND, CLIENT, INGRESS, ROUTER, Loads, Served
 from benchmarks.capacity.profiler.tape import Event
 from benchmarks.capacity.profiler.timing import distribution
-from benchmarks.capacity.profiles import Distribution, ForwardPass, scaled, scaled_passes
+from benchmarks.capacity.profiles import Distribution, ForwardPass, scaled
 from serve.errors import Unavailable
 
 # What others may use of the cores, on average, for wall times to be called those of an idle node.
@@ -103,16 +103,38 @@ def answering_s(idle: Served, stepped: Stepped) -> list[float]:
     return [inside(call) for call in idle.of("call")]
 
 
-def in_place(alone: Sequence[ForwardPass], idle: Served) -> tuple[ForwardPass, ...]:
-    """Passes as they are in a replica that has just woken: all sizes by the factor that single items show.
+def in_place(alone: Sequence[ForwardPass], loads: Loads, *, one_thread: bool) -> tuple[ForwardPass, ...]:
+    """Passes as they are in a replica, where others have taken the caches.
 
-    On a node that others use as well, wall times say nothing, and the passes stay as they were alone.
+    Args:
+        one_thread: computes a pass, so that its processor time can be compared with what it was alone. Otherwise the
+            clock counts: all sizes by the factor that single items show which do not meet; on a node that others use as
+            well it says nothing, and passes stay as they were alone.
     """
-    single = [event.seconds for event in idle.of("pass") if event.items == 1]
-    if idle.others > QUIET_CORES or len(single) < _LEAST_PASSES:
+    sizes, seconds = np.array([one.items for one in alone]), [one.seconds.mean for one in alone]
+    seen: dict[int, list[float]] = {}
+    for event, pace in _comparable(loads, one_thread):
+        nearest = int(np.abs(np.log(sizes / event.items)).argmin())
+        usual = float(np.interp(event.items, sizes, seconds))
+        seen.setdefault(nearest, []).append(event.seconds / pace / usual)
+    known = [which for which in sorted(seen) if len(seen[which]) >= _LEAST_PASSES]
+    if not known:
         return tuple(alone)
-    factor = float(np.median(single)) / idle.pace / alone[0].seconds.seconds[5]
-    return scaled_passes(alone, factor)
+    means = [sum(seen[which]) / len(seen[which]) for which in known]
+    factors = np.interp(np.log(sizes), np.log(sizes[known]), means)
+    return tuple(
+        one.model_copy(update={"seconds": scaled(one.seconds, float(factor))})
+        for one, factor in zip(alone, factors, strict=True)
+    )
+
+
+def _comparable(loads: Loads, one_thread: bool) -> Iterator[tuple[Event, float]]:
+    """Passes in the replica, each with the pace of its run."""
+    if one_thread:
+        for run in (loads.idle, *loads.loaded):
+            yield from ((event, run.pace) for event in run.of("forward"))
+    elif loads.idle.others <= QUIET_CORES:
+        yield from ((event, loads.idle.pace) for event in loads.idle.of("pass") if event.items == 1)
 
 
 def passes_s(parts: Sequence[ForwardPass], run: Served) -> float:

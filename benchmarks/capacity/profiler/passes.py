@@ -127,7 +127,12 @@ def clock_of(model: ModelBase) -> Callable[[], float]:
 
     Wall time for an accelerator, and for several threads.
     """
-    return time.thread_time if not model.gpu_memory_gb and model.placement.threads == 1 else time.perf_counter
+    return time.thread_time if one_thread(model) else time.perf_counter
+
+
+def one_thread(model: ModelBase) -> bool:
+    """Whether a pass is computed by the thread that asks for it."""
+    return not model.gpu_memory_gb and model.placement.threads == 1
 
 
 def sizes_up_to(most: int) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ FOLDER_ENV = "ARGUS_PROFILE_TAPE"
 ENVIRONMENT = {"RAY_RUNTIME_ENV_HOOK": "benchmarks.capacity.profiler.tape.hook"}
 _WRITE_S = 0.5
 
-Kind = Literal["call", "preprocess", "pass"]
+Kind = Literal["call", "preprocess", "pass", "forward"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,11 @@ class Event:
     """Something that ended.
 
     Attributes:
-        kind: `call`: the router's call of a model, there and back; `preprocess`: of one item; `pass`: a forward pass.
+        kind: `call`: the router's call of a model, there and back; `preprocess`: of one item; `pass`: a forward pass;
+            `forward`: the same, as its thread sees it.
         ended: on `time.monotonic()`, which all processes of a machine share.
-        seconds: that it took.
-        items: of a pass; of a stream, its messages.
+        seconds: that it took; of `forward`, processor time of its thread.
+        items: of a pass, however it is seen; of a stream, its messages.
         cost: of a pass, in the adapter's unit.
         waited_s: of a pass, the mean of its items.
     """
@@ -96,6 +97,7 @@ def install() -> None:
     if folder:
         tape = _Tape(Path(folder))
         _watch_replicas(tape)
+        _watch_forward(tape)
         _watch_router(tape)
 
 
@@ -114,6 +116,27 @@ def _watch_replicas(tape: _Tape) -> None:
 
     ReplicaMetrics.batch_ran = batch_ran  # type: ignore[method-assign]
     ReplicaMetrics.preprocess_took = preprocess_took  # type: ignore[method-assign]
+
+
+def _watch_forward(tape: _Tape) -> None:
+    from deployments.base import Pipeline
+
+    made = Pipeline.__init__
+
+    def make(self: Pipeline[Any, Any, Any, Any], adapter: Any, *args: Any, **kwargs: Any) -> None:
+        forward = adapter.forward
+
+        def timed(batch: Sequence[Any]) -> Any:
+            began = time.thread_time()
+            try:
+                return forward(batch)
+            finally:
+                tape.add("forward", time.thread_time() - began, len(batch))
+
+        adapter.forward = timed
+        made(self, adapter, *args, **kwargs)
+
+    Pipeline.__init__ = make  # type: ignore[method-assign]
 
 
 def _watch_router(tape: _Tape) -> None:

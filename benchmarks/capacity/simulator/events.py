@@ -115,8 +115,17 @@ def work(w: Any, seconds: float, cores: float, what: int, who: int, stamp: int) 
 def rate(w: Any) -> float:
     """Seconds of work that each job gets done in a second, on shared cores."""
     weight = w.weight
-    cores = max(_LEAST_CORES, (1.0 - w.lost) * w.cores - w.background)
-    return (1.0 if weight <= cores else cores / weight) / w.pace
+    if weight == 0.0:
+        return 1.0 / w.pace
+    cores = min(weight, w.cores - w.background) - w.imbalance * _left_empty(w)
+    return max(_LEAST_CORES, cores) / weight / w.pace
+
+
+@part
+def _left_empty(w: Any) -> float:
+    """Cores without any work, although there is enough for them, if work is put on cores by chance: balls in bins."""
+    by_chance = w.cores * (1.0 - 1.0 / w.cores) ** w.weight if w.cores > 1.0 else 0.0
+    return max(0.0, by_chance - max(0.0, w.cores - w.weight))
 
 
 @part

@@ -75,7 +75,7 @@ StateRecord = np.dtype(
         ("longest_wait", "f8"),
         ("cores", "f8"),
         ("background", "f8"),
-        ("lost", "f8"),
+        ("imbalance", "f8"),
         ("ingress_s", "f8"),
         ("client_s", "f8"),
         # Paid to providers on the day that began last, and the most of it, in whole billionths of a dollar.

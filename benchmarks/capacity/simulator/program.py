@@ -14,7 +14,7 @@ from benchmarks.capacity.scenario import Rates, Scenario, Stage, rates
 from benchmarks.capacity.simulator import draws, records
 from benchmarks.capacity.simulator.memory import ARRAYS, World
 from benchmarks.capacity.simulator.records import FREE, NONE, READY, SHARED
-from benchmarks.capacity.simulator.routes import Node, routes
+from benchmarks.capacity.simulator.routes import Node, imbalance, routes
 from benchmarks.capacity.simulator.slots import BUCKET_S
 from deployments import windows
 from serve.cascade import rules
@@ -112,6 +112,7 @@ def program(
         }
     )
     _settle(world, scenario, tables, seed)
+    world["imbalance"] = imbalance(scenario, way)
     world["ingress"], world["client"] = world["servers"].size - 2, world["servers"].size - 1
     world["target_count"], world["flow_count"], world["gear_count"] = len(names), flows.size, gear_count
     world["watched"] = watched
@@ -191,7 +192,6 @@ def _settle(world: World, scenario: Scenario, tables: _Tables, seed: int) -> Non
     world["seed"] = seed
     world["mode"] = SHARED if scenario.cores else FREE
     world["cores"], world["background"] = scenario.cores, scenario.background_cores
-    world["lost"] = scenario.lost_share
     world["router_latency"] = tables.add(scenario.router.latency)
     world["router_cpu"] = tables.add(scenario.router.cpu)
     world["ingress_s"], world["client_s"] = scenario.router.ingress_cpu_s, scenario.router.client_cpu_s

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from benchmarks.capacity.profiles import ModelProfile
 from benchmarks.capacity.scenario import Flow, Scenario, told
 from serve.cascade import gears, rules
 from serve.config.cascades import Cascade, CascadeStep, Fallback, Gear
@@ -56,6 +57,29 @@ class Routes:
 
     nodes: list[Node]
     starts: list[list[int]]
+
+
+def imbalance(scenario: Scenario, way: Routes) -> float:
+    """`ModelProfile.imbalance` of all models together, each by the work that it has, when nothing fails."""
+    works = dict.fromkeys(scenario.stages, 0.0)
+    for number, flow in enumerate(scenario.flows):
+        place, reach = way.starts[number][0], flow.share
+        while place != END:
+            node = way.nodes[place]
+            if node.target in works:
+                works[node.target] += reach * _work_s(scenario.stages[node.target].profile, flow)
+            place, reach = node.after[0], reach * (1.0 - node.accept[0])
+    total = sum(works.values())
+    each = (work * scenario.stages[name].profile.imbalance for name, work in works.items())
+    return sum(each) / total if total else 0.0
+
+
+def _work_s(profile: ModelProfile, flow: Flow) -> float:
+    """Of one call that meets no other."""
+    made = profile.generation
+    if made is None:
+        return flow.items * profile.preprocess.mean + profile.forward[0].seconds.mean
+    return profile.preprocess.mean + flow.images * made.encode_s + flow.output_tokens * (made.step_s + made.sequence_s)
 
 
 def routes(scenario: Scenario) -> Routes:
