@@ -250,6 +250,18 @@ def test_break_even_is_arithmetic() -> None:
     assert (even.verdict == "call") == (even.calls_per_s > 3.0)
 
 
+def test_many_nodes_are_found_by_large_steps_and_none_is_too_many() -> None:
+    bursts = Mmpp(low_per_s=300, high_per_s=8000, low_s=18, high_s=2)
+    asked = problem(arrivals=bursts, seconds=120.0, nodes=catalogue(a100_usd=100, max_nodes=64))
+    judge = Judge(asked)
+    found = search(asked, judge)
+    assert found.candidate is not None and not found.proven
+    (count,) = found.candidate.nodes.values()
+    assert count >= 16 and found.tried < count / 2
+    few = search(replace(asked, catalogue=catalogue(a100_usd=100, max_nodes=count - 1)), judge)
+    assert few.candidate is None
+
+
 @pytest.mark.parametrize(
     "asked",
     [

@@ -125,7 +125,7 @@ def search(problem: Problem, judge: Judge, progress: Progress | None = None) -> 
             found.proven = False
     if best is not None and not found.proven:
         made_of = best.assignment
-        best = _leaner(best, lambda nodes: _attempt(problem, judge, made_of, nodes, found, progress).held)
+        best = _leaner(problem, best, lambda nodes: _attempt(problem, judge, made_of, nodes, found, progress).held)
     if best is not None:
         found.candidate, found.verdict = best.candidate, best.verdict
     return found
@@ -154,10 +154,10 @@ class _Tried:
     far: bool = False
 
 
-def _leaner(best: _Held, attempt: Callable[[Mapping[str, int]], _Held | None]) -> _Held:
-    """With fewer nodes, as long as it holds: of each kind, the most expensive one first, by ever smaller steps."""
-    nodes = dict(best.candidate.nodes)
-    for node in sorted(nodes, key=lambda name: -nodes[name]):
+def _leaner(problem: Problem, best: _Held, attempt: Callable[[Mapping[str, int]], _Held | None]) -> _Held:
+    """With fewer nodes, as long as it holds: of each kind, the dearest first, by ever smaller steps."""
+    nodes, prices = dict(best.candidate.nodes), problem.catalogue.priced(problem.wishes.price)
+    for node in sorted(nodes, key=lambda name: -prices[name].usd_per_hour):
         step = max(1, nodes[node] // STRIDE)
         while step:
             less = attempt({**nodes, node: nodes[node] - step}) if nodes[node] > step else None
