@@ -259,7 +259,7 @@ def test_many_nodes_are_found_by_large_steps_and_none_is_too_many() -> None:
     (count,) = found.candidate.nodes.values()
     assert count >= 16 and found.tried < count / 2
     few = search(replace(asked, catalogue=catalogue(a100_usd=100, max_nodes=count - 1)), judge)
-    assert few.candidate is None
+    assert few.candidate is None or few.candidate.nodes.keys() == {"a100"}, "one T4 less does not do"
 
 
 @pytest.mark.parametrize(
