@@ -33,10 +33,12 @@ def imbalance(scenario: Callable[[float, float], Scenario], runs: Sequence[Serve
 
 
 def _apart(scenario: Scenario, run: Served) -> float:
-    """Predicted over measured mean latency, as the size of its logarithm."""
+    """Predicted over measured mean latency, as the size of its logarithm; infinite where nothing would be answered."""
     order = np.argsort(run.requests.due_s)
     due, tokens, paces = run.requests.due_s[order], run.requests.tokens[order], np.asarray(run.each_second)
     written = (np.zeros_like(tokens), tokens) if tokens.any() else None
     runs = [simulate(scenario, due, seed=seed, paces=paces, tokens=written) for seed in range(_DRAWS)]
     predicted = sum(float(one.summary().mean_s) for one in runs) / _DRAWS
+    if not math.isfinite(predicted):
+        return math.inf
     return abs(math.log(predicted / float(run.requests.latency_s[run.requests.ok].mean())))
