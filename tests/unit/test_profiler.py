@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.capacity.profiler import measured, tape
+from benchmarks.capacity.profiler import measured
 from benchmarks.capacity.profiler.build import WORKLOADS, Wish, combined, profilable, profile
 from benchmarks.capacity.profiler.engines import Heard, Passes, concurrencies, first_tokens, hear, together
 from benchmarks.capacity.profiler.fit import Observation, fit_steps
@@ -311,20 +309,6 @@ def test_what_models_share_is_kept_when_another_kind_is_measured() -> None:
     assert new.models["demo:llava"].router_cpu_s == pytest.approx(0.003)
     assert new.models["demo:clip"] == old.models["demo:clip"]
     assert combined(None, slower) == slower
-
-
-def test_tapes_are_read_by_time_and_half_lines_left_out(tmp_path: Path) -> None:
-    events = [["pass", 5.0, 0.1, 2, 2.0, 0.01], ["call", 4.0, 0.2], ["call", 9.0, 0.2]]
-    (tmp_path / "1.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events) + '["call", 6.')
-    found = tape.read(tmp_path, 4.0, 9.0)
-    assert found == [Event("call", 4.0, 0.2), Event("pass", 5.0, 0.1, 2, 2.0, 0.01)]
-
-
-def test_the_hook_adds_to_a_runtime_environment() -> None:
-    assert tape.hook({"env_vars": {"A": "1"}}) == {
-        "env_vars": {"A": "1"},
-        "worker_process_setup_hook": "benchmarks.capacity.profiler.tape.install",
-    }
 
 
 def test_models_that_can_be_profiled_begin_with_what_others_share() -> None:
