@@ -5,12 +5,11 @@
     python -m benchmarks.workloads.knee --host http://127.0.0.1:8000 --grpc 127.0.0.1:9000 classification
 
 A rate is held when the generator kept up, nothing failed, answers kept pace with requests (but for three, which may be
-under way at the end), and the 95th percentile
-stayed within a few times of what a light load has; in one of two runs, since a slow moment of the machine says nothing
-of the server. Where the goal leaves the 95th percentile out, because it lies between two ways to an answer, the median
-stands for it. The knee is the greatest rate that was held. A goal is 70 % of it, with latency bounds of twice what a
-longer run at that rate measured, as reserve for slow minutes; both are converted from the pace that the cores had to
-the one that all goals are stated for.
+under way at the end), and the 95th percentile stayed within a few times of what a light load has; in one of two runs,
+since a slow moment of the machine says nothing of the server. Where the goal leaves the 95th percentile out, because it
+lies between two ways to an answer, the median stands for it. The knee is the greatest rate that was held. A goal is 70
+% of it, with latency bounds of twice what a longer run at that rate measured, as reserve for slow minutes; both are
+converted from the pace that the cores had to the one that all goals are stated for.
 """
 
 from __future__ import annotations

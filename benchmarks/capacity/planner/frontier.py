@@ -14,6 +14,8 @@ from benchmarks.capacity.planner.problem import Problem
 Assignment = tuple[Option, ...]
 # Where much is missing, this part of a kind's nodes is added at once.
 STRIDE = 4
+# Share of the expected calls that surely fall into the runs, whatever the draw.
+_CERTAIN = 0.97
 
 
 class Frontier:
@@ -104,10 +106,6 @@ class Frontier:
                 usd = 0.0 if profile is None else profile.usd_per_call
                 total += 3600.0 * max(0.0, calls - most) * usd
         return total * _CERTAIN
-
-
-# Share of the expected calls that surely fall into the runs, whatever the draw.
-_CERTAIN = 0.97
 
 
 def fixed_calls_usd(problem: Problem) -> float:

@@ -243,6 +243,6 @@ def _basis_lines(plan: Plan) -> Iterator[str]:
         yield (
             "Nothing cheaper was left untried."
             if plan.proven
-            else "The search ended early: something cheaper may exist."
+            else "The search left some out: something cheaper may exist."
         )
     yield from (f"Profile {name}: {what}." for name, what in plan.provenance.items())

@@ -115,7 +115,7 @@ def _infeasible(
         missed = f"misses {worst.objective}: the bound is {worst.bound:.4g}, {worst.allowed:.4g} is allowed"
         reasons.insert(0, f"the best that was simulated, {nodes}, {missed if verdict.over is None else verdict.over}")
     if not found.proven:
-        reasons.append(f"the search ended after {found.tried} candidates; more may be tried")
+        reasons.append(f"the search ended after {found.tried} candidates and left others out")
     nearest = what_if.nearest_feasible(problem, simulate, tell) if what_ifs else None
     return plan.model_copy(update={"reasons": tuple(reasons), "nearest": nearest, "proven": found.proven})
 

@@ -118,7 +118,7 @@ def rate(w: Any) -> float:
     if weight == 0.0:
         return 1.0 / w.pace
     cores = min(weight, w.cores - w.background) - w.imbalance * _left_empty(w)
-    return max(_LEAST_CORES, cores) / weight / w.pace
+    return min(1.0, max(_LEAST_CORES, cores) / weight) / w.pace
 
 
 @part
