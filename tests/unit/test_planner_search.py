@@ -6,8 +6,11 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
+from benchmarks.capacity.outcome import Outcome
 from benchmarks.capacity.planner.candidate import cluster_of, losses, scenario_of
 from benchmarks.capacity.planner.catalogue import Catalogue
 from benchmarks.capacity.planner.exhaustive import exhaustive
@@ -17,6 +20,7 @@ from benchmarks.capacity.planner.problem import Problem
 from benchmarks.capacity.planner.search import search
 from benchmarks.capacity.planner.solve import solve
 from benchmarks.capacity.planner.what_if import break_even, load_held
+from benchmarks.capacity.scenario import Scenario
 from benchmarks.traffic.arrivals import Mmpp
 from serve.config.budget import problems
 from serve.config.cluster import ClusterFile
@@ -24,6 +28,7 @@ from serve.config.model_base import Placement
 from serve.config.resilience import Resilience, Target
 from serve.errors import ConfigError
 from tests.unit.planner_cases import PROFILES, SCREENED, catalogue, cluster, problem
+from tests.unit.planner_stub import Stub
 
 BURSTY = Mmpp(low_per_s=20, high_per_s=170, low_s=16, high_s=4)
 
@@ -260,6 +265,27 @@ def test_many_nodes_are_found_by_large_steps_and_none_is_too_many() -> None:
     assert count >= 16 and found.tried < count / 2
     few = search(replace(asked, catalogue=catalogue(a100_usd=100, max_nodes=count - 1)), judge)
     assert few.candidate is None or few.candidate.nodes.keys() == {"a100"}, "one T4 less does not do"
+
+
+def test_where_every_node_helps_a_little_the_nearest_miss_is_enlarged_until_it_holds() -> None:
+    """Hundreds of cheaper sets of nodes miss by less than calls for large steps."""
+    dear = catalogue(a100_usd=50, max_nodes=64)
+    asked = problem(50, "failed=1%", flows=SCREENED, nodes=dear, apis=False)
+    stub = Stub()
+
+    def simulate(scenario: Scenario, arrivals: npt.NDArray[np.float64], **options: Any) -> Outcome:
+        least = min(stage.replicas for stage in scenario.stages.values())
+        refused = np.random.default_rng(options["seed"]).random(len(arrivals)) < 0.04 * 0.94**least
+        return replace(stub(scenario, arrivals, **options), ok=~refused)
+
+    judge = Judge(asked, simulate=simulate)
+    found = search(asked, judge)
+    assert found.candidate is not None and not found.proven
+    (count,) = found.candidate.nodes.values()
+    assert count > 30 and found.tried < 100
+    few = replace(asked, catalogue=catalogue(a100_usd=50, max_nodes=count - 1))
+    fewer = search(few, judge).candidate
+    assert fewer is None or "a100" in fewer.nodes, "one T4 less does not do"
 
 
 @pytest.mark.parametrize(

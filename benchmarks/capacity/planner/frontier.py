@@ -37,7 +37,7 @@ class Frontier:
         self._entries: list[tuple[float, float, int, Assignment, tuple[tuple[str, int], ...]]] = []
         self._seen: set[tuple[Assignment, tuple[tuple[str, int], ...]]] = set()
         for assignment in assignments:
-            self._push(assignment, self._least(assignment))
+            self._push(assignment, self.least(assignment))
 
     def pop(self) -> tuple[float, Assignment, dict[str, int]] | None:
         """The cheapest; None when all were taken."""
@@ -60,12 +60,24 @@ class Frontier:
             self._push(assignment, {**nodes, node: nodes[node] + 1})
         return False
 
-    def _stride(self, node: str, count: int) -> int:
-        """Nodes that are added at once: no more than there are."""
-        left = self._problem.catalogue.nodes[node].max_nodes - rented(self._problem, node, count)
-        return max(0, min(count // STRIDE, left))
+    def more(self, nodes: Mapping[str, int], kinds: Set[str]) -> dict[str, int] | None:
+        """With a part more of each of these kinds, at least one, as far as the catalogue has them; None when there are
+        none."""
+        wanted = {node: max(1, nodes[node] // STRIDE) for node in kinds & nodes.keys()}
+        more = {node: count + self._room(node, count, wanted.get(node, 0)) for node, count in nodes.items()}
+        return None if more == dict(nodes) else more
 
-    def _least(self, assignment: Assignment) -> dict[str, int]:
+    def _stride(self, node: str, count: int) -> int:
+        """Nodes that are added at once."""
+        return self._room(node, count, count // STRIDE)
+
+    def _room(self, node: str, count: int, wanted: int) -> int:
+        """Nodes that can be added to so many: as many as are wanted, or as the catalogue has with their spares."""
+        most = self._problem.catalogue.nodes[node].max_nodes
+        return next((more for more in range(wanted, 0, -1) if rented(self._problem, node, count + more) <= most), 0)
+
+    def least(self, assignment: Assignment) -> dict[str, int]:
+        """Nodes of which fewer could not do the average load."""
         grouped = group(assignment, self._needs)
         if not grouped:
             return {_bare_node(self._problem): 1}
@@ -87,10 +99,14 @@ class Frontier:
         if key in self._seen:
             return
         self._seen.add(key)
-        bound = node_usd_per_hour(self._problem, nodes) + self._calls_usd(assignment, nodes)
+        bound = self.least_usd(assignment, nodes)
         # Of equal cost the one of most capacity comes first.
         capacity = sum(o.capacity_per_s for o in assignment if isinstance(o, Hosted))
         heapq.heappush(self._entries, (bound, -capacity, next(self._order), *key))
+
+    def least_usd(self, assignment: Assignment, nodes: Mapping[str, int]) -> float:
+        """Lower bound of what it costs an hour: these nodes, and the calls that they surely leave to providers."""
+        return node_usd_per_hour(self._problem, nodes) + self._calls_usd(assignment, nodes)
 
     def _calls_usd(self, assignment: Assignment, nodes: Mapping[str, int]) -> float:
         """Least that providers cost in an hour."""

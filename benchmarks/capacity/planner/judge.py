@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from benchmarks.capacity.outcome import Outcome
@@ -85,11 +87,10 @@ class Judge:
             return Verdict(False, (), (), nodes, 0.0)
         self.simulated += 1
         wishes = self._problem.wishes
-        runs: list[Outcome] = []
-        for seed in range(self._first, self._first + wishes.seeds):
-            runs.append(self._run(made, seed))
-            if len(runs) == 1 and not all_runs and self._hopeless(runs[0]):
-                break
+        # Alone: it may be enough, and the first one of all compiles.
+        runs = self._runs(made, [self._first])
+        if all_runs or not self._hopeless(runs[0]):
+            runs += self._runs(made, range(self._first + 1, self._first + wishes.seeds))
         found = findings(self._problem.objectives, runs, wishes.confidence)
         calls_usd = _calls_usd(runs, self._problem.rate_per_s)
         over = over_budget(self._problem, calls_usd) or self._spent_rate(runs)
@@ -109,11 +110,19 @@ class Judge:
                 )
         return verdict
 
-    def _run(self, made: Scenario, seed: int) -> Outcome:
-        arrivals = self.arrivals(seed)
-        self.requests += len(arrivals)
-        problem = self._problem
-        return self._simulate(made, arrivals, seed=seed, start_s=problem.warm_up_s, end_s=problem.seconds)
+    def _runs(self, made: Scenario, seeds: Sequence[int]) -> list[Outcome]:
+        """A run a seed, as many at once as there are cores: compiled code holds no interpreter lock."""
+        drawn = [self.arrivals(seed) for seed in seeds]
+        self.requests += sum(len(arrivals) for arrivals in drawn)
+        start_s, end_s = self._problem.warm_up_s, self._problem.seconds
+
+        def run(seed: int, arrivals: Float64) -> Outcome:
+            return self._simulate(made, arrivals, seed=seed, start_s=start_s, end_s=end_s)
+
+        if len(drawn) < 2:
+            return list(map(run, seeds, drawn))
+        with ThreadPoolExecutor(min(len(drawn), os.cpu_count() or 1)) as threads:
+            return list(threads.map(run, seeds, drawn))
 
     def _spent_rate(self, runs: list[Outcome]) -> str | None:
         """A limit begins with a minute's calls to spare, which a short run may live on: all of it used is too much."""

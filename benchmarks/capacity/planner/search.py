@@ -5,21 +5,23 @@ candidates are taken in the order of that bound, and the first that holds, once 
 there is among them. Bounds keep out what cannot hold: too little capacity for the average load, or for the bursts.
 
 On many nodes that would take hundreds of simulations. Where much is missing, several nodes are added at once, of every
-kind that is short; a plan that was found so is then made leaner, and is not called proven.
+kind that is short; a plan that was found so is then made leaner, and is not called proven. And where much was tried in
+vain, the candidates that missed least are given ever more nodes until they hold: what comes of it bounds the rest.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from benchmarks.capacity.planner.candidate import Candidate, assemble
 from benchmarks.capacity.planner.catalogue import NodeType
-from benchmarks.capacity.planner.frontier import STRIDE, Assignment, Frontier, fixed_calls_usd, group
+from benchmarks.capacity.planner.frontier import Assignment, Frontier, fixed_calls_usd, group
 from benchmarks.capacity.planner.idle import Idle, Lone
 from benchmarks.capacity.planner.judge import Judge, Verdict, over_budget, over_limit
+from benchmarks.capacity.planner.large import Held, Place, Tried, enlarged, keep_nearest, leaner, miss_of
 from benchmarks.capacity.planner.layout import Pool, layouts
 from benchmarks.capacity.planner.options import Called, Hosted, Need, Option, called, hosted, need
 from benchmarks.capacity.planner.problem import Problem
@@ -35,8 +37,10 @@ _MOST_ASSIGNMENTS = 50_000
 _MOST_REFUSALS = 1_000
 # Bounds on batches that are tried for a model on one kind of node: all that add capacity, fewer where stages are many.
 _SIZES = (16, 3, 2, 1)
-# What a candidate misses by this multiple of what is allowed, it misses by far.
-_FAR = 5.0
+# Candidates after which, with none that holds, the nearest are enlarged until one does; then after twice as many.
+_PATIENCE = 40
+# A plan that costs this multiple of the cheapest untried candidate has too many between them to go through.
+_TOO_MANY = 2.0
 Progress = Callable[[str], None]
 
 
@@ -79,13 +83,8 @@ class Found:
         if not verdict.findings:
             return
         old = self.nearest
-        if old is None or _miss(verdict) < _miss(old[1]):
+        if old is None or miss_of(verdict) < miss_of(old[1]):
             self.nearest = (candidate, verdict)
-
-
-def _miss(verdict: Verdict) -> float:
-    worst = verdict.worst()
-    return worst.bound / worst.allowed
 
 
 def search(problem: Problem, judge: Judge, progress: Progress | None = None) -> Found:
@@ -110,7 +109,14 @@ def search(problem: Problem, judge: Judge, progress: Progress | None = None) -> 
     products = sorted(itertools.product(*_choices(problem, needs, found)), key=_idle_s)
     assignments = [one for one in products if _possible(idle, one, found)]
     frontier = Frontier(problem, needs, assignments, found.refuse)
-    best: _Held | None = None
+
+    def attempt(assignment: Assignment, nodes: Mapping[str, int]) -> Tried:
+        return _attempt(problem, judge, assignment, nodes, found, progress)
+
+    best: Held | None = None
+    lean: Held | None = None
+    nearest: dict[Place, Tried] = {}
+    patience = _PATIENCE
     while (entry := frontier.pop()) is not None:
         bound, assignment, nodes = entry
         if best is not None and bound >= best.usd_per_hour:
@@ -118,54 +124,23 @@ def search(problem: Problem, judge: Judge, progress: Progress | None = None) -> 
         if found.tried >= problem.wishes.most_tries:
             found.proven = False
             break
-        tried = _attempt(problem, judge, assignment, nodes, found, progress)
+        tried = attempt(assignment, nodes)
         if tried.held is not None and (best is None or tried.held.usd_per_hour < best.usd_per_hour):
             best = tried.held
+        keep_nearest(nearest, tried)
         if frontier.grow(assignment, nodes, tried.short, tried.far):
             found.proven = False
-    if best is not None and not found.proven:
-        made_of = best.assignment
-        best = _leaner(problem, best, lambda nodes: _attempt(problem, judge, made_of, nodes, found, progress).held)
+        if best is None and found.tried >= patience:
+            best = lean = enlarged(problem, frontier, assignments, nearest, attempt)
+            patience = 2 * found.tried
+            if best is not None and best.usd_per_hour > _TOO_MANY * bound:
+                found.proven = False
+                break
+    if best is not None and best is not lean and not found.proven:
+        best = leaner(problem, best, attempt)
     if best is not None:
         found.candidate, found.verdict = best.candidate, best.verdict
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A candidate that holds, and what it was made of."""
-
-    assignment: Assignment
-    candidate: Candidate
-    verdict: Verdict
-
-    @property
-    def usd_per_hour(self) -> float:
-        return self.verdict.usd_per_hour
-
-
-@dataclass(frozen=True, slots=True)
-class _Tried:
-    """An assignment on some nodes: what holds of it, the kinds of nodes of which more are worth a try, and whether much
-    was missing."""
-
-    held: _Held | None
-    short: Set[str]
-    far: bool = False
-
-
-def _leaner(problem: Problem, best: _Held, attempt: Callable[[Mapping[str, int]], _Held | None]) -> _Held:
-    """With fewer nodes, as long as it holds: of each kind, the dearest first, by ever smaller steps."""
-    nodes, prices = dict(best.candidate.nodes), problem.catalogue.priced(problem.wishes.price)
-    for node in sorted(nodes, key=lambda name: -prices[name].usd_per_hour):
-        step = max(1, nodes[node] // STRIDE)
-        while step:
-            less = attempt({**nodes, node: nodes[node] - step}) if nodes[node] > step else None
-            if less is None or less.usd_per_hour >= best.usd_per_hour:
-                step //= 2
-                continue
-            best, nodes[node] = less, nodes[node] - step
-    return best
 
 
 def _attempt(
@@ -175,10 +150,10 @@ def _attempt(
     nodes: Mapping[str, int],
     found: Found,
     progress: Progress | None,
-) -> _Tried:
+) -> Tried:
     """Simulates an assignment on these nodes."""
     short: set[str] = set()
-    far = True
+    miss = math.inf
     candidates = list(itertools.islice(_candidates(problem, found, assignment, nodes), _LAYOUTS))
     for candidate in candidates:
         found.tried += 1
@@ -186,13 +161,14 @@ def _attempt(
         if progress is not None:
             progress(_said(candidate, verdict))
         if verdict.held:
-            return _Tried(_Held(assignment, candidate, verdict), set(nodes) if _pays(assignment) else set())
+            held = Held(assignment, candidate, verdict)
+            return Tried(assignment, nodes, held, set(nodes) if _pays(assignment) else set())
         found.missed(candidate, verdict)
-        far &= bool(verdict.findings) and _miss(verdict) > _FAR
+        miss = min(miss, miss_of(verdict) if verdict.findings else math.inf)
         short |= _short(candidate, verdict)
         if verdict.over is not None and _pays(assignment):
             short |= set(nodes)
-    return _Tried(None, short, far) if candidates else _Tried(None, set(nodes))
+    return Tried(assignment, nodes, None, short if candidates else set(nodes), miss)
 
 
 def _short(candidate: Candidate, verdict: Verdict) -> set[str]:

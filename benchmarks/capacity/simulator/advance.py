@@ -283,7 +283,7 @@ def _digest() -> int:
 
 
 def _entry(digest: int) -> Callable[[Any, float], int]:
-    @numba.njit(cache=True, error_model="numpy")
+    @numba.njit(cache=True, error_model="numpy", nogil=True)  # runs of several seeds go side by side, in threads
     def advance(state: Any, until: float) -> int:
         # Numba keeps compiled code by the file of this function and the values it closes over, and does not look at the
         # functions that it calls: the digest makes code of other sources other code.
