@@ -9,6 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+Float64 = npt.NDArray[np.float64]
 # Time constants of the arrival rate, in seconds: one follows a burst, the other remembers it.
 SHORT_S, LONG_S = 1.0, 10.0
 # The mean wait is over this many slots of so many seconds, the present one included.
@@ -59,6 +63,27 @@ class LoadSignal:
         self._sums[self._slot % _SLOTS] += seconds
         self._waits[self._slot % _SLOTS] += 1
 
+    def arrived_at(self, times: Float64) -> None:
+        """Requests came, in this order: `arrived` of one after the other. `times` is of shape (requests,), seconds."""
+        if not len(times):
+            return
+        times = np.maximum.accumulate(np.maximum(times, self._since))
+        self._fade(float(times[-1]))
+        ages = times[-1] - times
+        self._short += float(np.exp(-ages / SHORT_S).sum()) / SHORT_S
+        self._long += float(np.exp(-ages / LONG_S).sum()) / LONG_S
+
+    def waited_at(self, seconds: Float64, times: Float64) -> None:
+        """Calls began, in this order: `waited` of one after the other. Both are of shape (calls,), seconds."""
+        if not len(times):
+            return
+        slots = np.maximum.accumulate(np.maximum((times / _SLOT_S).astype(np.int64), self._slot))
+        starts = np.flatnonzero(np.diff(slots, prepend=-1))
+        for first, end in zip(starts.tolist(), [*starts[1:].tolist(), len(slots)], strict=True):
+            self._turn_to(int(slots[first]))
+            self._sums[self._slot % _SLOTS] += float(seconds[first:end].sum())
+            self._waits[self._slot % _SLOTS] += end - first
+
     def waits(self, now: float) -> tuple[float, int]:
         """Sum, in seconds, and number of the waits of about the last second."""
         self._turn(now)
@@ -75,7 +100,9 @@ class LoadSignal:
         return Load(seconds / count if count else 0.0, self.arrivals_per_s(now))
 
     def _turn(self, now: float) -> None:
-        slot = int(now / _SLOT_S)
+        self._turn_to(int(now / _SLOT_S))
+
+    def _turn_to(self, slot: int) -> None:
         for skipped in range(min(_SLOTS, slot - self._slot)):
             place = (slot - skipped) % _SLOTS
             self._sums[place], self._waits[place] = 0.0, 0

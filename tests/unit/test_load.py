@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,3 +92,21 @@ def test_never_outside_what_was_reported(events: list[tuple[bool, float, float]]
     load = signal.snapshot(now)
     assert 0 <= load.queue_wait_s <= max(waits) * (1 + 1e-9)
     assert 0 <= load.arrivals_per_s <= arrivals / SHORT_S
+
+
+@given(st.lists(st.lists(st.tuples(SECONDS, SECONDS), max_size=12), max_size=4))
+def test_many_at_once_are_as_one_after_the_other(batches: list[list[tuple[float, float]]]) -> None:
+    """Also when times go back, or long pauses lie between them."""
+    single, many = LoadSignal(0.0), LoadSignal(0.0)
+    now = 0.0
+    for batch in batches:
+        for time, seconds in batch:
+            single.arrived(time)
+            single.waited(seconds, time)
+            now = max(now, time)
+        times, waits = np.array([time for time, _ in batch]), np.array([seconds for _, seconds in batch])
+        many.arrived_at(times)
+        many.waited_at(waits, times)
+        one, other = single.snapshot(now), many.snapshot(now)
+        assert other.queue_wait_s == pytest.approx(one.queue_wait_s)
+        assert other.arrivals_per_s == pytest.approx(one.arrivals_per_s)

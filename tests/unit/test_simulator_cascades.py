@@ -1,4 +1,4 @@
-"""Cascades, gears, providers and overload in the simulator."""
+"""Cascades, gears and providers in the simulator."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from benchmarks.capacity.scenario import Flow, Scenario, Stage
 from benchmarks.capacity.simulator import simulate
 from benchmarks.capacity.simulator.routes import routes
 from benchmarks.simulator import poisson
-from deployments.batching import BatchLimits
 from serve.calibration.file import Calibration, CurvePoint, StepCalibration
 from serve.config.cascades import Accept, Cascade, CascadeStep, Fallback, Gear, Shadow
-from serve.config.overload import Overload
 from serve.config.resilience import Hedge, Resilience, Retries, Target
 from serve.errors import ConfigError
 from serve.resilience.settings import settings_of
@@ -300,26 +298,6 @@ def test_a_router_refuses_what_it_has_no_place_for() -> None:
     done = simulate(made, np.full(50, 1.0), seed=14)
     assert done.ok.sum() == 10
     assert not done.latency_s[~done.ok].any()
-
-
-def test_overload_sheds_so_that_those_who_get_in_are_answered_soon() -> None:
-    stage = made_up.stage(seconds=0.01, limits=BatchLimits(max_items=1, max_queue=4000))
-    flows = (Flow(name="all", entry="clip", deadline_s=5.0),)
-    calls = {"clip": settings_of(Resilience(), "clip", ours=True, room=(2, 2))}
-    times = poisson(150, 9000, 15)
-    loose = made_up.scenario(stage, flows=flows, router_places=2000)
-    kept = simulate(replace(loose, calls=calls, overload=Overload()), times, seed=15).summary()
-    swamped = simulate(loose, times, seed=15).summary()
-    assert kept.done_per_s > 85, "the model stays busy"
-    assert kept.p50_s < 0.5 * swamped.p50_s
-    assert 0.2 < kept.failed_share < 0.5
-
-
-def test_without_long_waits_nobody_is_shed() -> None:
-    stage = made_up.stage(seconds=0.01, limits=BatchLimits(max_items=1))
-    calls = {"clip": settings_of(Resilience(), "clip", ours=True, room=(2, 2))}
-    done = simulate(made_up.scenario(stage, calls=calls, overload=Overload()), poisson(30, 6000, 16), seed=16)
-    assert done.ok.all()
 
 
 def test_an_engine_shares_its_steps() -> None:

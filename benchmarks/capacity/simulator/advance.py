@@ -60,7 +60,7 @@ from deployments import batch_policy, windows
 from serve.resilience import budget, rates
 
 # Why the loop stopped.
-DONE, CROWDED = 0, 1
+DONE, CROWDED, ALARMED = 0, 1, 2
 # serve/affinity.py.
 _SLACK, _FLOOR = 0.25, 4
 _LOOK_S = 0.1
@@ -71,6 +71,8 @@ def _run(w: Any, until: float) -> int:
     while True:
         if _crowded(w):
             return CROWDED
+        if w.longest_wait > w.alarm_s:
+            return ALARMED
         next_event = heap(w)[0].time if w.heap_count else math.inf
         next_arrival = arrivals(w)[w.next_arrival] if w.next_arrival < w.request_count else math.inf
         next_work = next_work_s(w)
@@ -293,4 +295,5 @@ def _entry(digest: int) -> Callable[[Any, float], int]:
 
 
 advance = _entry(_digest())
-"""Runs a world until a time: `DONE`, or `CROWDED` when its pools must be enlarged first."""
+"""Runs a world until a time: `DONE`; `CROWDED` when its pools must be enlarged first; `ALARMED` after a wait that is
+longer than the world's `alarm_s`."""

@@ -24,6 +24,9 @@ from serve.config.overload import PRIORITIES, Overload, Priority
 from serve.resilience.load import LONG_S, WINDOW_S, LoadSignal
 from serve.resilience.shedding import RANKS, Cut, Rule, enough, moved, position
 
+Float64 = npt.NDArray[np.float64]
+Logged = npt.NDArray[np.void]
+
 # How often they act.
 TICK_S = 0.1
 # Every simulated client is of the class that a tenant has by default.
@@ -44,12 +47,14 @@ class Watched:
     """What one tick has seen, by time.
 
     Attributes:
-        arrivals: time and flow of each request.
-        waits: time, seconds, usual seconds and flow of each call.
+        arrivals: seconds, of each request, shape (requests,).
+        flows: the flow of each, shape (requests,).
+        waits: time, seconds, usual seconds and flow of each call, shape (calls,).
     """
 
-    arrivals: Sequence[tuple[float, int]]
-    waits: Sequence[tuple[float, float, float, int]]
+    arrivals: Float64
+    flows: npt.NDArray[np.int16]
+    waits: Logged
 
 
 class Control:
@@ -59,7 +64,7 @@ class Control:
         self._world = program.world
         self._seen = 0
         # Waits of the last second, which signals remember.
-        self._recent: deque[npt.NDArray[np.void]] = deque(maxlen=round(WINDOW_S / TICK_S) + 1)
+        self._recent: deque[Logged] = deque(maxlen=round(WINDOW_S / TICK_S) + 1)
         self._deployments = {
             name: Deployment(program.targets.index(name), stage.scaling, stage.replicas)
             for name, stage in scenario.stages.items()
@@ -80,6 +85,13 @@ class Control:
         self._scale(world, now)
 
     @property
+    def alarm_s(self) -> float | None:
+        """The wait up to which nothing would be done at any tick; None where each of them counts."""
+        if self._gears is not None or self._deployments or self._shedding is None or not self._shedding.calm:
+            return None
+        return self._shedding.target_s
+
+    @property
     def changes(self) -> dict[str, tuple[Change, ...]]:
         """Of the numbers of replicas, by deployment."""
         return {name: tuple(one.changes) for name, one in self._deployments.items()}
@@ -94,30 +106,27 @@ class Control:
             one.become(world, wanted.get(name, one.target), now)
 
     def _look(self, world: World, now: float) -> None:
-        waits = world["waits"][: int(world["wait_count"])].copy()
-        self._recent.append(waits)
+        logged = world["waits"][: int(world["wait_count"])].copy()
+        self._recent.append(logged)
+        waits = logged[logged["time"].searchsorted(now - TICK_S, side="right") :]  # ticks may have been passed over
         asleep = self._shedding is None or self._shedding.sleeps(waits, float(world.state[0]["longest_wait"]))
-        seen = Watched((), ()) if asleep and self._gears is None else self._watch(waits)
-        self._seen = int(world["next_arrival"])
+        until = int(world["next_arrival"])
+        seen = Watched(world["arrivals"][self._seen : until], world["flow"][self._seen : until], waits)
+        self._seen = until
         if self._gears is not None:
             self._gears.step(world, seen, now)
         if self._shedding is not None and not asleep:
             if self._shedding.calm:
-                self._shedding.wake(world, _told(list(self._recent)[:-1]), now)
+                self._shedding.wake(world, self._remembered(now), now)
             else:
                 self._shedding.arrived(world, seen, now)
             self._shedding.step(world, seen, now)
 
-    def _watch(self, waits: npt.NDArray[np.void]) -> Watched:
-        world, until = self._world, int(self._world["next_arrival"])
-        times, flows = world["arrivals"][self._seen : until], world["flow"][self._seen : until]
-        return Watched(list(zip(times.tolist(), flows.tolist(), strict=True)), _told([waits]))
-
-
-def _told(parts: Sequence[npt.NDArray[np.void]]) -> list[tuple[float, float, float, int]]:
-    """Logged waits, as `Watched` has them."""
-    names = ("time", "seconds", "usual", "flow")
-    return [one for waits in parts for one in zip(*(waits[name].tolist() for name in names), strict=True)]
+    def _remembered(self, now: float) -> Logged:
+        """What was logged before this tick and signals remember."""
+        logged = np.concatenate(list(self._recent))
+        first, end = logged["time"].searchsorted([now - WINDOW_S - TICK_S, now - TICK_S], side="right")
+        return logged[first:end]
 
 
 class _Gears:
@@ -133,12 +142,9 @@ class _Gears:
         }
 
     def step(self, world: World, seen: Watched, now: float) -> None:
-        for place, (time, _) in enumerate(seen.arrivals):
-            if place % self._routers == 0:
-                self._load.arrived(time)
-        for time, seconds, _, _ in seen.waits:
-            self._load.waited(seconds, time)
-        asked = {flow for _, flow in seen.arrivals}
+        self._load.arrived_at(seen.arrivals[:: self._routers])
+        self._load.waited_at(seen.waits["seconds"], seen.waits["time"])
+        asked = set(seen.flows.tolist())
         load = self._load.snapshot(now)
         for number, box in self._boxes.items():
             if number in asked or box.gear:  # an engaged one is looked at without requests as well
@@ -155,16 +161,20 @@ class _Lane:
         self.cut = Cut(0.0, 0.0)
         self.wait_s = 0.0
 
-    def arrived(self, time: float) -> None:
-        self._arrivals.arrived(time)
+    def arrived(self, times: Float64) -> None:
+        self._arrivals.arrived_at(times)
 
-    def served(self, time: float) -> None:
-        self._served.arrived(time)
+    def served(self, times: Float64) -> None:
+        self._served.arrived_at(times)
 
-    def waited(self, time: float, seconds: float, usual_s: float) -> None:
-        self._arrivals.waited(seconds, time)
-        if usual_s:
-            self._usual_s += (usual_s - self._usual_s) * (_SMOOTHING if self._usual_s else 1.0)
+    def waited(self, waits: Logged) -> None:
+        self._arrivals.waited_at(waits["seconds"], waits["time"])
+        usual = waits["usual"][waits["usual"] > 0]
+        if len(usual):
+            # An exponential mean, of one call after the other; the first of all is taken whole.
+            before = self._usual_s or float(usual[0])
+            weights = (1 - _SMOOTHING) ** np.arange(len(usual) - 1, -1, -1)
+            self._usual_s = before * (1 - _SMOOTHING) ** len(usual) + _SMOOTHING * float(weights @ usual)
 
     def look(self, rule: Rule, now: float) -> None:
         rule = rule.for_calls_of(self._usual_s)
@@ -189,11 +199,15 @@ class _Shedding:
             _Lane([number for number, flow in enumerate(scenario.flows) if flow.entry == entry])
             for entry in dict.fromkeys(flow.entry for flow in scenario.flows)
         ]
-        self._lane_of = {flow: lane for lane in self._lanes for flow in lane.flows}
-        self._served = [0] * len(scenario.flows)
+        self._served = np.zeros(len(scenario.flows), np.int64)
         self._quiet_since = 0.0
         # Nothing is shed, and nothing has waited for long: arrivals are not counted until something does.
         self.calm = True
+
+    @property
+    def target_s(self) -> float:
+        """What calls may wait."""
+        return self._rule.target_s
 
     def sleeps(self, waits: npt.NDArray[np.void], longest_s: float) -> bool:
         """Whether there is nothing to do: no cut, and no route whose calls of this tick waited for long.
@@ -206,33 +220,31 @@ class _Shedding:
         sums = np.bincount(waits["flow"], weights=waits["seconds"])
         return not (sums > self._rule.target_s * counts).any()
 
-    def wake(self, world: World, waits: Sequence[tuple[float, float, float, int]], now: float) -> None:
+    def wake(self, world: World, waits: Logged, now: float) -> None:
         """The first long wait after a quiet time: what the signals would remember of that is told now."""
         until = int(world["next_arrival"])
         times, flows = world["arrivals"][:until], world["flow"][:until]
         first = int(times.searchsorted(now - LONG_S))
-        for time, flow in zip(times[first:].tolist(), flows[first:].tolist(), strict=True):
-            self._lane_of[flow].arrived(time)
-            self._lane_of[flow].served(time)  # while nothing waits, what comes is what is served
-        for time, seconds, usual, flow in waits:
-            self._lane_of[flow].waited(time, seconds, usual)
-        self._served = world["flows"]["served"].tolist()
+        for lane in self._lanes:
+            came = times[first:][np.isin(flows[first:], lane.flows)]
+            lane.arrived(came)
+            lane.served(came)  # while nothing waits, what comes is what is served
+            lane.waited(waits[np.isin(waits["flow"], lane.flows)])
+        self._served = world["flows"]["served"].astype(np.int64)
         self._quiet_since, self.calm = now, False
 
     def arrived(self, world: World, seen: Watched, now: float) -> None:
         """What came and what was answered in a tick."""
-        for time, flow in seen.arrivals:
-            self._lane_of[flow].arrived(time)
-        for flow, served in enumerate(world["flows"]["served"].tolist()):
-            for _ in range(served - self._served[flow]):
-                self._lane_of[flow].served(now)
-            self._served[flow] = served
+        served = world["flows"]["served"].astype(np.int64)
+        for lane in self._lanes:
+            lane.arrived(seen.arrivals[np.isin(seen.flows, lane.flows)])
+            lane.served(np.full(int((served - self._served)[lane.flows].sum()), now))
+        self._served = served
 
     def step(self, world: World, seen: Watched, now: float) -> None:
         """Moves every cut."""
-        for time, seconds, usual, flow in seen.waits:
-            self._lane_of[flow].waited(time, seconds, usual)
         for lane in self._lanes:
+            lane.waited(seen.waits[np.isin(seen.waits["flow"], lane.flows)])
             lane.look(self._rule, now)
             for flow in lane.flows:
                 world["flows"][flow]["cut"] = max(0.0, lane.cut.level - position(_CLASS, 0.0))

@@ -71,8 +71,9 @@ StateRecord = np.dtype(
         # What work takes at present over what the profile says, and for how long each of `paces` holds.
         ("pace", "f8"),
         ("pace_s", "f8"),
-        # Longest of the waits that are logged at present.
+        # Longest of the waits that are logged at present, and the one above which the loop stops.
         ("longest_wait", "f8"),
+        ("alarm_s", "f8"),
         ("cores", "f8"),
         ("background", "f8"),
         ("imbalance", "f8"),

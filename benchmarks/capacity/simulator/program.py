@@ -116,6 +116,7 @@ def program(
     world["ingress"], world["client"] = world["servers"].size - 2, world["servers"].size - 1
     world["target_count"], world["flow_count"], world["gear_count"] = len(names), flows.size, gear_count
     world["watched"] = watched
+    world["alarm_s"] = math.inf
     world["ready_width"] = max(1, int(targets["most"].max()))
     _add_queues(world, scenario, targets, replicas.size)
     _add_requests(world, arrivals, tokens)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from benchmarks.capacity.outcome import Outcome, StageUse
 from benchmarks.capacity.scenario import Scenario
 from benchmarks.capacity.simulator import records
-from benchmarks.capacity.simulator.advance import CROWDED, advance
+from benchmarks.capacity.simulator.advance import ALARMED, CROWDED, advance
 from benchmarks.capacity.simulator.control import TICK_S, Control, watched
 from benchmarks.capacity.simulator.memory import StateRecord, World
 from benchmarks.capacity.simulator.program import STEADY, Program, grow, program
@@ -22,6 +22,8 @@ Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 
 _LOADED_WITHIN_S = 5.0
+# Ticks of a calm cluster that are passed over at once: waits of all of them are logged meanwhile.
+_CALM_TICKS = 20
 
 
 def simulate(
@@ -77,18 +79,31 @@ def load(tell: Callable[[], None] = lambda: None) -> None:
     late.cancel()
 
 
-def run_until(world: World, until_s: float) -> None:
-    """Runs a world until a time."""
-    while advance(world.state, until_s) == CROWDED:
+def run_until(world: World, until_s: float) -> bool:
+    """Runs a world until a time; less far, and false, where a wait is above its alarm."""
+    while (ended := advance(world.state, until_s)) == CROWDED:
         grow(world)
+    return ended != ALARMED
 
 
 def _run_controlled(world: World, control: Control) -> None:
     tick, count = 1, int(world["request_count"])
     while world["next_arrival"] < count or world["in_flight"] > 0:
+        tick = _through_calm(world, control, tick)
         run_until(world, tick * TICK_S)
         control.step(tick * TICK_S)
         tick += 1
+
+
+def _through_calm(world: World, control: Control, tick: int) -> int:
+    """Passes over ticks at which nothing would be done; the next one that counts."""
+    last = tick + _CALM_TICKS
+    if control.alarm_s is None or world["arrivals"][int(world["request_count"]) - 1] <= last * TICK_S:
+        return tick
+    world.state["alarm_s"] = control.alarm_s
+    calm = run_until(world, last * TICK_S)
+    world.state["alarm_s"] = math.inf
+    return last if calm else max(tick, math.ceil(float(world["now"]) / TICK_S))
 
 
 def _check(arrivals: Float64, tokens: tuple[Int32, Int32] | None) -> None:
