@@ -49,6 +49,13 @@ class Pace:
             raise Unavailable(f"The machine's pace is not known: {len(took)} probes in {end - start:.1f} s.")
         return sum(took) / len(took) / UNIT_S
 
+    def known(self, start: float, end: float) -> float | None:
+        """`between`; None where it is not known."""
+        try:
+            return self.between(start, end)
+        except Unavailable:
+            return None
+
     def each_second(self, start: float, seconds: float) -> Float64:
         """Mean of each second from `start` on, over that of all of them; 1 where no probe ended. Shape (seconds,)."""
         mean, count = self.between(start, start + seconds), math.ceil(seconds)

@@ -1,4 +1,4 @@
-"""Memory of a local cluster's processes during a load test."""
+"""What else is seen of a local cluster during a load test: its processes' memory, and how fast the cores are."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.capacity.pace import pacing
 from benchmarks.loadtest.messages import Progress
 from benchmarks.loadtest.record import LoadRecord
 from benchmarks.loadtest.run import Processes, run_load
@@ -104,7 +105,10 @@ def run_watched(
     *,
     on_progress: Callable[[Progress], None] = lambda _progress: None,
 ) -> LoadRecord:
-    """`run_load`, with the memory of a cluster's processes in the record's `extra`.
+    """`run_load` against a cluster on this machine.
+
+    The record's `extra` has the `memory` of the cluster's processes, and the `pace` of the cores (`capacity/pace.py`),
+    without which latencies of two runs cannot be compared; None of a run too short to tell.
 
     Args:
         root: pid of the cluster's first process.
@@ -123,9 +127,13 @@ def run_watched(
         on_progress(progress)
 
     try:
-        record = run_load(settings, locustfile, processes, on_progress=follow)
+        with pacing() as pace:
+            began = time.monotonic()
+            record = run_load(settings, locustfile, processes, on_progress=follow)
+            ended = time.monotonic()
     finally:
         for one in watch:
             one.stop()
     series = watch[0].series() if watch else {}
-    return record.model_copy(update={"extra": {**record.extra, "memory": series}})
+    extra = {**record.extra, "memory": series, "pace": pace.known(began, ended)}
+    return record.model_copy(update={"extra": extra})

@@ -223,6 +223,8 @@ def _show(title: str, rows: list[Row], slopes: list[Slope], record: LoadRecord) 
     for row in rows:
         shown.add_row(row.name, row.target, row.result, _MET[row.met])
     output.print(shown)
+    if (pace := record.extra.get("pace")) is not None:
+        output.print(f"  The cores had a pace of {pace:.2f}; goals of cpu-demo are stated for one.", highlight=False)
     for code, one in record.errors.items():
         output.print(f"  {one.count} failed with {code}: {one.example}", highlight=False, markup=False, soft_wrap=True)
     if not slopes:

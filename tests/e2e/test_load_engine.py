@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import httpx
 import numpy as np
 import pytest
 
+from benchmarks.loadtest.memory import run_watched
 from benchmarks.loadtest.messages import Progress
 from benchmarks.loadtest.record import LoadRecord, load_record
 from benchmarks.loadtest.run import Processes, run_load, run_worker
@@ -78,6 +80,14 @@ def test_workers_share_one_schedule(server: LoadServer) -> None:
     of_schedule(record)
     assert record.generator.workers == 2
     assert np.array_equal(~record.columns().ok, record.columns().number % 10 == 0)
+
+
+def test_beside_a_cluster_of_this_machine_memory_and_the_pace_of_the_cores_are_kept(server: LoadServer) -> None:
+    record = run_watched(settings(server, "poisson:10"), USERS / "asking.py", Processes(), os.getpid())
+    memory = record.extra["memory"]
+    assert len(memory["times_s"]) == len(memory["bytes"]["all"]) > 0
+    assert min(memory["bytes"]["all"]) > 1e6
+    assert 0.1 < record.extra["pace"] < 20
 
 
 def test_a_stall_of_the_server_is_felt_by_all_who_would_have_come(server: LoadServer) -> None:
