@@ -26,7 +26,8 @@ from serve.errors import ConfigError, Unavailable
 
 # Beyond the run's own length, for starting, preparing and collecting; the engine has shorter bounds for each of them.
 _SPARE_S = 1500.0
-_INTERRUPT_S = 20.0
+# For the workers to stop and hand over what they have, also on a machine that is busy otherwise.
+_INTERRUPT_S = 60.0
 _WORKERS_WAIT_S = 600
 
 

@@ -1,5 +1,5 @@
-"""Two clusters for the session: the demo with a random ViT-B/32 and a scripted model, and that of `routers`. One takes
-a minute or two to start; a test has a cluster of its own where it must be another."""
+"""The main cluster: the demo with a random ViT-B/32 and a scripted model. It takes minutes to start and runs until the
+end; a test has a cluster of its own where it must be another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from PIL import Image
 from demo.scenes import render, sample_scene
 from tests.e2e import cluster as clusters
 from tests.e2e.checkpoints import random_vit_b32
-from tests.e2e.routers import Routers, running
 
 
 @pytest.fixture(scope="session")
@@ -50,12 +49,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, vit_b32: Path) -> Iterator
     running = clusters.start("e2e", content, folder)
     yield running
     clusters.stop(running)
-
-
-@pytest.fixture(scope="session")
-def two_routers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routers]:
-    with running(tmp_path_factory.mktemp("routers")) as made:
-        yield made
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,7 @@ def test_nothing_runs_where_nothing_was_started() -> None:
     assert "argus up" in argus("models", environment=environment).stderr
 
 
-# The main cluster runs meanwhile: these have the demo's CLIP alone.
+# Soon there: the demo's CLIP alone.
 CLIP_ALONE: dict[str, Any] = {
     "node_pools": {"local": {"cpus": 2}},
     "models": {"clip": {"kind": "clip", "checkpoint": "demo:clip", "placement": {"num_cpus": 0.5}}},

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from tests.e2e.cluster import Cluster
-from tests.e2e.routers import CONTEXT, Routers
+from tests.e2e.routers.site import CONTEXT, Routers
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster

@@ -12,7 +12,7 @@ import tritonclient.grpc as triton
 
 from benchmarks.fake_providers import KEY as PROVIDER_KEY
 from tests.e2e.cluster import KEY
-from tests.e2e.routers import COLLECTOR_KEY, LABELS, Routers
+from tests.e2e.routers.site import COLLECTOR_KEY, LABELS, Routers
 from tests.e2e.test_observability import lines_of, scrape, total
 from tests.support.collector import Span, tree
 from tests.support.waiting import until

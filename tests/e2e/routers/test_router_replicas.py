@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.fake_providers import FakeOpenAI
 from tests.e2e.cluster import Cluster
-from tests.e2e.routers import ANSWER, TOKENS, USD, USD_A_TOKEN, Routers
+from tests.e2e.routers.site import ANSWER, TOKENS, USD, USD_A_TOKEN, Routers
 
 pytestmark = pytest.mark.cluster
 
