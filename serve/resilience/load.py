@@ -78,8 +78,8 @@ class LoadSignal:
         if not len(times):
             return
         slots = np.maximum.accumulate(np.maximum((times / _SLOT_S).astype(np.int64), self._slot))
-        starts = np.flatnonzero(np.diff(slots, prepend=-1))
-        for first, end in zip(starts.tolist(), [*starts[1:].tolist(), len(slots)], strict=True):
+        starts = [0, *(np.flatnonzero(slots[1:] != slots[:-1]) + 1).tolist()]
+        for first, end in zip(starts, [*starts[1:], len(slots)], strict=True):
             self._turn_to(int(slots[first]))
             self._sums[self._slot % _SLOTS] += float(seconds[first:end].sum())
             self._waits[self._slot % _SLOTS] += end - first

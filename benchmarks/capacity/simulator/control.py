@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -199,6 +200,10 @@ class _Shedding:
             _Lane([number for number, flow in enumerate(scenario.flows) if flow.entry == entry])
             for entry in dict.fromkeys(flow.entry for flow in scenario.flows)
         ]
+        # Of each flow, the place of its lane.
+        self._lane_of = np.zeros(len(scenario.flows), np.int64)
+        for place, lane in enumerate(self._lanes):
+            self._lane_of[lane.flows] = place
         self._served = np.zeros(len(scenario.flows), np.int64)
         self._quiet_since = 0.0
         # Nothing is shed, and nothing has waited for long: arrivals are not counted until something does.
@@ -220,31 +225,38 @@ class _Shedding:
         sums = np.bincount(waits["flow"], weights=waits["seconds"])
         return not (sums > self._rule.target_s * counts).any()
 
+    def _by_lane(self, rows: npt.NDArray[Any], flows: npt.NDArray[np.integer[Any]]) -> list[npt.NDArray[Any]]:
+        """The rows of each lane, in the order of lanes."""
+        if len(self._lanes) == 1:
+            return [rows]
+        lanes = self._lane_of[flows]
+        return [rows[lanes == place] for place in range(len(self._lanes))]
+
     def wake(self, world: World, waits: Logged, now: float) -> None:
         """The first long wait after a quiet time: what the signals would remember of that is told now."""
         until = int(world["next_arrival"])
         times, flows = world["arrivals"][:until], world["flow"][:until]
         first = int(times.searchsorted(now - LONG_S))
-        for lane in self._lanes:
-            came = times[first:][np.isin(flows[first:], lane.flows)]
-            lane.arrived(came)
-            lane.served(came)  # while nothing waits, what comes is what is served
-            lane.waited(waits[np.isin(waits["flow"], lane.flows)])
+        came = self._by_lane(times[first:], flows[first:])
+        for lane, mine, waited in zip(self._lanes, came, self._by_lane(waits, waits["flow"]), strict=True):
+            lane.arrived(mine)
+            lane.served(mine)  # while nothing waits, what comes is what is served
+            lane.waited(waited)
         self._served = world["flows"]["served"].astype(np.int64)
         self._quiet_since, self.calm = now, False
 
     def arrived(self, world: World, seen: Watched, now: float) -> None:
         """What came and what was answered in a tick."""
         served = world["flows"]["served"].astype(np.int64)
-        for lane in self._lanes:
-            lane.arrived(seen.arrivals[np.isin(seen.flows, lane.flows)])
+        for lane, mine in zip(self._lanes, self._by_lane(seen.arrivals, seen.flows), strict=True):
+            lane.arrived(mine)
             lane.served(np.full(int((served - self._served)[lane.flows].sum()), now))
         self._served = served
 
     def step(self, world: World, seen: Watched, now: float) -> None:
         """Moves every cut."""
-        for lane in self._lanes:
-            lane.waited(seen.waits[np.isin(seen.waits["flow"], lane.flows)])
+        for lane, waited in zip(self._lanes, self._by_lane(seen.waits, seen.waits["flow"]), strict=True):
+            lane.waited(waited)
             lane.look(self._rule, now)
             for flow in lane.flows:
                 world["flows"][flow]["cut"] = max(0.0, lane.cut.level - position(_CLASS, 0.0))
