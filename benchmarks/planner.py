@@ -174,6 +174,7 @@ def _requirement_plans(trace: Path | None, tell: Callable[[str], None]) -> Itera
             plan = solve(asked, what_ifs=False).plan
             made = " + ".join(f"{one.rented} {one.name}" for one in plan.nodes)
             apis = "".join(f" + {one.provider}" for one in plan.providers)
+            apis += "".join(f", {one.name} overflows to {one.overflow}" for one in plan.stages if one.overflow)
             yield {
                 "case": title,
                 "arrivals": name,

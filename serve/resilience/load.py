@@ -18,6 +18,8 @@ SHORT_S, LONG_S = 1.0, 10.0
 # The mean wait is over this many slots of so many seconds, the present one included.
 _SLOTS, _SLOT_S = 5, 0.2
 WINDOW_S = _SLOTS * _SLOT_S
+# Of so many, one after the other is sooner told than all at once.
+_FEW = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,9 @@ class LoadSignal:
 
     def arrived_at(self, times: Float64) -> None:
         """Requests came, in this order: `arrived` of one after the other. `times` is of shape (requests,), seconds."""
-        if not len(times):
+        if len(times) <= _FEW:
+            for time in times.tolist():
+                self.arrived(time)
             return
         times = np.maximum.accumulate(np.maximum(times, self._since))
         self._fade(float(times[-1]))
@@ -75,7 +79,9 @@ class LoadSignal:
 
     def waited_at(self, seconds: Float64, times: Float64) -> None:
         """Calls began, in this order: `waited` of one after the other. Both are of shape (calls,), seconds."""
-        if not len(times):
+        if len(times) <= _FEW:
+            for wait, time in zip(seconds.tolist(), times.tolist(), strict=True):
+                self.waited(wait, time)
             return
         slots = np.maximum.accumulate(np.maximum((times / _SLOT_S).astype(np.int64), self._slot))
         starts = [0, *(np.flatnonzero(slots[1:] != slots[:-1]) + 1).tolist()]

@@ -94,7 +94,7 @@ def test_never_outside_what_was_reported(events: list[tuple[bool, float, float]]
     assert 0 <= load.arrivals_per_s <= arrivals / SHORT_S
 
 
-@given(st.lists(st.lists(st.tuples(SECONDS, SECONDS), max_size=12), max_size=4))
+@given(st.lists(st.lists(st.tuples(SECONDS, SECONDS), max_size=60), max_size=4))
 def test_many_at_once_are_as_one_after_the_other(batches: list[list[tuple[float, float]]]) -> None:
     """Also when times go back, or long pauses lie between them."""
     single, many = LoadSignal(0.0), LoadSignal(0.0)
