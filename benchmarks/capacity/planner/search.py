@@ -164,7 +164,7 @@ def _attempt(
             held = Held(assignment, candidate, verdict)
             return Tried(assignment, nodes, held, set(nodes) if _pays(assignment) else set())
         found.missed(candidate, verdict)
-        miss = min(miss, miss_of(verdict) if verdict.findings else math.inf)
+        miss = min(miss, miss_of(verdict))
         short |= _short(candidate, verdict)
         if verdict.over is not None and _pays(assignment):
             short |= set(nodes)
