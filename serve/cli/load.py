@@ -160,8 +160,8 @@ def _target(subject: Subject, profile: str, place: _Place) -> Iterator[Target]:
 
 def _run(subject: Subject, settings: Settings, processes: Processes, target: Target) -> LoadRecord:
     """The run, with a progress bar."""
-    from benchmarks.loadtest.memory import run_watched
     from benchmarks.loadtest.run import run_load
+    from benchmarks.loadtest.watched import run_watched
 
     if processes.ui_port is not None:
         errors.print(f"Web interface: http://127.0.0.1:{processes.ui_port}", highlight=False)

@@ -20,12 +20,12 @@ import httpx
 import numpy as np
 import pytest
 
-from benchmarks.loadtest.memory import run_watched
 from benchmarks.loadtest.messages import Progress
 from benchmarks.loadtest.record import LoadRecord, load_record
 from benchmarks.loadtest.run import Processes, run_load, run_worker
 from benchmarks.loadtest.schedule import schedule
 from benchmarks.loadtest.settings import Settings, checked
+from benchmarks.loadtest.watched import run_watched
 from benchmarks.servers import free_port
 from benchmarks.traffic.arrivals import parse_arrivals
 from serve.errors import Unavailable

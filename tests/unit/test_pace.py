@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +36,8 @@ def test_each_second_is_over_the_mean_and_one_where_nobody_looked() -> None:
 def test_too_few_probes_are_no_pace() -> None:
     with pytest.raises(Unavailable, match=r"3 probes in 3\.0 s"):
         probes(UNIT_S, UNIT_S, UNIT_S, UNIT_S).between(101.0, 104.0)
+    assert probes(UNIT_S, UNIT_S, UNIT_S, UNIT_S).known(101.0, 104.0) is None
+    assert probes(UNIT_S, UNIT_S, UNIT_S, UNIT_S).known(100.0, 104.0) == pytest.approx(1.0)
 
 
 def test_a_process_probes_until_the_block_ends() -> None:
@@ -42,3 +48,28 @@ def test_a_process_probes_until_the_block_ends() -> None:
     assert 0.01 < pace.between(start, end) < 100
     with pytest.raises(Unavailable):
         pace.between(end + 1, end + 10)
+
+
+def test_ctrl_c_at_a_terminal_is_not_for_the_probes() -> None:
+    """It goes to every process of the terminal's group."""
+    script = (
+        "import os, signal, time\n"
+        "from benchmarks.capacity.pace import pacing\n"
+        "signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "with pacing() as pace:\n"
+        "    start = time.monotonic()\n"
+        f"    os.killpg(0, {int(signal.SIGINT)})\n"
+        "    time.sleep(2)\n"
+        "    end = time.monotonic()\n"
+        "print(pace.known(start, end) is not None)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=120,
+        check=False,
+    )
+    assert (ended.stdout, ended.stderr) == ("True\n", "")

@@ -288,6 +288,24 @@ def test_where_every_node_helps_a_little_the_nearest_miss_is_enlarged_until_it_h
     assert fewer is None or "a100" in fewer.nodes, "one T4 less does not do"
 
 
+def test_of_what_is_enlarged_the_cheapest_is_taken_and_not_the_one_that_began_nearest() -> None:
+    """The first A100 help a lot, and more of them hardly."""
+    asked = problem(50, "failed=1%", flows=SCREENED, nodes=catalogue(max_nodes=64), apis=False)
+    stub = Stub()
+
+    def simulate(scenario: Scenario, arrivals: npt.NDArray[np.float64], **options: Any) -> Outcome:
+        quick = any(stage.pool == "a100" for stage in scenario.stages.values())
+        least = min(stage.replicas for stage in scenario.stages.values())
+        worth = 14 + 0.1 * least if quick else least
+        refused = np.random.default_rng(options["seed"]).random(len(arrivals)) < 0.04 * 0.94**worth
+        return replace(stub(scenario, arrivals, **options), ok=~refused)
+
+    told: list[str] = []
+    found = search(asked, Judge(asked, simulate=simulate), told.append)
+    assert any(" a100" in line and "missed" in line for line in told)
+    assert found.candidate is not None and found.candidate.nodes.keys() == {"t4"}
+
+
 @pytest.mark.parametrize(
     "asked",
     [

@@ -38,6 +38,18 @@ def test_without_long_waits_nobody_is_shed() -> None:
     assert done.ok.all()
 
 
+def test_a_crowd_at_one_model_is_not_shed_at_another() -> None:
+    limits = BatchLimits(max_items=1, max_queue=4000)
+    stages = (made_up.stage("clip", seconds=0.01, limits=limits), made_up.stage("other", seconds=0.001, limits=limits))
+    calls = {name: settings_of(Resilience(), name, ours=True, room=(2, 2)) for name in ("clip", "other")}
+    flows = tuple(Flow(name=name, entry=name, share=0.5, deadline_s=5.0) for name in ("other", "clip"))
+    made = made_up.scenario(*stages, flows=flows, router_places=2000, calls=calls, overload=Overload())
+    done = simulate(made, poisson(300, 9000, 21), seed=21)
+    refused = {name: float((~done.ok[done.flow == number]).mean()) for number, name in enumerate(done.flows)}
+    assert refused["other"] == 0
+    assert 0.2 < refused["clip"] < 0.5
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_ticks_that_are_passed_over_would_have_done_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bursts beyond what the model can do, each after a quiet time: the same requests are shed at the same times."""

@@ -39,7 +39,7 @@ _MOST_REFUSALS = 1_000
 _SIZES = (16, 3, 2, 1)
 # Candidates after which, with none that holds, the nearest are enlarged until one does; then after twice as many.
 _PATIENCE = 40
-# A plan that costs this multiple of the cheapest untried candidate has too many between them to go through.
+# A plan that costs this multiple of what is being tried has too many between them to go through.
 _TOO_MANY = 2.0
 Progress = Callable[[str], None]
 
