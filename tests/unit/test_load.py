@@ -94,19 +94,23 @@ def test_never_outside_what_was_reported(events: list[tuple[bool, float, float]]
     assert 0 <= load.arrivals_per_s <= arrivals / SHORT_S
 
 
-@given(st.lists(st.lists(st.tuples(SECONDS, SECONDS), max_size=60), max_size=4))
-def test_many_at_once_are_as_one_after_the_other(batches: list[list[tuple[float, float]]]) -> None:
-    """Also when times go back, or long pauses lie between them."""
-    single, many = LoadSignal(0.0), LoadSignal(0.0)
-    now = 0.0
-    for batch in batches:
-        for time, seconds in batch:
+@pytest.mark.parametrize("pause_s", [0.0, 0.5, 8.0])
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=4), st.integers(0, 2**32 - 1))
+def test_many_at_once_are_as_one_after_the_other(pause_s: float, counts: list[int], seed: int) -> None:
+    """Also when times go back a little, and after pauses in which one memory of arrivals outlives the other."""
+    draw = np.random.default_rng(seed)
+    single, many, now = LoadSignal(0.0), LoadSignal(0.0), 0.0
+    for count in counts:
+        times = now + np.sort(draw.uniform(0, 1.5, count)) - draw.choice([0.0, 0.3], count)
+        waits = draw.uniform(0, 1, count)
+        for time, seconds in zip(times.tolist(), waits.tolist(), strict=True):
             single.arrived(time)
             single.waited(seconds, time)
-            now = max(now, time)
-        times, waits = np.array([time for time, _ in batch]), np.array([seconds for _, seconds in batch])
         many.arrived_at(times)
         many.waited_at(waits, times)
-        one, other = single.snapshot(now), many.snapshot(now)
-        assert other.queue_wait_s == pytest.approx(one.queue_wait_s)
-        assert other.arrivals_per_s == pytest.approx(one.arrivals_per_s)
+        now += 1.5
+        for later in (now, now + pause_s):
+            one, other = single.snapshot(later), many.snapshot(later)
+            assert other.queue_wait_s == pytest.approx(one.queue_wait_s)
+            assert other.arrivals_per_s == pytest.approx(one.arrivals_per_s)
+        now += pause_s

@@ -296,13 +296,14 @@ def test_of_what_is_enlarged_the_cheapest_is_taken_and_not_the_one_that_began_ne
     def simulate(scenario: Scenario, arrivals: npt.NDArray[np.float64], **options: Any) -> Outcome:
         quick = any(stage.pool == "a100" for stage in scenario.stages.values())
         least = min(stage.replicas for stage in scenario.stages.values())
-        worth = 14 + 0.1 * least if quick else least
+        worth = 14 + 0.6 * least if quick else least
         refused = np.random.default_rng(options["seed"]).random(len(arrivals)) < 0.04 * 0.94**worth
         return replace(stub(scenario, arrivals, **options), ok=~refused)
 
     told: list[str] = []
     found = search(asked, Judge(asked, simulate=simulate), told.append)
-    assert any(" a100" in line and "missed" in line for line in told)
+    held = [line for line in told if "missed" not in line]
+    assert "a100" in held[0] and "a100" not in held[-1]
     assert found.candidate is not None and found.candidate.nodes.keys() == {"t4"}
 
 

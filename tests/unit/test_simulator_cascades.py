@@ -102,6 +102,15 @@ def test_a_gear_shifts_as_its_gear_box_says_and_changes_what_is_accepted() -> No
     assert accepted(120, 180) == pytest.approx(0.6, abs=0.05)
 
 
+@pytest.mark.parametrize(("routers", "accepted"), [(1, 0.95), (2, 0.6)])
+def test_routers_shift_by_the_share_of_the_load_that_each_of_them_sees(routers: int, accepted: float) -> None:
+    gear = Gear(name="busy", above_requests_per_s=50, thresholds={"screen": 0.7})
+    made = _scenario(_cascade(0.95, gears=(gear,), gear_hold_s=2.0), router_replicas=routers)
+    done = simulate(made, np.arange(0, 60, 1 / 80), seed=4)
+    late = done.arrived_s > 20
+    assert (done.path == done.paths.index("screen"))[late].mean() == pytest.approx(accepted, abs=0.02)
+
+
 def test_no_gear_outlives_a_quiet_time() -> None:
     gear = Gear(name="busy", above_requests_per_s=50, thresholds={"screen": 0.7})
     made = _scenario(_cascade(0.95, gears=(gear,), gear_hold_s=2.0))

@@ -38,6 +38,26 @@ def test_without_long_waits_nobody_is_shed() -> None:
     assert done.ok.all()
 
 
+def test_calls_that_usually_take_long_may_wait_longer() -> None:
+    """Of passes of 0.4 s, a random burst alone makes calls wait for more than the 20 ms that others may."""
+    stage = made_up.stage(seconds=0.4, limits=BatchLimits(max_items=1, max_queue=4000))
+    flows = (Flow(name="all", entry="clip", deadline_s=30.0),)
+    calls = {"clip": settings_of(Resilience(), "clip", ours=True, room=(2, 2))}
+    made = made_up.scenario(stage, flows=flows, router_places=2000, calls=calls, overload=Overload())
+    assert simulate(made, poisson(1.0, 1000, 22), seed=22).ok.all()
+
+
+def test_a_moments_crowd_after_a_second_without_waits_is_not_shed() -> None:
+    """The tick's own mean is far above the target, that of the last second is not."""
+    stage = made_up.stage(seconds=0.01, limits=BatchLimits(max_items=1, max_queue=4000))
+    flows = (Flow(name="all", entry="clip", deadline_s=5.0),)
+    calls = {"clip": settings_of(Resilience(), "clip", ours=True, room=(2, 2))}
+    made = made_up.scenario(stage, flows=flows, router_places=2000, calls=calls, overload=Overload())
+    even = np.arange(0.014, 60, 0.014)
+    crowds = np.repeat(np.arange(3.105, 60, 3.0), 20)
+    assert simulate(made, np.sort(np.concatenate([even, crowds])), seed=23).ok.all()
+
+
 def test_a_crowd_at_one_model_is_not_shed_at_another() -> None:
     limits = BatchLimits(max_items=1, max_queue=4000)
     stages = (made_up.stage("clip", seconds=0.01, limits=limits), made_up.stage("other", seconds=0.001, limits=limits))
