@@ -134,6 +134,7 @@ class Admission:
         limit: most requests in progress.
         report: called with their number when it changes.
         clock: monotonic seconds, the same that deadlines are on.
+        spot: see `shedding.position`.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class Admission:
         tenants: Mapping[str, Tenant] | None = None,
         recorder: AdmissionRecorder | None = None,
         clock: Callable[[], float] = time.monotonic,
+        spot: Callable[[RequestContext], float] | None = None,
     ) -> None:
         self._report = report
         self._rule = Rule.of(overload or Overload())
@@ -153,6 +155,7 @@ class Admission:
         self._places = _places_by_class(limit, self._rule, [self._default, *self._tenants.values()])
         self._recorder = recorder or Silent()
         self._clock = clock
+        self._spot = spot or _hashed
         self._count = 0
         self._load = LoadSignal(clock())
         self._lanes: dict[str, _Lane] = {}
@@ -215,9 +218,7 @@ class Admission:
         if (found := self._lanes.get(lane)) is not None:
             found.arrived(rank, now)
             waits, cut = found.look(self._rule, now), found.cut
-        # Seeded anew in every process, so that nobody can choose an id that always gets in.
-        spot = (hash((context.client, context.request_id)) & 0xFFFF) / 0x10000
-        arrival = Arrival(priority, spot, self._places[rank], context.deadline - now)
+        arrival = Arrival(priority, self._spot(context), self._places[rank], context.deadline - now)
         shed = decide(arrival, cut, waits[rank], self._count, self._rule)
         if shed is not None:
             self._recorder.shed(priority, shed.reason)
@@ -288,6 +289,11 @@ def lane_of(path: str) -> str:
 def model_lane(model: str) -> str:
     """The lane of a gRPC call that names a model: that of its HTTP path."""
     return lane_of(f"/v2/models/{model}")
+
+
+def _hashed(context: RequestContext) -> float:
+    # Python seeds it anew in every process, so that nobody can choose an id that always gets in.
+    return (hash((context.client, context.request_id)) & 0xFFFF) / 0x10000
 
 
 _NO_WAITS = [0.0] * len(PRIORITIES)

@@ -53,6 +53,8 @@ class World:
             overload=Overload(target_queue_wait_ms=1e3 * PASS_S / 2),
             tenants={name: Tenant(priority=name) for name in PRIORITIES},
             clock=lambda: self.now,
+            # Python's hash, the default, differs from process to process, and with it what a seed leads to.
+            spot=lambda context: random.Random(context.request_id).random(),
         )
         self.room: list[Request] = []
         self.queue: list[Request] = []
