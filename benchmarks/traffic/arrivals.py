@@ -32,8 +32,9 @@ from benchmarks.traffic.traces import Float64
 from serve.errors import ConfigError
 
 RateOrNone = Annotated[float, Field(ge=0, le=1e6, description="Requests a second; 0 for none.")]
-# A sojourn of a thousandth of a second is below what a server can feel, and bounds how many there are.
+# A thousandth of a second is below what a server can feel, and bounds how many there are.
 _SHORTEST_SOJOURN_S = 1e-3
+_SHORTEST_PERIOD_S = 1e-3
 
 
 class Constant(Process):
@@ -45,8 +46,8 @@ class Constant(Process):
     def mean_rate(self, seconds: float) -> float:
         return self.rate_per_s
 
-    def scaled(self, rate_per_s: float) -> Constant:
-        return Constant(rate_per_s=rate_per_s)
+    def _at(self, rate_per_s: float) -> dict[str, Any]:
+        return {"rate_per_s": rate_per_s}
 
     def _times(self, seconds: float, seed: int) -> Float64:
         times = np.arange(math.ceil(seconds * self.rate_per_s)) / self.rate_per_s
@@ -62,8 +63,8 @@ class Poisson(Process):
     def mean_rate(self, seconds: float) -> float:
         return self.rate_per_s
 
-    def scaled(self, rate_per_s: float) -> Poisson:
-        return Poisson(rate_per_s=rate_per_s)
+    def _at(self, rate_per_s: float) -> dict[str, Any]:
+        return {"rate_per_s": rate_per_s}
 
     def _times(self, seconds: float, seed: int) -> Float64:
         return poisson_times(self.rate_per_s, seconds, np.random.default_rng(seed))
@@ -79,8 +80,8 @@ class Gamma(Process):
     def mean_rate(self, seconds: float) -> float:
         return self.rate_per_s
 
-    def scaled(self, rate_per_s: float) -> Gamma:
-        return self.model_copy(update={"rate_per_s": rate_per_s})
+    def _at(self, rate_per_s: float) -> dict[str, Any]:
+        return {"rate_per_s": rate_per_s}
 
     def _times(self, seconds: float, seed: int) -> Float64:
         draw = np.random.default_rng(seed)
@@ -105,10 +106,9 @@ class Mmpp(Process):
     def peak_rate(self, seconds: float) -> float:
         return max(self.low_per_s, self.high_per_s)
 
-    def scaled(self, rate_per_s: float) -> Mmpp:
+    def _at(self, rate_per_s: float) -> dict[str, Any]:
         factor = rate_per_s / self.mean_rate(1.0)
-        rates = {"low_per_s": self.low_per_s * factor, "high_per_s": self.high_per_s * factor}
-        return self.model_copy(update=rates)
+        return {"low_per_s": self.low_per_s * factor, "high_per_s": self.high_per_s * factor}
 
     def _times(self, seconds: float, seed: int) -> Float64:
         states, sojourns, counts, places = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4))
@@ -158,9 +158,9 @@ class Ramp(_Changing):
     def rate_at(self, times: Float64, seconds: float) -> Float64:
         return self.from_per_s + (self.to_per_s - self.from_per_s) * times / seconds
 
-    def scaled(self, rate_per_s: float) -> Ramp:
+    def _at(self, rate_per_s: float) -> dict[str, Any]:
         factor = rate_per_s / self.mean_rate(1.0)
-        return Ramp(from_per_s=self.from_per_s * factor, to_per_s=self.to_per_s * factor)
+        return {"from_per_s": self.from_per_s * factor, "to_per_s": self.to_per_s * factor}
 
     def model_post_init(self, context: Any, /) -> None:
         if not self.from_per_s + self.to_per_s:
@@ -172,7 +172,7 @@ class Step(_Changing):
 
     process: Literal["step"] = "step"
     rates_per_s: Annotated[
-        tuple[Rate, ...], BeforeValidator(lambda value: value.split("/") if isinstance(value, str) else value)
+        tuple[RateOrNone, ...], BeforeValidator(lambda value: value.split("/") if isinstance(value, str) else value)
     ] = Field(min_length=1, max_length=1000, description="Requests a second, in their order.")
 
     def mean_rate(self, seconds: float) -> float:
@@ -186,9 +186,13 @@ class Step(_Changing):
         part = np.clip((times * parts / seconds).astype(np.int64), 0, parts - 1)
         return np.array(self.rates_per_s)[part]
 
-    def scaled(self, rate_per_s: float) -> Step:
+    def _at(self, rate_per_s: float) -> dict[str, Any]:
         factor = rate_per_s / self.mean_rate(1.0)
-        return Step(rates_per_s=tuple(rate * factor for rate in self.rates_per_s))
+        return {"rates_per_s": tuple(rate * factor for rate in self.rates_per_s)}
+
+    def model_post_init(self, context: Any, /) -> None:
+        if not any(self.rates_per_s):
+            raise ValueError("rates_per_s are all 0")
 
 
 class Spike(_Changing):
@@ -211,10 +215,9 @@ class Spike(_Changing):
         in_peak = (times >= self.begin * seconds) & (times < (self.begin + self.share) * seconds)
         return np.where(in_peak, self.peak_per_s, self.rate_per_s)
 
-    def scaled(self, rate_per_s: float) -> Spike:
+    def _at(self, rate_per_s: float) -> dict[str, Any]:
         factor = rate_per_s / self.mean_rate(1.0)
-        rates = {"rate_per_s": self.rate_per_s * factor, "peak_per_s": self.peak_per_s * factor}
-        return self.model_copy(update=rates)
+        return {"rate_per_s": self.rate_per_s * factor, "peak_per_s": self.peak_per_s * factor}
 
 
 class Diurnal(_Changing):
@@ -223,7 +226,9 @@ class Diurnal(_Changing):
     process: Literal["diurnal"] = "diurnal"
     rate_per_s: Rate
     swing: float = Field(0.8, ge=0, le=1, description="Part of the rate by which it rises and falls.")
-    period_s: float | None = Field(None, gt=0, description="Seconds of one day; by default the whole run is one.")
+    period_s: float | None = Field(
+        None, ge=_SHORTEST_PERIOD_S, description="Seconds of one day; by default the whole run is one."
+    )
 
     def mean_rate(self, seconds: float) -> float:
         if self.period_s is None:
@@ -246,8 +251,8 @@ class Diurnal(_Changing):
         turned = 2 * np.pi * times / (self.period_s or seconds)
         return self.rate_per_s * (1 - self.swing * np.cos(turned))
 
-    def scaled(self, rate_per_s: float) -> Diurnal:
-        return self.model_copy(update={"rate_per_s": rate_per_s})
+    def _at(self, rate_per_s: float) -> dict[str, Any]:
+        return {"rate_per_s": rate_per_s}
 
 
 Arrivals = Annotated[

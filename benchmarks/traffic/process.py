@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from benchmarks.traffic.traces import MOST_REQUESTS, Float64, Int32
 from serve.config.section import Strict
@@ -64,13 +64,25 @@ class Process(Strict):
         """
         return self.times(seconds, seed)
 
-    @abstractmethod
     def scaled(self, rate_per_s: float) -> Self:
         """The same process at another mean rate; what it is made of keeps its proportions.
 
         The mean is that over the run; of `mmpp` over a long time, of `diurnal` over whole periods, and of a trace over
         the whole recording.
+
+        Raises:
+            ConfigError: one of its rates would be beyond what is allowed.
         """
+        try:
+            return type(self).model_validate(self.model_dump() | self._at(rate_per_s))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or type(self).__name__.lower()
+            raise ConfigError(f"at {rate_per_s:g} requests a second: {where}: {first['msg']}", param="rate") from None
+
+    @abstractmethod
+    def _at(self, rate_per_s: float) -> dict[str, Any]:
+        """The fields that differ at another mean rate."""
 
     @abstractmethod
     def _times(self, seconds: float, seed: int) -> Float64: ...

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from benchmarks.traffic import recordings
@@ -39,10 +40,11 @@ class Replay(Process):
     def times_anywhere(self, seconds: float, seed: int) -> Float64:
         """Each seed's run begins at another place of the recording; a few of them lie evenly spread in it."""
         recording = recordings.loaded(self.file)
-        part = recording.begun_at(seed * _GOLDEN % 1 * recording.seconds).window(seconds)
-        if self.rate_per_s is not None and len(part):
-            part = part.scaled(self._factor() * part.rate_per_s, seed)
-        return part.times_s
+        moment = seed * _GOLDEN % 1 * recording.seconds
+        # With the request before it, since what stands for that one lies up to the next.
+        before = recording.last_before(moment)
+        times = self._run(recording.begun_at(before), seconds + moment - before, seed).times_s - (moment - before)
+        return times[int(np.searchsorted(times, 0.0)) :]
 
     def rate_at(self, times: Float64, seconds: float) -> Float64:
         """See `recordings.rate_at`."""
@@ -54,15 +56,12 @@ class Replay(Process):
     def _factor(self) -> float:
         return self.rate_per_s / recordings.loaded(self.file).rate_per_s if self.rate_per_s else 1.0
 
-    def scaled(self, rate_per_s: float) -> Replay:
-        return self.model_copy(update={"rate_per_s": rate_per_s})
+    def _at(self, rate_per_s: float) -> dict[str, Any]:
+        return {"rate_per_s": rate_per_s}
 
     def replayed(self, seconds: float, seed: int) -> Trace:
         """The requests of a run."""
-        trace = recordings.loaded(self.file)
-        if self.rate_per_s is not None:
-            trace = trace.scaled(self.rate_per_s, seed)
-        return trace.window(seconds)
+        return self._run(recordings.loaded(self.file), seconds, seed)
 
     def tokens(self, seconds: float, seed: int) -> tuple[Int32, Int32] | None:
         trace = self.replayed(seconds, seed)
@@ -71,3 +70,9 @@ class Replay(Process):
 
     def _times(self, seconds: float, seed: int) -> Float64:
         return self.replayed(seconds, seed).times_s
+
+    def _run(self, recording: Trace, seconds: float, seed: int) -> Trace:
+        """Only the part that a run has is multiplied, since a recording may be of months."""
+        if self.rate_per_s is None:
+            return recording.window(seconds)
+        return recording.window(recording.next_after(seconds)).multiplied(self._factor(), seed).window(seconds)

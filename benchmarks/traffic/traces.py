@@ -67,23 +67,20 @@ class Trace:
         """Mean over the whole recording."""
         return len(self) / self.seconds
 
-    def scaled(self, rate_per_s: float, seed: int) -> Trace:
-        """The same traffic at another mean rate; wall time, and with it every swell and burst, stays.
+    def multiplied(self, factor: float, seed: int) -> Trace:
+        """`factor` times the traffic; wall time, and with it every swell and burst, stays.
 
-        Each request becomes `rate / own rate` requests on average: the whole part always, the rest by a draw. Copies
+        Each request becomes `factor` requests on average: the whole part always, the rest by a draw. Copies
         lie at random places between the request and the next one, so that they make no bursts of their own.
 
         Raises:
             ConfigError: there would be more than `MOST_REQUESTS`.
         """
-        factor = rate_per_s / self.rate_per_s
         if factor * len(self) > MOST_REQUESTS:
             raise ConfigError(f"{factor * len(self):.0f} requests; at most {MOST_REQUESTS} are scheduled", param="rate")
         draw = np.random.default_rng(seed)
         copies = int(factor) + (draw.random(len(self)) < factor - int(factor))
         source = np.repeat(np.arange(len(self)), copies)
-        if not len(source):
-            raise ConfigError(f"no request of the trace is left at {rate_per_s:g} a second", param="rate")
         gaps = np.diff(self.times_s, append=self.seconds)
         first = np.diff(source, prepend=-1) > 0
         places = np.where(first, 0.0, draw.random(len(source)))
@@ -97,6 +94,16 @@ class Trace:
         times = np.concatenate((self.times_s[first:] - moment_s, self.times_s[:first] + (self.seconds - moment_s)))
         prompts, outputs = np.roll(self.prompt_tokens, -first), np.roll(self.output_tokens, -first)
         return Trace(times, prompts, outputs, self.seconds)
+
+    def last_before(self, moment_s: float) -> float:
+        """When the gap began that a moment within the recording lies in."""
+        return float(self.times_s[np.searchsorted(self.times_s, moment_s, side="right") - 1])
+
+    def next_after(self, moment_s: float) -> float:
+        """When the gap ends that a moment lies in; see `window` for moments beyond the end."""
+        rounds, within = divmod(moment_s, self.seconds)
+        place = int(np.searchsorted(self.times_s, within, side="left"))
+        return rounds * self.seconds + (float(self.times_s[place]) if place < len(self) else self.seconds)
 
     def window(self, seconds: float) -> Trace:
         """The first `seconds` of it; a recording that is shorter begins anew when it has ended."""

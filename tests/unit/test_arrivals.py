@@ -84,6 +84,41 @@ def test_scaling_changes_the_mean_and_keeps_the_shape(process: Arrivals) -> None
     assert after == pytest.approx(before * (after.sum() / before.sum()))
 
 
+@pytest.mark.parametrize(
+    "spec", ["ramp:0,to=10", "step:10/20", "spike:20,peak=100", "mmpp:low=1,high=9,low_s=1,high_s=9"]
+)
+def test_a_rate_that_a_process_cannot_have_is_named(spec: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"at 1e\+06 requests a second: \w+_per_s(\.1)?: .*less than or equal to 1000000"
+    ):
+        parse_arrivals(spec).scaled(1e6)
+
+
+def test_steps_may_pause() -> None:
+    times = parse_arrivals("step:50/0/50").times(30.0, 1)
+    counts = np.histogram(times, [0, 10, 20, 30])[0]
+    assert counts[1] == 0 < min(counts[0], counts[2])
+    with pytest.raises(ConfigError, match="rates_per_s are all 0"):
+        parse_arrivals("step:0/0")
+
+
+def test_a_minute_of_a_recording_of_months_takes_a_minute_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "months.jsonl"
+    every_s, days = 600, 61
+    path.write_text("".join(f'{{"time_s": {time}}}\n' for time in range(0, days * 86_400, every_s)))
+    replay = parse_arrivals(f"trace:{path},rate=100")  # over the two months 500 million
+    for times in (replay.times(60.0, 1), replay.times_anywhere(60.0, 2)):
+        assert times[-1] < 60
+        assert len(times) == pytest.approx(6_000, rel=0.05)
+    # What stands for one request lies in the whole of its gap, also where the run ends within it or the recording does.
+    counts = np.histogram(replay.times(3 * every_s + 60.0, 3), np.arange(0, 3 * every_s + 61, 60))[0]
+    assert counts == pytest.approx(6_000, rel=0.06)
+    path.write_text('{"time_s": 0}\n{"time_s": 10}\n')
+    loaded.cache_clear()
+    counts = np.histogram(parse_arrivals(f"trace:{path},rate=100").times(45.0, 3), np.arange(0, 46, 5))[0]
+    assert counts == pytest.approx(500, rel=0.2)
+
+
 def test_peak_rate_bounds_the_rate(process: Arrivals) -> None:
     rates = process.rate_at(np.linspace(0, SECONDS, 1000, endpoint=False), SECONDS)
     assert rates.max() <= process.peak_rate(SECONDS) + 1e-9

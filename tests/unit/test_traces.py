@@ -172,7 +172,7 @@ def burst() -> Trace:
 
 @pytest.mark.parametrize("rate", [2.0, 10.9, 40.0, 1000.0])
 def test_scaling_keeps_wall_time_and_bursts(rate: float) -> None:
-    scaled = burst().scaled(rate, 3)
+    scaled = burst().multiplied(rate / burst().rate_per_s, 3)
     assert scaled.seconds == 10.0
     assert len(scaled) == pytest.approx(10 * rate, abs=4 * np.sqrt(10 * rate) + 1)
     in_burst = float((scaled.times_s < 1.0).mean())
@@ -183,14 +183,14 @@ def test_scaling_keeps_wall_time_and_bursts(rate: float) -> None:
 
 def test_scaling_to_its_own_rate_changes_nothing() -> None:
     trace = burst()
-    same = trace.scaled(trace.rate_per_s, 1)
+    same = trace.multiplied(1.0, 1)
     assert np.array_equal(same.times_s, trace.times_s)
     assert np.array_equal(same.prompt_tokens, trace.prompt_tokens)
 
 
 def test_copies_lie_between_a_request_and_the_next() -> None:
     trace = burst()
-    scaled = trace.scaled(3 * trace.rate_per_s, 1)
+    scaled = trace.multiplied(3.0, 1)
     ends = np.append(trace.times_s[1:], trace.seconds)
     source = scaled.prompt_tokens
     assert (scaled.times_s >= trace.times_s[source]).all()
@@ -213,9 +213,14 @@ def test_a_shorter_window_copies_nothing() -> None:
     assert np.shares_memory(window.output_tokens, trace.output_tokens)
 
 
-def test_thinning_to_nothing_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="no request of the trace is left"):
-        burst().scaled(1e-9, 1)
+def test_thinning_may_leave_nothing() -> None:
+    thinned = burst().multiplied(1e-9, 1)
+    assert (len(thinned), len(thinned.prompt_tokens), thinned.seconds) == (0, 0, 10.0)
+
+
+def test_no_more_than_fits_into_memory_is_made() -> None:
+    with pytest.raises(ConfigError, match="109000000 requests; at most 50000000"):
+        burst().multiplied(1e6, 1)
 
 
 def test_the_real_azure_trace() -> None:
@@ -224,7 +229,7 @@ def test_the_real_azure_trace() -> None:
     trace = load_trace(AZURE)
     assert len(trace) == 19_366
     assert trace.seconds == pytest.approx(3501, abs=30)
-    scaled = trace.scaled(100.0, 1)
+    scaled = trace.multiplied(100.0 / trace.rate_per_s, 1)
     minutes = np.arange(0, trace.seconds, 60.0)
     before, after = np.histogram(trace.times_s, minutes)[0], np.histogram(scaled.times_s, minutes)[0]
     assert np.corrcoef(before, after)[0, 1] > 0.99
