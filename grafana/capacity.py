@@ -258,5 +258,5 @@ CAPACITY = Dashboard(
     "Argus: capacity and load tests",
     "What is offered against what the plan holds, what the nodes still have, and what load tests do to both.",
     (_PLAN, _NODES, _LOAD),
-    (Variable("client", "Client", "ray_argus_requests_total"),),
+    (Variable("client", "Client", selector("ray_argus_requests_total")),),
 )

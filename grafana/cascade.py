@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from grafana.panels import Dashboard, Panel, Query, Row, Variable, buckets, increase, largest, quantile, quantiles, rate
+from grafana.panels import (
+    Dashboard,
+    Panel,
+    Query,
+    Row,
+    Variable,
+    buckets,
+    increase,
+    largest,
+    quantile,
+    quantiles,
+    rate,
+    selector,
+)
 
 _OF: Final = 'cascade=~"$cascade"'
 _RUNBOOK: Final = "docs/operations.md#cascades"
@@ -240,5 +253,5 @@ CASCADE = Dashboard(
     "Argus: cascades",
     "How often cascades go on, what that costs and saves, and whether their thresholds still hold.",
     (_ANSWERS, _LATENCY, _TRUST, _MONEY),
-    (Variable("cascade", "Cascade", "ray_argus_cascade_requests_total"),),
+    (Variable("cascade", "Cascade", selector("ray_argus_cascade_requests_total")),),
 )

@@ -278,5 +278,11 @@ MODELS = Dashboard(
     "How long work waits for models, how they batch, what they write, and whether there are enough of them.",
     (_BATCHES, _REPLICAS, _WRITING, SCENES),
     # Engines count no passes.
-    (Variable("model", "Model", '{__name__=~"ray_argus_forward_seconds_count|ray_argus_generations_in_flight"}'),),
+    (
+        Variable(
+            "model",
+            "Model",
+            selector("", '__name__=~"ray_argus_forward_seconds_count|ray_argus_generations_in_flight"'),
+        ),
+    ),
 )

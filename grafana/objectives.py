@@ -20,7 +20,7 @@ from serve.config.objectives import Objective
 # Read from the counters themselves; longer windows are sums over what has been recorded of five minutes.
 _COUNTED: Final = ("5m", "30m", "1h", "2h", "6h")
 _SUMMED: Final = ("1d", "3d")
-# A share of bad requests that wakes somebody however large the budget is: many times a large one is more than all.
+# A share of bad requests that alerts however large the budget is: many times a large one is more than all.
 _OUTAGE: Final = 0.9
 _UNIT_S: Final[Mapping[str, int]] = {"m": 60, "h": 3600, "d": 86_400}
 
@@ -93,9 +93,7 @@ def burn_alerts(cluster: ClusterFile) -> Iterator[Alert]:
     for burn in BURNS:
         factor = burn.factor(objectives.window_days)
         kinds = ('kind=~"availability|latency"',) if burn.severity == "page" else ()
-        most = f"{factor:g} * (1 - {of.recorded('argus_slo:objective:ratio', *kinds)})"
-        if burn.severity == "page":
-            most = f"clamp_max({most}, {_OUTAGE:g})"
+        most = f"clamp_max({factor:g} * (1 - {of.recorded('argus_slo:objective:ratio', *kinds)}), {_OUTAGE:g})"
         enough = f"{of.recorded(f'argus_slo:events:rate{burn.short}', *kinds)} * {seconds(burn.short)}"
         yield Alert(
             "ArgusErrorBudgetBurnsFast" if burn.severity == "page" else "ArgusErrorBudgetBurns",

@@ -78,12 +78,12 @@ class Variable:
     """A choice at the head of a dashboard: the values of a label.
 
     Attributes:
-        metric: series that are asked for the label's values.
+        series: that are asked for the label's values; see `selector`.
     """
 
     name: str
     label: str
-    metric: str
+    series: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,5 +248,5 @@ PROVIDERS = Dashboard(
     "Argus: calls and providers",
     "What calls to models and providers cost, whether they answer, and what guards them.",
     (_MONEY, _HEALTH, _GUARD, _CACHE),
-    (Variable("target", "Model or provider", "ray_argus_call_attempts_total"),),
+    (Variable("target", "Model or provider", selector("ray_argus_call_attempts_total")),),
 )

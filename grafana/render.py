@@ -78,7 +78,7 @@ def _variable(variable: Variable) -> dashboard.QueryVariable:
         dashboard.QueryVariable(variable.name)
         .label(variable.label)
         .datasource(_SOURCE)
-        .query({"query": f"label_values({variable.metric}, {variable.name})", "refId": variable.name})
+        .query({"query": f"label_values({variable.series}, {variable.name})", "refId": variable.name})
         .refresh(schema.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(schema.VariableSort.ALPHABETICAL_ASC)
         .include_all(True)

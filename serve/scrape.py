@@ -47,17 +47,21 @@ class Scrape:
 
         Args:
             wanted: beginnings of the names (without Ray's prefix) that are kept; the rest is skipped unread, since Ray
-                exports a hundred times more.
+                exports a hundred times more. What is no finite number says nothing, and is left out.
 
         Raises:
             ValueError: the text is not in that format.
         """
         starts = tuple(PREFIX + name for name in wanted)
-        kept = "\n".join(line for line in text.splitlines() if line.startswith(starts)) + "\n"
+        lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+        # With the first line, wanted or not: of a page that is no metrics at all nothing would be wanted.
+        kept = "\n".join(line for place, line in enumerate(lines) if not place or line.startswith(starts)) + "\n"
         kept = _OF_ALL.sub("", kept)  # half of what is to be read
         samples: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
         for family in text_string_to_metric_families(kept):
             for sample in family.samples:
+                if not sample.name.startswith(starts) or not math.isfinite(sample.value):
+                    continue
                 series = samples.setdefault(sample.name.removeprefix(PREFIX), {})
                 series[frozenset(sample.labels.items())] = sample.value
         return Scrape(at_s, samples)

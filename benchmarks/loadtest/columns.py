@@ -7,6 +7,7 @@ import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -159,7 +160,12 @@ class Recorder:
         self._floats[0, row] = now
 
     def answered(self, row: int, now: float, answer: Answer) -> None:
-        """It ended well."""
+        """It ended well.
+
+        Raises:
+            ValueError: the answer holds what no answer can.
+        """
+        _check(answer)
         first = math.nan if answer.first_s is None else answer.first_s
         self._floats[1:, row] = (now, first, answer.usd)
         path = _name(self._paths, answer.path) if answer.path else -1
@@ -206,3 +212,13 @@ def _name(names: dict[str, int], name: str) -> int:
     if name not in names and len(names) >= _MOST_NAMES:
         name = _OTHER
     return names.setdefault(name, len(names))
+
+
+def _check(answer: Answer) -> None:
+    for name in ("kind", "path"):
+        if not isinstance(value := getattr(answer, name), str):
+            raise ValueError(f"the answer's {name} is {value!r}; it must be text")
+    for name in ("usd", "tokens", "first_s"):
+        value = getattr(answer, name)
+        if not (isinstance(value, Real) and 0 <= value < math.inf) and not (name == "first_s" and value is None):
+            raise ValueError(f"the answer's {name} is {value!r}; it must be a number, at least 0")

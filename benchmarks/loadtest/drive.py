@@ -7,6 +7,7 @@ Tene, https://github.com/giltene/wrk2; closed against open: Schroeder, Wierman a
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import time
@@ -14,14 +15,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from gevent import Timeout
 from gevent.event import Event
 from gevent.pool import Pool
 
 from benchmarks.loadtest.columns import GENERATOR_FULL, GENERATOR_LATE, UNANSWERED, Recorder
 from benchmarks.loadtest.request import Answer, Due, Failed
 from benchmarks.loadtest.schedule import Schedule
-from benchmarks.loadtest.user import OpenLoopUser
+from benchmarks.loadtest.user import UNKNOWN, OpenLoopUser
 
+_log = logging.getLogger(__name__)
 # Of the thread that sends. It stands for clients elsewhere, which wait for no core of the server's.
 _NICENESS = -10
 
@@ -127,7 +130,7 @@ class Driver:
             self.recorder.answered(row, now, answer)
         except Failed as failure:
             self._fail(row, failure.code, str(failure))
-        except Exception as error:
+        except (Exception, Timeout) as error:  # gevent's Timeout is no Exception
             self._fail(row, type(error).__name__, str(error))
         else:
             self.done += 1
@@ -135,10 +138,18 @@ class Driver:
 
     def _fail(self, row: int, code: str, message: str) -> None:
         due, now = self._due(row), self._now()
-        kind = self.user.kind(due)
+        kind = self._kind(due)
         self.recorder.failed(row, now, kind, code, message)
         self.failed += 1
         self.booked(kind, now - due.intended_s, Failed(code, message))
+
+    def _kind(self, due: Due) -> str:
+        """What the user says; one that cannot say it costs a run its measurements of nothing else."""
+        try:
+            return str(self.user.kind(due))
+        except Exception as error:
+            _log.error("kind(%s): %r", due, error)
+            return UNKNOWN
 
     def _due(self, row: int) -> Due:
         part = self.part

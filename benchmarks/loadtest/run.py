@@ -74,7 +74,7 @@ def run_load(
         with _locust(arguments, log_path) as (process, events):
             error = _follow(process, events, _SPARE_S + settings.end_s + settings.grace_s, on_progress)
         if not path.exists():
-            raise Unavailable(error or f"Locust ended without a record; the end of {log_path}:\n{_tail(log_path)}")
+            raise Unavailable(error or _why(locustfile, log_path))
         return load_record(path)
 
 
@@ -104,6 +104,17 @@ def address(text: str, param: str) -> tuple[str, int]:
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise ConfigError(f"{text!r} is no address; write HOST:PORT", param=param)
     return host, int(port)
+
+
+def _why(locustfile: Path, log_path: Path) -> str:
+    """There is no record."""
+    end = _tail(log_path)
+    if "unrecognized arguments: --" in end:  # ours, which come with `OpenLoopUser`
+        return (
+            f"{locustfile.name} defines no OpenLoopUser, which `argus load` needs (docs/load-testing.md); a file "
+            "with other users of Locust is run by locust itself"
+        )
+    return f"Locust ended without a record; the end of {log_path}:\n{end}"
 
 
 _COMMAND = (sys.executable, "-m", "locust")

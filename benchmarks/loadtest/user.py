@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Due", "Failed", "OpenLoopUser"]
 
 
+# Kind of a request of which nothing else is known.
+UNKNOWN = "request"
 # HAProxy, in front of a cluster, lets one HTTP/2 connection have as many streams (h2_fe_max_concurrent_streams).
 _CALLS_A_CONNECTION = 100
 
@@ -79,7 +81,7 @@ class OpenLoopUser(FastHttpUser):
 
     def kind(self, due: Due) -> str:
         """Kind under which a request is booked that failed; a workload with several overrides it."""
-        return "request"
+        return UNKNOWN
 
     def send(self, due: Due) -> Answer:
         """Sends one request and checks its answer; blocks its greenlet only.

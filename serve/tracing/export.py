@@ -59,8 +59,9 @@ def set_up(
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         _LOG.warning("OTEL_SDK_DISABLED is set: there are no traces")
         return
-    # It warns of each bad member of a `tracestate`, in the words of whoever sent it.
-    logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
+    # They warn of each `traceparent` and `tracestate` that is too long or bad, in the words of whoever sent it.
+    for name in ("opentelemetry.trace.span", "opentelemetry.trace.propagation.tracecontext"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.sampling import ALWAYS_ON

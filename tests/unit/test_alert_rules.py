@@ -321,6 +321,23 @@ def test_an_outage_wakes_somebody_however_large_the_budget(failed: int, fires: b
 
 
 @promtool
+@pytest.mark.parametrize(("bad", "fires"), [(95, True), (85, False)])
+def test_what_no_objective_allows_makes_a_ticket_however_large_the_budget(
+    bad: int, fires: bool, tmp_path: Path
+) -> None:
+    """A target of 0.6 over 90 days: three times what is allowed is more than all requests."""
+    data = load_profile("cluster", calibrations=False).model_dump(mode="json", exclude_unset=True)
+    slo = {"kind": "escalation", "target": 0.6, "cascade": "moderation"}
+    data["objectives"] = {"window_days": 90, "slos": {"esc": slo}}
+    of = 'ray_argus_slo_%s_total{slo="esc"}'
+    series = {of % "events": "0+100x5800", of % "errors": f"0+{bad}x5800"}
+    asked = 'count(ALERTS{alertname="ArgusErrorBudgetBurns",window="3d",alertstate="firing"})'
+    samples = [{"labels": "{}", "value": 1}] if fires else []
+    test = {"series": series, "promql_expr_test": [{"expr": asked, "eval_time": "95h", "exp_samples": samples}]}
+    evaluate(tmp_path, parse(data), [test])
+
+
+@promtool
 def test_an_ingress_is_missed_only_where_there_was_one(tmp_path: Path) -> None:
     """Every node is asked for one."""
     up = 'up{job="argus-ingress",instance="%s:9101"}'

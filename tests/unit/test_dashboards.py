@@ -132,6 +132,13 @@ def test_variables_are_those_that_queries_use(content: dict[str, Any]) -> None:
     assert offered == used | {"datasource", "cluster"}
 
 
+@rendered
+def test_only_what_the_chosen_cluster_has_is_offered(content: dict[str, Any]) -> None:
+    asked = {one["name"]: one["query"]["query"] for one in content["templating"]["list"] if one["type"] == "query"}
+    assert '"$cluster"' not in asked.pop("cluster")
+    assert all('cluster=~"$cluster"' in query for query in asked.values())
+
+
 def test_uids_are_unique() -> None:
     uids = [one.uid for one in DASHBOARDS]
     assert len(uids) == len(set(uids))

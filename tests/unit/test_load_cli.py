@@ -56,6 +56,17 @@ def said(*arguments: str) -> tuple[int, str]:
     return ran.exit_code, ran.output
 
 
+def test_a_file_without_a_user_of_ours_is_told_what_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "plain.py"
+    path.write_text(
+        "from locust import HttpUser, task\n\n\nclass Visitor(HttpUser):\n"
+        "    @task\n    def look(self):\n        self.client.get('/')\n"
+    )
+    code, text = said(str(path), *HOST, "--rate", "5", "--duration", "1s")
+    assert code == 1
+    assert "plain.py defines no OpenLoopUser" in text
+
+
 def test_a_target_that_is_held_ends_well(stub: Engine) -> None:
     code, text = said("classification", *HOST, "--duration", "5s")
     assert code == 0, text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -53,6 +54,11 @@ def driven(send: Callable[[Due], Any], *, rate: int = 50, seconds: float = 0.2, 
         ({"label": "cat"}, "no_answer", "send returned {'label': 'cat'}"),
         (Answer("ask", usd=0.5, tokens="many"), "ValueError", "many"),  # type: ignore[arg-type]
         (Answer("ask", usd="dear", tokens=7, escalated=True), "ValueError", "dear"),  # type: ignore[arg-type]
+        (Answer("ask", usd=math.nan), "ValueError", "usd is nan"),
+        (Answer("ask", tokens=-5), "ValueError", "tokens is -5"),
+        (Answer("ask", first_s=math.inf), "ValueError", "first_s is inf"),
+        (Answer(None), "ValueError", "kind is None"),  # type: ignore[arg-type]
+        (Answer("ask", path=3), "ValueError", "path is 3"),  # type: ignore[arg-type]
     ],
 )
 def test_what_is_no_answer_says_so_and_is_not_unanswered(answer: Any, code: str, says: str) -> None:
@@ -62,6 +68,33 @@ def test_what_is_no_answer_says_so_and_is_not_unanswered(answer: Any, code: str,
     assert says in driver.recorder.examples[code]
     assert (driver.done, driver.failed) == (0, 10)
     assert not columns.usd.any() and not columns.tokens.any() and not columns.escalated.any()
+
+
+def test_a_users_own_time_limit_is_its_failure() -> None:
+    def send(_due: Due) -> Answer:
+        with gevent.Timeout(0.01):
+            gevent.sleep(5.0)
+        return Answer("ask")
+
+    driver = driven(send)
+    assert driver.recorder.columns().errors == ("Timeout",)
+    assert "0.01 seconds" in driver.recorder.examples["Timeout"]
+
+
+def test_a_user_that_cannot_say_what_it_sent_is_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_self: Sender, _due: Due) -> str:
+        raise RuntimeError("what was it")
+
+    def send(due: Due) -> Answer:
+        if due.number % 2:
+            raise Failed("refused")
+        return Answer("ask")
+
+    monkeypatch.setattr(Sender, "kind", broken)
+    driver = driven(send)
+    columns = driver.recorder.columns()
+    assert (driver.done, driver.failed) == (5, 5)
+    assert (set(columns.kinds), columns.errors) == ({"ask", "request"}, ("refused",))
 
 
 def _may_go_first() -> bool:

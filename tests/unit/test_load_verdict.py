@@ -51,10 +51,14 @@ def test_each_figure_can_miss(name: str, goal: dict[str, object]) -> None:
 def test_where_nobody_was_answered_no_latency_is_told_and_the_run_is_missed_with_a_goal_or_without() -> None:
     refused = record(fail_every=1)
     table = {row.name: row for row in rows(refused, None)}
-    assert [name for name, row in table.items() if row.met is False] == ["answered"]
+    assert [name for name, row in table.items() if row.met is False] == ["answered", "failed"]
     assert table["P99"] == Row("P99", "", "-")
     assert {"answered", "failed", "P99"} <= {name for name, met in judged(refused, p99_ms=200).items() if met is False}
-    assert not misses(rows(record(fail_every=2), None))
+
+
+def test_without_a_goal_as_many_may_fail_as_a_goal_allows_that_does_not_say() -> None:
+    assert misses(rows(record(fail_every=2), None)) == ["failed: 50.00%, target <= 0.10%"]
+    assert not misses(rows(record(), None))
 
 
 def test_failures_miss_unless_they_are_allowed() -> None:
@@ -90,9 +94,10 @@ def test_escalation_is_not_judged_where_nobody_knows_what_should_escalate() -> N
     assert judged(made, escalated_share={"low": 0.0, "high": 0.05})["escalated"] is None
 
 
-def test_without_a_goal_nothing_is_judged() -> None:
+def test_without_a_goal_failures_alone_are_judged() -> None:
     table = rows(record(), None)
-    assert all(row.met is None and row.target == "" for row in table)
+    assert {row.name: row.target for row in table if row.target} == {"failed": "<= 0.10%"}
+    assert all(row.met is None for row in table if row.name != "failed")
     assert Row("from a cache", "", "25.00%") in table
 
 

@@ -207,6 +207,17 @@ def test_a_clients_words_are_not_logged(caplog: pytest.LogCaptureFixture) -> Non
 
 
 @pytest.mark.parametrize(
+    ("traceparent", "tracestate"), [("0" * 600, ""), (SAMPLED, "a=" + "1" * 9000), (SAMPLED, "no list"), ("x", "=")]
+)
+def test_a_client_cannot_fill_the_log(caplog: pytest.LogCaptureFixture, traceparent: str, tracestate: str) -> None:
+    set_up("http://127.0.0.1:1", Counts())
+    span = tracing.incoming("http", Kind.SERVER, traceparent, tracestate)
+    if span is not None:
+        span.end()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
     ("given", "posted"),
     [
         ("http://collector:4318", "http://collector:4318/v1/traces"),
