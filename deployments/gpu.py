@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # A CUDA context, cuBLAS workspaces and kernels live outside torch's allocator, so its cap leaves this much room.
 CONTEXT_GB = 0.5
@@ -77,10 +77,12 @@ class Packing:
     Attributes:
         used_gb: of each GPU.
         homeless: names of models with a replica for which there is no room.
+        models: names of the replicas on each GPU, those of several GPUs left out; `spread` alone says it.
     """
 
     used_gb: tuple[float, ...]
     homeless: tuple[str, ...]
+    models: tuple[tuple[str, ...], ...] = ()
 
     @property
     def total_gb(self) -> float:
@@ -99,7 +101,7 @@ def pack(claims: Sequence[Claim], gpus: int, gpu_memory_gb: float, *, nodes: int
     for claim in sorted(claims, key=lambda claim: -claim.budget_gb):
         units = _units(claim, gpus, gpu_memory_gb)
         for _ in range(claim.replicas):
-            if not any(_place(units, node) for node in free) and claim.model not in homeless:
+            if not any(_place(units, node) is not None for node in free) and claim.model not in homeless:
                 homeless.append(claim.model)
     return _packing(free, gpu_memory_gb, homeless)
 
@@ -110,18 +112,23 @@ def spread(claims: Sequence[Claim], gpus: int, gpu_memory_gb: float, *, nodes: i
     What fits by `pack` may not fit so: small replicas that are spread first leave no node with room for a large one.
     """
     free = [[_RAY_PRECISION] * gpus for _ in range(nodes)]
+    models: list[list[list[str]]] = [[[] for _ in range(gpus)] for _ in range(nodes)]
     homeless: list[str] = []
     turn = 0
     for claim in claims:
         units = _units(claim, gpus, gpu_memory_gb)
         for _ in range(claim.replicas):
             order = [(turn + offset) % nodes for offset in range(nodes)]
-            chosen = next((i for i in order if _place(units, free[i])), None)
+            chosen = next(((i, at) for i in order if (at := _place(units, free[i])) is not None), None)
             if chosen is not None:
-                turn = chosen + 1
+                node, at = chosen
+                turn = node + 1
+                if units <= _RAY_PRECISION:
+                    models[node][at].append(claim.model)
             elif claim.model not in homeless:
                 homeless.append(claim.model)
-    return _packing(free, gpu_memory_gb, homeless)
+    on_gpus = tuple(tuple(names) for node in models for names in node)
+    return replace(_packing(free, gpu_memory_gb, homeless), models=on_gpus)
 
 
 def _units(claim: Claim, gpus: int, gpu_memory_gb: float) -> int:
@@ -134,20 +141,24 @@ def _packing(free: Sequence[Sequence[int]], gpu_memory_gb: float, homeless: Sequ
     return Packing(tuple(units * gpu_memory_gb / _RAY_PRECISION for units in used), tuple(homeless))
 
 
-def _place(units: int, node: list[int]) -> bool:
-    """Takes `units` from one GPU of the node, or whole GPUs if there are more than one GPU's; False if it cannot."""
+def _place(units: int, node: list[int]) -> int | None:
+    """Takes `units` from one GPU of the node, or whole GPUs if there are more than one GPU's.
+
+    Returns:
+        The first GPU that is taken; None when there is no room.
+    """
     if units > _RAY_PRECISION:
         whole = [i for i, left in enumerate(node) if left == _RAY_PRECISION][: units // _RAY_PRECISION]
         if len(whole) * _RAY_PRECISION < units:
-            return False
+            return None
         for i in whole:
             node[i] = 0
-        return True
+        return whole[0]
     for i, left in enumerate(node):
         if left >= units:
             node[i] = left - units
-            return True
-    return False
+            return i
+    return None
 
 
 def cap_allocator(budget_gb: float) -> None:

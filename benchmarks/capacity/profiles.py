@@ -26,6 +26,10 @@ HardwareClass = Literal["cpu-demo", "t4", "a10", "a100"]
 PROBABILITIES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
+# Both are kept with few digits.
+_ROUNDING = 1e-3
+
+
 class Record(Strict):
     """A part of a profile."""
 
@@ -49,6 +53,9 @@ class Distribution(Record):
             raise ValueError(f"has {len(self.seconds)} values; it must have {len(PROBABILITIES)}")
         if any(low > high for low, high in zip(self.seconds, self.seconds[1:], strict=False)) or self.seconds[0] < 0:
             raise ValueError("must rise, from 0 or more")
+        least, most = self.seconds[0], self.seconds[-1]
+        if not least * (1 - _ROUNDING) <= self.mean <= most * (1 + _ROUNDING):
+            raise ValueError(f"mean is {self.mean:g}; the values go from {least:g} to {most:g}")
         return self
 
 

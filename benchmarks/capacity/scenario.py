@@ -115,7 +115,7 @@ class Scenario:
     """A cluster and the kinds of requests it meets; when they arrive is given to the simulation.
 
     Attributes:
-        cores: that everything on the node of the first pool shares; 0 when they never lack any.
+        cores: that everything shares, on the one node that has no accelerator; 0 when they never lack any.
         background_cores: see `HardwareProfile`.
         calls: how the router calls each model and provider; without an entry nothing limits its calls.
         router_places: requests in progress a router replica; more are refused.
@@ -195,7 +195,7 @@ def scenario(
     """
     check_flows(cluster, flows)
     targets = sorted({target for flow in flows for target in targets_of(cluster, flow.entry)})
-    home = _hardware(profiles, next(iter(cluster.node_pools)))
+    home = _home(cluster, profiles)
     settings = all_settings(cluster)
     return Scenario(
         stages={name: _stage(cluster, profiles, name, autoscale) for name in targets if name in cluster.models},
@@ -281,6 +281,15 @@ def told(cascade: Cascade, step: CascadeStep, flow: Flow) -> bool:
         or step.name in flow.escalated
         or (calibrated and cascade.evidence is not None and step.name in cascade.evidence.steps)
     )
+
+
+def _home(cluster: ClusterFile, profiles: Mapping[str, HardwareProfile]) -> HardwareProfile:
+    """What the routers run under, and whose cores are shared: the first pool's of which there is a profile.
+
+    Nodes that host no model need none.
+    """
+    pool = next((name for name in cluster.node_pools if name in profiles), next(iter(cluster.node_pools)))
+    return _hardware(profiles, pool)
 
 
 def _hardware(profiles: Mapping[str, HardwareProfile], pool: str) -> HardwareProfile:

@@ -90,12 +90,15 @@ def plan(
     from benchmarks.capacity.profiles import shipped_profiles
 
     known = load_catalogue(catalogue or SHIPPED)
+    known = known.only(tuple(node)) if node else known
+    if left_out := sorted(known.nodes.keys() - known.rented(price).nodes.keys()):
+        errors.print(f"Left out, for want of a price {price!r} or 'on_demand': {', '.join(left_out)}", highlight=False)
     question = problem(
         _traffic(workload, hardware, profile, config, flow),
         rate_per_s=rate,
         arrivals=_process(arrivals, trace),
         slo=[parse_objective(one) for one in slo or ()],
-        catalogue=known.only(tuple(node)) if node else known,
+        catalogue=known,
         profiles=shipped_profiles(),
         wishes=Wishes(
             price=price,

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import time
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,6 +70,7 @@ def simulate(
     from benchmarks.capacity.planner.question import check_tokens
     from benchmarks.capacity.profiles import load_profile, shipped_profiles
     from benchmarks.capacity.scenario import scenario
+    from benchmarks.capacity.sharing import shared
     from benchmarks.capacity.simulator import load
     from benchmarks.capacity.simulator import simulate as run
     from benchmarks.report import rounded
@@ -86,6 +88,7 @@ def simulate(
                 f"pool {pool!r} is {kind!r}; there are profiles of {', '.join(profiles)}", param="hardware"
             )
     made = scenario(cluster, {pool: profiles[kind] for pool, kind in pools.items()}, flows, autoscale=autoscale)
+    made = shared(made, cluster, process.mean_rate(seconds))
     times, tokens = process.times(seconds, seed), process.tokens(seconds, seed)
     if tokens is None or not tokens[1].all():
         check_tokens(cluster, flows, {kind: profiles[kind] for kind in pools.values()})
@@ -94,7 +97,10 @@ def simulate(
     began = time.perf_counter()
     outcome = run(made, times, seed=seed, start_s=start_s, end_s=seconds, tokens=tokens)
     took = time.perf_counter() - began
-    _show(outcome, seconds, took)
+    _show(outcome, made.providers.keys(), seconds, took)
+    assumed = ", ".join(f"{pool} as {kind}" for pool, kind in pools.items())
+    shared_cores = f"; everything shares {made.cores:g} cores" if made.cores else ""
+    output.print(f"Hardware: {assumed}{shared_cores}", highlight=False)
     if json_file is not None:
         settings = {
             "workload": workload,
@@ -105,6 +111,8 @@ def simulate(
             "warm_up_s": start_s,
             "seed": seed,
             "hardware": pools,
+            "hardware_profiles": [str(path) for path in hardware_profile or ()],
+            "config": None if config is None else str(config),
             "autoscale": autoscale,
         }
         json_file.write_text(json.dumps(rounded(_record(outcome, settings, took)), indent=1) + "\n", encoding="utf-8")
@@ -160,7 +168,10 @@ def _asked(
 
 
 def _pools(cluster: ClusterFile, named: dict[str, str], *, guess: bool = True) -> dict[str, HardwareClass]:
-    """The class of each pool: as stated, else by the name of its accelerator."""
+    """The class of each pool: as stated, else by the name of its accelerator.
+
+    Without one it is the demo's machine, where no pool has any; beside others it is for what no profile tells of.
+    """
     from typing import get_args
 
     from benchmarks.capacity.profiles import HardwareClass
@@ -174,9 +185,10 @@ def _pools(cluster: ClusterFile, named: dict[str, str], *, guess: bool = True) -
         if stated not in known:
             raise ConfigError(f"pool {pool!r}: got {stated!r}; it must be one of {', '.join(known)}", param="hardware")
     found: dict[str, HardwareClass] = {}
+    bare = "" if any(section.gpus for section in cluster.node_pools.values()) else "cpu-demo"
     for pool, section in cluster.node_pools.items():
         gpu = section.gpu or ""
-        kind = named.get(pool) or (_CLASSES.get(gpu, gpu.lower()) or "cpu-demo" if guess else None)
+        kind = named.get(pool) or (_CLASSES.get(gpu, gpu.lower()) or bare if guess else None)
         match = next((one for one in known if one == kind), None)
         if match is not None:
             found[pool] = match
@@ -197,7 +209,7 @@ def _process(own: Arrivals | None, text: str | None, rate: float | None) -> Arri
     return process if rate is None else process.scaled(rate)
 
 
-def _show(outcome: Outcome, seconds: float, took: float) -> None:
+def _show(outcome: Outcome, hosted: Collection[str], seconds: float, took: float) -> None:
     console = output if output.is_terminal else Console(file=output.file, width=_WIDTH_IN_A_FILE)
     table = Table(
         "flow", "requests", "answers/s", "failed", "mean ms", "p50 ms", "p95 ms", "p99 ms", "$/1000", "answered by"
@@ -211,9 +223,9 @@ def _show(outcome: Outcome, seconds: float, took: float) -> None:
         stages.add_row(
             name,
             f"{use.busy_share:.1%}",
-            f"{use.mean_batch:.2f}",
+            "-" if name in hosted else f"{use.mean_batch:.2f}",
             f"{1e3 * use.queue_wait_s:.2f}",
-            f"{use.replicas:.2f}" if use.replicas else "hosted",
+            "hosted" if name in hosted else f"{use.replicas:.2f}",
         )
     console.print(stages)
     count = outcome.arrived_s.size

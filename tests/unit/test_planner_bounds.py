@@ -167,6 +167,12 @@ def test_clopper_pearson_is_scipys() -> None:
     assert clopper_pearson(5, 5, 0.95) == 1
 
 
+def test_a_confidence_of_one_half_is_the_middle() -> None:
+    with np.errstate(all="raise"):
+        bound = upper_share(np.full(20, 10.0), np.full(20, 1000.0), 0.5)
+    assert 0.0099 < bound < 0.0102
+
+
 def test_misses_that_come_together_prove_less() -> None:
     requests = np.full(20, 1000.0)
     even = upper_share(np.full(20, 10.0), requests, 0.95)

@@ -17,10 +17,13 @@ import yaml
 from typer.testing import CliRunner
 
 from benchmarks.capacity.planner.catalogue import SHIPPED, load_catalogue
+from benchmarks.capacity.planner.judge import Judge
 from benchmarks.capacity.planner.plan import CalledPlan, Plan
 from benchmarks.capacity.planner.question import of_cluster, of_workloads, problem
 from benchmarks.capacity.planner.report import markdown
+from benchmarks.capacity.planner.search import search
 from benchmarks.capacity.planner.solve import Solution, solve
+from benchmarks.capacity.planner.what_if import sensitivity
 from benchmarks.capacity.planner.write import write
 from benchmarks.capacity.profiles import shipped_profiles
 from benchmarks.targets import Targets, load_targets
@@ -108,10 +111,26 @@ def test_sensitivity_prices_what_the_plan_does_not_hold(solution: Solution) -> N
     changes = {one.change: one for one in solution.plan.what_if}
     for one in changes.values():
         if one.held:
+            # No call is paid for in this plan, so nothing changes with the load.
             assert one.usd_per_hour_to_hold == pytest.approx(solution.plan.usd_per_hour)
         elif one.usd_per_hour_to_hold is not None and not one.change.startswith("escalation -"):
             assert one.usd_per_hour_to_hold >= solution.plan.usd_per_hour - 1e-9
     assert changes["escalation - 1 point"].held
+
+
+def test_a_change_that_the_plan_holds_costs_the_calls_that_it_makes() -> None:
+    """LLaVA is called in its place: at half as much load again, half as many calls again are paid for."""
+    flows = (cases.SCREENED[0].model_copy(update={"escalated": {"first": 0.10}}),)
+    asked = cases.problem(30, "p99=5s", flows=flows, nodes=cases.catalogue(t4_usd=50.0).only(("t4",)))
+    candidate = search(asked, Judge(asked)).candidate
+    assert candidate is not None and [one.provider for one in candidate.called] == ["mini"]
+    verdict = Judge(asked).judge(candidate)
+    changes = {one.change: one for one in sensitivity(asked, candidate, None, lambda _what: None)}
+    for change, calls in (("load x 1.5", 1.5), ("escalation + 1 point", 1.1), ("escalation - 1 point", 0.9)):
+        found = changes[change]
+        assert found.held
+        paid = verdict.nodes_usd + calls * verdict.calls_usd
+        assert found.usd_per_hour_to_hold == pytest.approx(paid, rel=0.03)
 
 
 def test_cost_falls_as_bounds_are_relaxed(solution: Solution) -> None:

@@ -75,6 +75,8 @@ def test_a_file_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         ({"coers": 2}, "coers"),
         ({"router": {"cpu": {"seconds": [1, 2], "mean": 1}}}, "has 2 values; it must have 11"),
         ({"router": {"cpu": {"seconds": [2, *[1] * 10], "mean": 1}}}, "must rise"),
+        ({"router": {"cpu": {"seconds": [*[1] * 10, 2], "mean": 20}}}, "mean is 20; the values go from 1 to 2"),
+        ({"router": {"cpu": {"seconds": [*[1] * 10, 2], "mean": 0.5}}}, "mean is 0.5; the values go from 1 to 2"),
         ({"models": {"demo:clip": {"imbalance": 1.1}}}, "imbalance"),
     ],
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from serve.cli import app
@@ -159,3 +161,39 @@ def test_what_cannot_be_written_is_said_before_the_work(command: tuple[str, ...]
     ran = CliRunner().invoke(app, [*command, str(tmp_path / "file" / "run.yaml")])
     assert isinstance(ran.exception, ConfigError), ran.exception
     assert "cannot be written" in ran.exception.message
+
+
+def _two_pools(*order: str) -> dict[str, Any]:
+    pools = {
+        "routers": {"cpus": 32, "memory_gb": 64, "min_nodes": 1},
+        "gpu": {"gpu": "A100", "gpus": 1, "gpu_memory_gb": 80, "cpus": 24, "memory_gb": 220, "min_nodes": 1},
+    }
+    model = {"kind": "clip", "checkpoint": "openai/clip-vit-large-patch14", "dtype": "float16", "gpu_memory_gb": 4}
+    return {
+        "name": "two-pools",
+        "node_pools": {name: pools[name] for name in order},
+        "models": {"clip": {**model, "placement": {"pool": "gpu", "preprocess_workers": 8}}},
+    }
+
+
+def test_nodes_without_a_model_are_not_taken_for_the_demos_machine(tmp_path: Path) -> None:
+    """Whichever pool comes first, no core is short beside an A100."""
+    told = []
+    for at, order in enumerate((("routers", "gpu"), ("gpu", "routers"))):
+        config, record = tmp_path / f"{at}.yaml", tmp_path / f"{at}.json"
+        config.write_text(yaml.safe_dump(_two_pools(*order), sort_keys=False))
+        code, shown, _ = _run(
+            "--config", str(config), "--flow", "clip", "--rate", "100", "--duration", "20s", "--json", str(record)
+        )
+        assert code == 0, shown
+        assert "Hardware: gpu as a100" in shown
+        told.append(json.loads(record.read_text()))
+    assert told[0]["all"] == told[1]["all"]
+    assert told[0]["settings"]["config"].endswith("0.yaml")
+
+
+def test_a_hosted_model_is_shown_as_one_and_ours_is_not(tmp_path: Path) -> None:
+    code, shown, _ = _run("--workload", "clip_api", "--rate", "50", "--duration", "10s", "--hardware", "t4")
+    assert code == 0, shown
+    hosted = {line.split()[1] for line in shown.splitlines() if "hosted" in line}
+    assert hosted and "clip" not in hosted

@@ -15,6 +15,8 @@ from serve.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "catalogue.yaml"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+# A node's is that of a node pool, and on Kubernetes of a worker group.
+NodeName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
 
 class Price(Record):
@@ -44,6 +46,8 @@ class NodeType(Record):
     def _consistent(self) -> NodeType:
         if bool(self.gpus) != bool(self.gpu_memory_gb):
             raise ValueError(f"gpus is {self.gpus} and gpu_memory_gb is {self.gpu_memory_gb:g}; state both or neither")
+        if self.gpus and self.gpu is None:
+            raise ValueError("has GPUs and no gpu; name Ray's accelerator type, such as T4")
         if self.gpus and self.hardware is None:
             raise ValueError("has GPUs and no hardware; name the class of profiles that holds on them")
         if self.hardware is not None and not self.gpus and self.max_nodes > 1:
@@ -69,7 +73,7 @@ class Catalogue(Record):
     """A file like the shipped `catalogue.yaml`."""
 
     version: int = Field(1, ge=1, le=1)
-    nodes: dict[Name, NodeType] = Field(min_length=1, description="By name.")
+    nodes: dict[NodeName, NodeType] = Field(min_length=1, description="By name: lower-case letters, digits and -.")
     apis: dict[Name, Api] = Field({}, description="By the provider's name in the cluster file.")
 
     def only(self, names: tuple[str, ...]) -> Catalogue:
@@ -84,22 +88,25 @@ class Catalogue(Record):
             )
         return self.model_copy(update={"nodes": {name: self.nodes[name] for name in names}})
 
-    def priced(self, kind: str) -> dict[str, Price]:
-        """Price of each node, rented in one way, or on demand where the catalogue does not have that way.
+    def rented(self, kind: str) -> Catalogue:
+        """Those nodes that can be rented in one way, or on demand.
 
         Raises:
-            ConfigError: no node has that price, or one has neither.
+            ConfigError: no node has that price.
         """
         if not any(kind in node.prices for node in self.nodes.values()):
             known = sorted({way for node in self.nodes.values() for way in node.prices})
             raise ConfigError(f"no node has a price {kind!r}; the catalogue has {', '.join(known)}", param="price")
-        found = {}
-        for name, node in self.nodes.items():
-            price = node.prices.get(self.way(name, kind))
-            if price is None:
-                raise ConfigError(f"node {name!r} has neither price {kind!r} nor on_demand", param="price")
-            found[name] = price
-        return found
+        kept = {name: node for name, node in self.nodes.items() if self.way(name, kind) in node.prices}
+        return self.model_copy(update={"nodes": kept})
+
+    def priced(self, kind: str) -> dict[str, Price]:
+        """Price of each node that can be rented in one way, or on demand where the catalogue does not have that way.
+
+        Raises:
+            ConfigError: no node has that price.
+        """
+        return {name: node.prices[self.way(name, kind)] for name, node in self.rented(kind).nodes.items()}
 
     def way(self, name: str, kind: str) -> str:
         """How a node is rented where `kind` is wished: that way, or on demand where the catalogue does not have it."""

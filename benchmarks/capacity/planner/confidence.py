@@ -38,9 +38,16 @@ def upper_share(misses: Float64, requests: Float64, confidence: float, *, slow: 
     if blocks > 1:
         counts = [misses] if slow is None else [misses, slow]
         effect = max(_design_effect(one[used], requests[used]) for one in counts)
-        cut = (stats.t.ppf(confidence, total - 1) / stats.t.ppf(confidence, blocks - 1)) ** 2 if total > 1 else 1.0
-        size = max(1.0, total / effect * min(1.0, cut))
+        size = max(1.0, total / effect * min(1.0, _cut_for_few(blocks, total, confidence)))
     return clopper_pearson(share * size, size, confidence)
+
+
+def _cut_for_few(blocks: int, total: float, confidence: float) -> float:
+    """Factor on a sample size whose variance was estimated from so many blocks."""
+    # At one half both quantiles are the median, which is 0.
+    if total <= 1 or confidence <= 0.5:
+        return 1.0
+    return float(stats.t.ppf(confidence, total - 1) / stats.t.ppf(confidence, blocks - 1)) ** 2
 
 
 def _design_effect(counted: Float64, requests: Float64) -> float:

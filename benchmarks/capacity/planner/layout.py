@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from benchmarks.capacity.planner.catalogue import NodeType
 from benchmarks.capacity.planner.options import Hosted, Need
+from benchmarks.capacity.sharing import slowdown
 from deployments.gpu import Claim, pack
 from serve.config.cluster import ClusterFile
 
@@ -209,22 +210,21 @@ def _pool(
     ]
     placed = []
     for at, ((option, need), count) in enumerate(zip(stages, counts, strict=True)):
-        others = _beside(at, counts, fractions, loads)
-        slowdown = 1.0 / (1.0 - others) if others < 1 else math.inf
-        use = need.calls_per_s / option.capacity_per_s / count * slowdown
+        slower = slowdown(_beside(at, counts, fractions, loads))
+        use = need.calls_per_s / option.capacity_per_s / count * slower
         if option.overflow is None and use >= 1:
             return None
         cores, workers = _processors(cluster, node, option, need, count)
-        placed.append(Placed(option, count, fractions[at], slowdown, use, cores, workers))
+        placed.append(Placed(option, count, fractions[at], slower, use, cores, workers))
     laid = _contents(node, nodes, placed)
     return None if laid is None else Pool(name, nodes, tuple(placed), *laid)
 
 
-def _beside(at: int, counts: Sequence[int], fractions: Sequence[int], loads: Sequence[float]) -> float:
-    """Average use of a GPU by what may lie beside one replica of stage `at`: the busiest that its rest can hold."""
-    room, use = _UNITS - fractions[at], 0.0
+def _beside(at: int, counts: Sequence[int], fractions: Sequence[int], loads: Sequence[float]) -> list[float]:
+    """Average use of a GPU by each replica that may lie beside one of stage `at`: the busiest that its rest holds."""
+    room, found = _UNITS - fractions[at], []
     if room <= 0:
-        return 0.0
+        return []
     others = [
         (loads[i] / max(1, fractions[i]), fractions[i], loads[i])
         for i in range(len(counts))
@@ -233,8 +233,8 @@ def _beside(at: int, counts: Sequence[int], fractions: Sequence[int], loads: Seq
     for _, fraction, load in sorted(others, reverse=True):
         if fraction and fraction <= room:
             room -= fraction
-            use += load
-    return min(use, 1.0)
+            found.append(load)
+    return found
 
 
 def _processors(cluster: ClusterFile, node: NodeType, option: Hosted, need: Need, count: int) -> tuple[float, int]:

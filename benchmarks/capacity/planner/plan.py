@@ -98,7 +98,7 @@ class WhatIf(Record):
     worst: str = Field(description="The objective that is nearest to its bound, or over it.")
     bound_over_allowed: float = Field(description="Of that objective: above 1 it is missed.")
     usd_per_hour_to_hold: float | None = Field(
-        description="Cheapest that holds under the change; none when nothing does."
+        description="Under the change, calls included: of this plan where it holds, else of the cheapest that does."
     )
     remark: str = ""
 

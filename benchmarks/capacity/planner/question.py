@@ -114,7 +114,9 @@ def problem(
     rate = rate_per_s or (traffic.rate_per_s if arrivals is None or _rateless(arrivals) else None)
     check_flows(traffic.cluster, traffic.flows)
     demo = traffic.hardware == _DEMO
-    nodes = {name: node for name, node in catalogue.nodes.items() if (node.hardware == _DEMO) == demo}
+    nodes = {
+        name: node for name, node in catalogue.rented(wishes.price).nodes.items() if (node.hardware == _DEMO) == demo
+    }
     used = {name: profile for name, profile in profiles.items() if (name == _DEMO) == demo}
     if not nodes or not used:
         raise ConfigError(
@@ -123,6 +125,12 @@ def problem(
             param="hardware",
         )
     check_tokens(traffic.cluster, traffic.flows, used)
+    known = {*traffic.cluster.providers, *(name for profile in used.values() for name in profile.providers)}
+    if unknown := [name for name in catalogue.apis if name not in known]:
+        raise ConfigError(
+            f"the catalogue's apis has {unknown[0]!r}; providers are {', '.join(sorted(known)) or 'none'}",
+            param="catalogue",
+        )
     return Problem(
         cluster=traffic.cluster,
         flows=traffic.flows,

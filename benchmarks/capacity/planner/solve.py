@@ -141,7 +141,7 @@ def _with_what_ifs(
     return plan.model_copy(
         update={
             "capacity_per_s": {flow.name: flow.share * problem.rate_per_s * factor for flow in problem.flows},
-            "what_if": tuple(what_if.sensitivity(problem, candidate, cost, simulate, tell)),
+            "what_if": tuple(what_if.sensitivity(problem, candidate, simulate, tell)),
             "break_even": tuple(what_if.break_even(problem, candidate)),
             "cost_against_slo": tuple(what_if.cost_against_slo(problem, cost, simulate, tell)),
         }

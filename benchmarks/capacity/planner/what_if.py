@@ -76,15 +76,14 @@ def _down(profile: HardwareProfile) -> HardwareProfile:
 
 
 def sensitivity(
-    problem: Problem, candidate: Candidate, usd_per_hour: float, simulate: Simulate | None, tell: Callable[[str], None]
+    problem: Problem, candidate: Candidate, simulate: Simulate | None, tell: Callable[[str], None]
 ) -> Iterator[WhatIf]:
     """Each change: does the plan hold, and what would?"""
     for change in changes(problem, candidate):
         tell(change.what)
         verdict = Judge(change.problem, simulate=simulate).judge(candidate, lost=change.lost)
-        cost: float | None = usd_per_hour
-        if not verdict.held:
-            cost = cheapest(change.again, simulate)
+        # Held or not, calls cost what they do under the change.
+        cost = verdict.usd_per_hour if verdict.held else cheapest(change.again, simulate)
         worst = verdict.worst() if verdict.findings else None
         yield WhatIf(
             change=change.what,

@@ -1,0 +1,76 @@
+"""Replicas that share an accelerator: how much longer each one's passes take for what runs beside it.
+
+A GPU that several processes use gives each its turn. So a pass takes longer by the share of the time that the others
+are busy; and never longer than as if all of them always were, when it has one turn of so many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from benchmarks.capacity.planner.demand import works
+from benchmarks.capacity.planner.options import figures
+from benchmarks.capacity.scenario import Scenario
+from deployments.gpu import Claim, spread
+from serve.config.cluster import ClusterFile
+
+
+def slowdown(others: Sequence[float]) -> float:
+    """Factor on a replica's passes.
+
+    Args:
+        others: what each replica beside it asks of the accelerator's time, from 0 to 1.
+    """
+    busy = [one for one in others if one > 0]
+    free = 1.0 - sum(busy)
+    most = 1.0 + len(busy)
+    return min(most, 1.0 / free) if free > 0 else most
+
+
+def shared(made: Scenario, cluster: ClusterFile, rate_per_s: float) -> Scenario:
+    """A scenario whose stages slow each other down where the cluster file lets their replicas share a GPU.
+
+    Replicas lie as Ray spreads them over the pools' fewest nodes; where they find no room there, over the most.
+
+    Args:
+        rate_per_s: mean rate of all requests.
+    """
+    asked = works(cluster, made.flows)
+    loads = {}
+    for name, stage in made.stages.items():
+        # What only fallbacks come to is asked of nothing while nothing fails.
+        if name in asked:
+            capacity, _, _ = figures(asked[name], stage.profile, stage.limits.max_items)
+            loads[name] = min(1.0, rate_per_s * asked[name].calls / capacity / max(1, stage.replicas))
+    factors: dict[str, list[float]] = {}
+    for pool in {stage.pool for stage in made.stages.values()}:
+        for models in _gpus(made, cluster, pool):
+            for at, name in enumerate(models):
+                beside = [loads.get(other, 0.0) for place, other in enumerate(models) if place != at]
+                factors.setdefault(name, []).append(slowdown(beside))
+    stages = {
+        name: replace(stage, slowdown=sum(factors[name]) / len(factors[name])) if name in factors else stage
+        for name, stage in made.stages.items()
+    }
+    return replace(made, stages=stages)
+
+
+def _gpus(made: Scenario, cluster: ClusterFile, pool: str) -> Sequence[Sequence[str]]:
+    """The stages' replicas on each GPU of a pool."""
+    section = cluster.node_pools[pool]
+    if not section.gpus:
+        return ()
+    replicas: Mapping[str, int] = {
+        name: max(1, stage.replicas) for name, stage in made.stages.items() if stage.pool == pool
+    }
+    claims = [
+        Claim(name, budget, count)
+        for name, count in replicas.items()
+        if 0 < (budget := cluster.models[name].gpu_memory_gb) <= section.gpu_memory_gb
+    ]
+    for nodes in (max(1, section.min_nodes), section.max_nodes):
+        packing = spread(claims, section.gpus, section.gpu_memory_gb, nodes=nodes)
+        if not packing.homeless:
+            break
+    return packing.models
