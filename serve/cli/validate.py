@@ -70,6 +70,7 @@ def validate(
     from benchmarks.capacity.pace import pace_now
     from benchmarks.capacity.profiles import at_pace, load_profile, shipped_profiles
     from benchmarks.capacity.scenario import scenario
+    from benchmarks.capacity.sharing import shared
     from benchmarks.capacity.simulator import simulate
     from benchmarks.targets import load_targets
 
@@ -90,7 +91,8 @@ def validate(
 
         def made(pace: float, subject: _Subject = subject) -> Scenario:
             pools = {pool: at_pace(profiles[kind], pace) for pool, kind in subject.pools.items()}
-            return scenario(subject.cluster, pools, subject.flows)
+            found = scenario(subject.cluster, pools, subject.flows)
+            return found if subject.rate_per_s is None else shared(found, subject.cluster, subject.rate_per_s)
 
         most = capacity or subject.rate_per_s or validation.capacity(made(pace_now()), subject.arrivals, simulate)
         as_planned = subject.rate_per_s is not None and capacity is None
