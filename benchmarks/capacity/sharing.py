@@ -6,14 +6,18 @@ are busy; and never longer than as if all of them always were, when it has one t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from benchmarks.capacity.planner.demand import works
 from benchmarks.capacity.planner.options import figures
-from benchmarks.capacity.scenario import Scenario
+from benchmarks.capacity.scenario import Scenario, Stage
 from deployments.gpu import Claim, spread
 from serve.config.cluster import ClusterFile
+
+# Use of a replica that an autoscaler keeps, about.
+_USE_SCALED = 0.7
 
 
 def slowdown(others: Sequence[float]) -> float:
@@ -31,23 +35,28 @@ def slowdown(others: Sequence[float]) -> float:
 def shared(made: Scenario, cluster: ClusterFile, rate_per_s: float) -> Scenario:
     """A scenario whose stages slow each other down where the cluster file lets their replicas share a GPU.
 
-    Replicas lie as Ray spreads them over the pools' fewest nodes; where they find no room there, over the most.
+    Replicas lie as Ray spreads them over the pools' fewest nodes; where they find no room there, over the most. A stage
+    that scales has as many as the mean rate takes.
 
     Args:
         rate_per_s: mean rate of all requests.
     """
     asked = works(cluster, made.flows)
-    loads = {}
-    for name, stage in made.stages.items():
-        # What only fallbacks come to is asked of nothing while nothing fails.
-        if name in asked:
-            capacity, _, _ = figures(asked[name], stage.profile, stage.limits.max_items)
-            loads[name] = min(1.0, rate_per_s * asked[name].calls / capacity / max(1, stage.replicas))
+    # What only fallbacks come to is asked of nothing while nothing fails.
+    busy = {
+        name: rate_per_s * asked[name].calls / figures(asked[name], stage.profile, stage.limits.max_items)[0]
+        if name in asked
+        else 0.0
+        for name, stage in made.stages.items()
+    }
+    replicas = {name: _replicas(stage, busy[name]) for name, stage in made.stages.items()}
+    loads = {name: min(1.0, busy[name] / count) for name, count in replicas.items()}
     factors: dict[str, list[float]] = {}
     for pool in {stage.pool for stage in made.stages.values()}:
-        for models in _gpus(made, cluster, pool):
+        mine = {name: replicas[name] for name, stage in made.stages.items() if stage.pool == pool}
+        for models in _gpus(cluster, pool, mine):
             for at, name in enumerate(models):
-                beside = [loads.get(other, 0.0) for place, other in enumerate(models) if place != at]
+                beside = [loads[other] for place, other in enumerate(models) if place != at]
                 factors.setdefault(name, []).append(slowdown(beside))
     stages = {
         name: replace(stage, slowdown=sum(factors[name]) / len(factors[name])) if name in factors else stage
@@ -56,14 +65,19 @@ def shared(made: Scenario, cluster: ClusterFile, rate_per_s: float) -> Scenario:
     return replace(made, stages=stages)
 
 
-def _gpus(made: Scenario, cluster: ClusterFile, pool: str) -> Sequence[Sequence[str]]:
-    """The stages' replicas on each GPU of a pool."""
+def _replicas(stage: Stage, busy: float) -> int:
+    """How many there are, on average, for so many seconds of full batches a second."""
+    if stage.scaling is None:
+        return stage.replicas
+    wanted = math.ceil(busy / _USE_SCALED)
+    return max(1, stage.scaling.min_replicas, min(wanted, stage.scaling.max_replicas))
+
+
+def _gpus(cluster: ClusterFile, pool: str, replicas: Mapping[str, int]) -> Sequence[Sequence[str]]:
+    """The replicas on each GPU of a pool."""
     section = cluster.node_pools[pool]
     if not section.gpus:
         return ()
-    replicas: Mapping[str, int] = {
-        name: max(1, stage.replicas) for name, stage in made.stages.items() if stage.pool == pool
-    }
     claims = [
         Claim(name, budget, count)
         for name, count in replicas.items()

@@ -40,18 +40,19 @@ def test_replicas_are_known_by_gpu() -> None:
     assert found.models == ((), (), ("big", "small"), ("small",), ("big", "small"), ())
 
 
-def made(replicas: int, rate: float, gpus: int = 1, nodes: int = 1) -> Scenario:
+def made(replicas: int, rate: float, gpus: int = 1, nodes: int = 1, most: int = 0) -> Scenario:
     pool = {"gpu": "A100", "gpus": gpus, "gpu_memory_gb": 80, "cpus": 64, "memory_gb": 200, "min_nodes": nodes}
     content: dict[str, Any] = cases.cluster().model_dump(mode="json", exclude_unset=True)
     content["node_pools"] = {"here": {**pool, "max_nodes": nodes}}
     content["models"]["clip"] |= {
-        "autoscaling": {"min_replicas": replicas, "max_replicas": replicas},
+        "autoscaling": {"min_replicas": replicas, "max_replicas": most or replicas},
         "batching": {"max_items": 32},
         "placement": {"preprocess_workers": 16},
     }
     content["router"]["replicas"] = 4
     base = parse(content, calibrations=False)
-    return shared(scenario(base, {"here": cases.PROFILES["a100"]}, cases.CLASSIFIED), base, rate)
+    found = scenario(base, {"here": cases.PROFILES["a100"]}, cases.CLASSIFIED, autoscale=bool(most))
+    return shared(found, base, rate)
 
 
 def test_a_gpu_gives_no_more_with_many_replicas_on_it_than_with_one() -> None:
@@ -69,6 +70,13 @@ def test_replicas_on_nodes_of_their_own_are_alone() -> None:
     assert made(4, 1000, nodes=4).stages["clip"].slowdown == 1
     two_a_gpu = made(4, 600, nodes=2).stages["clip"].slowdown
     assert two_a_gpu == pytest.approx(1 / (1 - 600 / 4 / (32 / 0.037)), rel=0.01)
+
+
+def test_what_scales_shares_its_gpu_with_as_many_as_the_load_takes() -> None:
+    capacity = 32 / 0.037
+    assert made(1, 0.5 * capacity, most=8).stages["clip"].slowdown == 1
+    assert made(1, 3 * capacity, most=8).stages["clip"].slowdown == pytest.approx(5)  # 3 / 0.7 replicas
+    assert made(1, 3 * capacity, most=2).stages["clip"].slowdown == pytest.approx(2)
 
 
 def test_a_models_memory_alone_costs_others_no_time() -> None:
