@@ -68,9 +68,9 @@ def simulate(
     """Simulate a cluster under an arrival process: latencies, refusals, cost, and how busy each model is."""
     # Compiled code and the profiles are slow to load, and no other command needs them.
     from benchmarks.capacity.planner.question import check_tokens
+    from benchmarks.capacity.planner.sharing import shared
     from benchmarks.capacity.profiles import load_profile, shipped_profiles
     from benchmarks.capacity.scenario import scenario
-    from benchmarks.capacity.sharing import shared
     from benchmarks.capacity.simulator import load
     from benchmarks.capacity.simulator import simulate as run
     from benchmarks.report import rounded

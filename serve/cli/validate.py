@@ -68,9 +68,9 @@ def validate(
     """Run workloads for real and print what the simulator says of the same requests at the same times."""
     from benchmarks.capacity import validate as validation
     from benchmarks.capacity.pace import pace_now
+    from benchmarks.capacity.planner.sharing import shared
     from benchmarks.capacity.profiles import at_pace, load_profile, shipped_profiles
     from benchmarks.capacity.scenario import scenario
-    from benchmarks.capacity.sharing import shared
     from benchmarks.capacity.simulator import simulate
     from benchmarks.targets import load_targets
 

@@ -9,8 +9,8 @@ import pytest
 from benchmarks.capacity.planner.candidate import cluster_of, scenario_of
 from benchmarks.capacity.planner.judge import Judge
 from benchmarks.capacity.planner.search import search
+from benchmarks.capacity.planner.sharing import shared, slowdown
 from benchmarks.capacity.scenario import Flow, Scenario, scenario
-from benchmarks.capacity.sharing import shared, slowdown
 from benchmarks.capacity.simulator import simulate
 from benchmarks.traffic.arrivals import Poisson
 from deployments.gpu import Claim, spread

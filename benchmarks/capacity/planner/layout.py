@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from benchmarks.capacity.planner.catalogue import NodeType
 from benchmarks.capacity.planner.options import Hosted, Need
-from benchmarks.capacity.sharing import slowdown
+from benchmarks.capacity.planner.sharing import slowdown
 from deployments.gpu import Claim, pack
 from serve.config.cluster import ClusterFile
 
