@@ -88,10 +88,10 @@ def simulate(
                 f"pool {pool!r} is {kind!r}; there are profiles of {', '.join(profiles)}", param="hardware"
             )
     made = scenario(cluster, {pool: profiles[kind] for pool, kind in pools.items()}, flows, autoscale=autoscale)
-    made = shared(made, cluster, process.mean_rate(seconds))
     times, tokens = process.times(seconds, seed), process.tokens(seconds, seed)
     if tokens is None or not tokens[1].all():
         check_tokens(cluster, flows, {kind: profiles[kind] for kind in pools.values()})
+    made = shared(made, cluster, process.mean_rate(seconds), tokens)
     check_output(json_file, "json")
     load(lambda: errors.print("Compiling the simulator, once: about half a minute.", style="dim"))
     began = time.perf_counter()

@@ -137,6 +137,15 @@ def test_a_model_that_writes_must_be_told_how_much(tmp_path: Path) -> None:
     assert isinstance(_run("--flow", "llava", "--arrivals", f"trace:{gap}", "--duration", "20")[2], ConfigError)
 
 
+def test_texts_alone_may_have_their_lengths_from_a_recording(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text('{"time_s": 0, "prompt_tokens": 30, "output_tokens": 8}\n{"time_s": 20, "output_tokens": 20}\n')
+    flow = "name=chat,entry=llava,images=0"
+    code, shown, error = _run("--profile", "gpu", "--flow", flow, "--arrivals", f"trace:{trace},rate=2")
+    assert code == 0, error
+    assert "Hardware: gpu as a100" in shown
+
+
 def test_a_record_is_json_where_nothing_was_answered(tmp_path: Path) -> None:
     def refused(name: str) -> float:
         raise AssertionError(f"{name} is no JSON")

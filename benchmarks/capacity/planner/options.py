@@ -110,7 +110,7 @@ def figures(work: Work, profile: ModelProfile, max_items: int) -> tuple[float, f
         sequences = queueing.concurrency(engine, max_items, prompt, work.output)
         busy = queueing.engine_seconds(engine, sequences, prompt, work.output, round(work.images))
         idle = queueing.engine_response(engine, prompt, work.output, round(work.images))
-        return 1.0 / busy, around + idle, engine.step_s + engine.sequence_s * sequences
+        return 1.0 / busy if busy else math.inf, around + idle, engine.step_s + engine.sequence_s * sequences
     sizes = [one.items for one in profile.forward if one.items <= max_items] or [1]
     best = max(size / queueing.forward_seconds(profile.forward, size) for size in {*sizes, max_items})
     lone = queueing.forward_seconds(profile.forward, min(work.items, max_items))

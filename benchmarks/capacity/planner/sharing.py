@@ -10,9 +10,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from benchmarks.capacity.planner.demand import works
 from benchmarks.capacity.planner.options import figures
-from benchmarks.capacity.scenario import Scenario, Stage
+from benchmarks.capacity.scenario import Flow, Scenario, Stage
+from benchmarks.traffic.traces import Int32
 from deployments.gpu import Claim, spread
 from serve.config.cluster import ClusterFile
 
@@ -32,7 +35,9 @@ def slowdown(others: Sequence[float]) -> float:
     return min(most, 1.0 / free) if free > 0 else most
 
 
-def shared(made: Scenario, cluster: ClusterFile, rate_per_s: float) -> Scenario:
+def shared(
+    made: Scenario, cluster: ClusterFile, rate_per_s: float, tokens: tuple[Int32, Int32] | None = None
+) -> Scenario:
     """A scenario whose stages slow each other down where the cluster file lets their replicas share a GPU.
 
     Replicas lie as Ray spreads them over the pools' fewest nodes; where they find no room there, over the most. A stage
@@ -40,8 +45,9 @@ def shared(made: Scenario, cluster: ClusterFile, rate_per_s: float) -> Scenario:
 
     Args:
         rate_per_s: mean rate of all requests.
+        tokens: of each request's prompt and output where a recording says them; 0 where the flow does.
     """
-    asked = works(cluster, made.flows)
+    asked = works(cluster, made.flows if tokens is None else tuple(_told(flow, *tokens) for flow in made.flows))
     # What only fallbacks come to is asked of nothing while nothing fails.
     busy = {
         name: rate_per_s * asked[name].calls / figures(asked[name], stage.profile, stage.limits.max_items)[0]
@@ -63,6 +69,14 @@ def shared(made: Scenario, cluster: ClusterFile, rate_per_s: float) -> Scenario:
         for name, stage in made.stages.items()
     }
     return replace(made, stages=stages)
+
+
+def _told(flow: Flow, prompts: Int32, outputs: Int32) -> Flow:
+    """The flow with what requests have on average."""
+    prompt = np.where(prompts == 0, flow.prompt_tokens, prompts)
+    output = np.where(outputs == 0, flow.output_tokens, outputs)
+    means = {"prompt_tokens": round(float(prompt.mean())), "output_tokens": round(float(output.mean()))}
+    return flow.model_copy(update=means) if len(prompts) else flow
 
 
 def _replicas(stage: Stage, busy: float) -> int:
