@@ -294,7 +294,11 @@ def _home(cluster: ClusterFile, profiles: Mapping[str, HardwareProfile]) -> Hard
 
 def _hardware(profiles: Mapping[str, HardwareProfile], pool: str) -> HardwareProfile:
     if pool not in profiles:
-        raise ConfigError(f"node pool {pool!r} has no hardware profile; there are {', '.join(profiles) or 'none'}")
+        raise ConfigError(
+            f"node pool {pool!r} has no hardware profile; those that have one: {', '.join(profiles) or 'none'} "
+            f"(argus simulate --hardware {pool}=CLASS states it)",
+            param="hardware",
+        )
     return profiles[pool]
 
 

@@ -37,6 +37,22 @@ def delta() -> Delta:
     return Delta(Scrape.parse(BEFORE, 100.0, ["argus_"]), Scrape.parse(NOW, 110.0, ["argus_"]))
 
 
+@pytest.mark.parametrize("page", ["<html>log in</html>", "\n  please log in\n", '{"status": "ok"}'])
+def test_a_page_that_is_no_metrics_is_refused(page: str) -> None:
+    with pytest.raises(ValueError):
+        Scrape.parse(page, 1.0, ["argus_"])
+
+
+@pytest.mark.parametrize("text", ["", "# HELP other Something.\n", 'other{a="1"} 3\n'])
+def test_metrics_without_ours_are_none_of_ours(text: str) -> None:
+    assert Scrape.parse(text, 1.0, ["argus_"]).samples == {}
+
+
+def test_what_is_no_finite_number_is_left_out() -> None:
+    text = 'ray_argus_jobs{state="a"} NaN\nray_argus_jobs{state="b"} +Inf\nray_argus_jobs{state="c"} 2\n'
+    assert Scrape.parse(text, 1.0, ["argus_"]).samples == {"argus_jobs": {frozenset({("state", "c")}): 2.0}}
+
+
 def test_rates_are_summed_by_labels(delta: Delta) -> None:
     """The second worker was restarted, so its 4 all count; the error is new, so it began at zero."""
     assert delta.rates("argus_requests_total", "route") == {("/a",): pytest.approx(3.0), ("/b",): 0.0}

@@ -206,3 +206,13 @@ def test_a_hosted_model_is_shown_as_one_and_ours_is_not(tmp_path: Path) -> None:
     assert code == 0, shown
     hosted = {line.split()[1] for line in shown.splitlines() if "hosted" in line}
     assert hosted and "clip" not in hosted
+
+
+def test_a_model_where_nobody_knows_the_hardware_is_named_with_what_would_say_it(tmp_path: Path) -> None:
+    content = _two_pools("routers", "gpu")
+    content["models"]["clip"] |= {"placement": {"pool": "routers"}, "gpu_memory_gb": 0}
+    config = tmp_path / "cluster.yaml"
+    config.write_text(yaml.safe_dump(content, sort_keys=False))
+    error = _run("--config", str(config), "--flow", "clip", "--rate", "10", "--duration", "5s")[2]
+    assert isinstance(error, ConfigError)
+    assert "--hardware routers=CLASS" in error.message
