@@ -92,7 +92,7 @@ def plan(
     known = load_catalogue(catalogue or SHIPPED)
     known = known.only(tuple(node)) if node else known
     if left_out := sorted(known.nodes.keys() - known.rented(price).nodes.keys()):
-        errors.print(f"Left out, for want of a price {price!r} or 'on_demand': {', '.join(left_out)}", highlight=False)
+        errors.print(f"Left out, having no price {price!r} nor on demand: {', '.join(left_out)}", highlight=False)
     question = problem(
         _traffic(workload, hardware, profile, config, flow),
         rate_per_s=rate,

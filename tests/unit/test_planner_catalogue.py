@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
-from benchmarks.capacity.planner.catalogue import Catalogue
+from benchmarks.capacity.planner.catalogue import SHIPPED, Catalogue
 from benchmarks.capacity.planner.problem import Wishes
 from benchmarks.capacity.planner.question import Traffic, problem
 from benchmarks.traffic.arrivals import Poisson
+from serve.cli import app
 from serve.errors import ConfigError
 from tests.unit import planner_cases as cases
 
@@ -57,6 +61,18 @@ def test_prices_of_calls_are_of_providers_that_there_are(name: str) -> None:
 def test_a_provider_that_nobody_knows_is_named() -> None:
     with pytest.raises(ConfigError, match=r"the catalogue's apis has 'minni'; providers are gpt-4o-mini, mini"):
         asked(Catalogue.model_validate(content() | {"apis": {"minni": API}}))
+
+
+def test_the_command_says_which_nodes_it_leaves_out(tmp_path: Path) -> None:
+    shipped = yaml.safe_load(SHIPPED.read_text())
+    prices = shipped["nodes"]["t4"]["prices"]
+    shipped["nodes"]["t4"]["prices"] = {"spot": prices.get("spot", prices["on_demand"])}
+    path = tmp_path / "catalogue.yaml"
+    path.write_text(yaml.safe_dump(shipped))
+    asked_for = ["plan", "--workload", "classification", "--rate", "100", "--slo", "p99=200ms", "--no-what-ifs"]
+    done = CliRunner().invoke(app, [*asked_for, "--catalogue", str(path)])
+    assert done.exit_code == 0, done.output
+    assert "Left out, having no price 'on_demand' nor on demand: t4" in done.output
 
 
 def asked(catalogue: Catalogue) -> Any:
